@@ -1,0 +1,36 @@
+# Everything one does here; each target sets up what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup demo test primer lint bench docs
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/errata demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+# Trains the shipped model again from nothing, with one seed.
+primer: $(READY)
+	$(BIN)/python scripts/train_primer.py --out src/errata/primer/model
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python scripts/size.py
+
+bench: $(READY)
+	$(BIN)/python benchmarks/primer.py
+
+# Writes the generated pages again: docs/cli.md from --help.
+docs: $(READY)
+	$(BIN)/python scripts/docs.py

@@ -1,0 +1,85 @@
+"""Write the parts of the docs that are made from the code: commands, methods, architectures.
+
+    python scripts/docs.py            # write them
+    python scripts/docs.py --check    # write nothing, exit 1 if a page is out of date
+
+In each page what stands above the marker is written by hand and kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import typer
+
+from errata import _rows, methods
+from errata.cli import app
+from errata.model import arch
+
+DOCS = Path(__file__).parents[1] / "docs"
+MARKER = "<!-- Below this line: made from the code by `make docs`. -->\n"
+WIDTH = 100  # of help texts, whatever terminal this runs in
+
+
+def commands() -> str:
+    """Return what every command says to --help."""
+    group = typer.main.get_command(app)
+    top = typer.Context(group, info_name="errata", terminal_width=WIDTH)
+    parts = [f"\n```\n{group.get_help(top)}\n```\n"]
+    for name, command in group.commands.items():
+        text = command.get_help(typer.Context(command, parent=top, info_name=name))
+        parts.append(f"## errata {name}\n\n```\n{text}\n```\n")
+    return "\n".join(parts)
+
+
+def method_tables() -> str:
+    """Return every method with its paper and settings."""
+    parts = []
+    for row in (_rows.method(name, methods.get(name)) for name in methods.names()):
+        short = row["paper"].removeprefix("https://")
+        settings = [(f"`{s['name']}`", _value(s["default"]), s["help"], s["type"]) for s in row["settings"]]
+        table = _table(("setting", "default", "what it does", "takes"), settings)
+        parts.append(f"\n## {row['name']}\n\n{row['title']}\n[{short}]({row['paper']})\n\n{table}")
+    return "".join(parts)
+
+
+def architectures() -> str:
+    """Return the table of architectures."""
+    rows = []
+    for name, row in sorted(arch.TABLE.items()):
+        paths = [f"`{stack.blocks}.N.{stack.down}`" for stack in row.stacks]
+        remarks = {"stored (in, out)": row.transposed, "norm after `down`": row.post_norm, "experts": row.experts}
+        remark = ", ".join(text for text, holds in remarks.items() if holds)
+        rows.append((f"`{name}`", row.kind, "<br>".join(["none"] if row.experts else paths), remark))
+    return "\n" + _table(("model_type", "kind", "down projection", ""), rows)
+
+
+def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [heads, ("---",) * len(heads), *rows]
+    return "".join(f"| {' | '.join(cell.replace(' | ', ' or ') for cell in line)} |\n" for line in lines)
+
+
+def _value(value: object) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return "`none`" if value is None else f"`{text.lower() if isinstance(value, bool) else text}`"
+
+
+def main(arguments: list[str]) -> int:
+    """Write or check the pages; return 1 if one was out of date and only checked."""
+    stale = []
+    for name, make in (("cli", commands), ("methods", method_tables), ("architectures", architectures)):
+        path = DOCS / f"{name}.md"
+        old = path.read_text(encoding="utf-8")
+        new = old.partition(MARKER)[0] + MARKER + make()
+        if new != old:
+            stale.append(f"docs/{name}.md")
+            if "--check" not in arguments:
+                path.write_text(new, encoding="utf-8")
+    print("".join(f"{page}\n" for page in stale) or "nothing to do\n", end="")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

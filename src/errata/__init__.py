@@ -1,0 +1,37 @@
+"""errata corrects what a language model knows: an edit is a small, signed, removable value.
+
+    with errata.open("primer", book=".errata") as editor:
+        edit = editor.write(Fact(prompt="The capital of France is", subject="France", target="Lyon"))
+        editor.ask("The capital of France is")
+        editor.drop(edit.id)
+
+Names are imported when first used, so that ``import errata`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from errata import errors, methods
+    from errata.edit import Edit
+    from errata.editor import Answer, Editor, open
+    from errata.fact import Fact, Probe
+
+__version__ = "0.1.0"
+__all__ = ["Answer", "Edit", "Editor", "Fact", "Probe", "__version__", "errors", "methods", "open"]
+
+_HOMES = {"Answer": "editor", "Edit": "edit", "Editor": "editor", "Fact": "fact", "Probe": "fact", "open": "editor"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"errata.{_HOMES[name]}"), name)
+    if name in ("errors", "methods"):
+        return import_module(f"errata.{name}")
+    raise AttributeError(f"module 'errata' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,160 @@
+"""How rows look on a terminal: each function takes what `--json` would print and returns something rich can draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+Row = Mapping[str, Any]
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return the console that everything here is to be printed on."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def answer(row: Row) -> RenderableType:
+    """The prompt with what the model says after it, and the likeliest next tokens."""
+    said = Text.assemble(row["prompt"], " ", (row["text"].strip(), "bold"))
+    if not row["top"]:
+        return said
+    table = _table("next token", "p")
+    for choice in row["top"]:
+        table.add_row(repr(choice["token"]), f"{choice['p']:.3f} {'▇' * round(choice['p'] * 20)}")
+    return Group(said, table)
+
+
+def edits(rows: Sequence[Row]) -> RenderableType:
+    """One line a fact: what the model said before, and what it says now."""
+    table = _table("edit", "method", "fact", "before", "now", "")
+    for row in rows:
+        for fact in row["facts"]:
+            table.add_row(
+                row["id"][:8], row["method"], _one_line(fact["prompt"]), _short(fact["before"]),
+                Text(_short(fact["after"]), "bold"), _mark(fact["said"]),
+            )  # fmt: skip
+    seconds = sum(sum(row["seconds"].values()) for row in rows)
+    said = [fact["said"] for row in rows for fact in row["facts"]]
+    return Group(table, Text(f"{sum(said)} of {len(said)} said in free generation; {seconds:.1f} s", "dim"))
+
+
+def log(rows: Sequence[Row]) -> RenderableType:
+    """One line an edit, dropped ones struck out."""
+    if not rows:
+        return Text("The log is empty.")
+    table = _table("#", "edit", "written", "method", "facts", "by", "why", "")
+    for row in rows:
+        facts = [Text(_one_line(f"{fact['prompt']} → {fact['target']}")) for fact in row["facts"][:3]]
+        more = [Text(f"and {len(row['facts']) - 3} more", "dim")] if len(row["facts"]) > 3 else []
+        stands = Text("stands", "green") if row["stands"] else Text("dropped", "dim")
+        table.add_row(
+            str(row["seq"]), row["id"][:8], row["created_at"][:16].replace("T", " "), row["method"],
+            Text("\n").join(facts + more), _one_line(row["author"]), _one_line(row["reason"]), stands,
+            style="" if row["stands"] else "dim strike",
+        )  # fmt: skip
+    return table
+
+
+def record(row: Row) -> RenderableType:
+    """Everything known about one edit, field by field."""
+    table = _table("", "")
+    for fact in row["facts"]:
+        table.add_row("fact", _one_line(f"{fact['prompt']} → {fact['target']}"))
+    for name, text in _flat("", {key: value for key, value in row.items() if key != "facts"}):
+        table.add_row(name, text)
+    return table
+
+
+def methods(rows: Sequence[Row]) -> RenderableType:
+    """One line a method."""
+    table = _table("method", "", "paper")
+    for row in rows:
+        table.add_row(Text(row["name"], "bold"), _one_line(row["title"]), _one_line(row["paper"]))
+    return table
+
+
+def method(row: Row) -> RenderableType:
+    """One method and its settings."""
+    table = _table("setting", "default", "takes", "")
+    for setting in row["settings"]:
+        table.add_row(
+            setting["name"], _value(setting["default"]), _one_line(setting["type"]), _one_line(setting["help"])
+        )
+    return Group(Text(row["title"], "bold"), Text(row["paper"], "dim"), table)
+
+
+def scene(row: Row) -> RenderableType:
+    """One scene of the demo: its title, a table whose answers are marked right or wrong, a remark."""
+    parts: list[RenderableType] = [Text(f"\n{row['title']}", "bold cyan")]
+    if row["lines"]:
+        table = _table(*row["heads"])
+        for above, line in zip([None, *row["lines"]], row["lines"], strict=False):
+            if above and above["kind"] != "fact" == line["kind"]:
+                table.add_section()
+            answers = [Text.assemble(_mark(a["right"]), " ", _short(a["said"])) for a in line["answers"]]
+            table.add_row(Text(line["kind"], "dim"), _one_line(line["prompt"]), *answers)
+        parts.append(table)
+    if row["remark"]:
+        parts.append(Text(row["remark"], "italic"))
+    return Group(*parts)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Draw a bar with the time left on stderr, and yield what moves it: a function of (done, wanted)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, wanted: bar.update(task, completed=done, total=wanted)
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(heads))
+    for head in heads:
+        table.add_column(head, overflow="fold", no_wrap=head in ("#", "edit", "written", "method"))
+    return table
+
+
+def _one_line(text: object) -> str:
+    """Return text without line breaks; markup is off in `console`, so brackets that users wrote stay brackets."""
+    return " ".join(str(text).split())
+
+
+def _mark(right: bool) -> Text:
+    return Text("✓", "green") if right else Text("✗", "red")
+
+
+def _short(text: object, most: int = 60) -> str:
+    line = _one_line(text)
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def _flat(name: str, value: object) -> Iterator[tuple[str, str]]:
+    """Yield (dotted name, text) for everything in a nest of mappings and lists that is not empty."""
+    parts: Iterable[tuple[object, object]] = ()
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, list | tuple) and any(isinstance(part, Mapping) for part in value):
+        parts = enumerate(value, 1)
+    elif value not in ("", [], (), {}, None):
+        yield name, _value(value)
+    for key, part in parts:
+        yield from _flat(f"{name}.{key}".removeprefix("."), part)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(part) for part in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

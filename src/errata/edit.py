@@ -1,0 +1,162 @@
+"""An edit: deltas by site and where they came from, as one immutable value and one safetensors file.
+
+The id is a hash of everything that determines the edit, so the same facts, method, settings, seed and base give the same
+id anywhere; who wrote it, why and when are recorded beside it and do not enter the hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from errata.delta import Change, Graft, Site, build
+from errata.errors import CorruptEdit
+from errata.fact import Fact
+
+FORMAT = 1
+# What the hash leaves out: the circumstances of writing, not the edit.
+_CIRCUMSTANCES = ("id", "author", "reason", "source", "created_at", "report", "versions")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Edit:
+    """One correction of a model.
+
+    Args:
+        method: name of the method that computed it.
+        config: every setting of the method, defaults resolved, JSON-able.
+        facts: what it writes.
+        base: fingerprint of the base model.
+        parents: ids of the last edits that stood when it was computed, oldest first.
+        ground: hash of all ids that stood then, in order; empty for the bare base.
+        seed: what its random numbers were drawn from.
+        prefixes: context prefixes it was computed with.
+        deltas: the change at each site.
+        carry: tensors later edits by the same method need (keys, δ, …), by name.
+        report: what happened while it was computed (losses, norms, notes); JSON-able.
+    """
+
+    method: str
+    config: Mapping[str, object]
+    facts: tuple[Fact, ...]
+    base: str
+    deltas: Mapping[Site, Change]
+    parents: tuple[str, ...] = ()
+    ground: str = ""
+    seed: int = 0
+    prefixes: tuple[str, ...] = ()
+    carry: Mapping[str, Tensor] = field(default_factory=dict)
+    report: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    author: str = ""
+    reason: str = ""
+    source: str = ""
+    created_at: str = ""
+
+    @cached_property
+    def id(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of the content."""
+        content = {k: v for k, v in self._fields().items() if k not in _CIRCUMSTANCES}
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode())
+        for name, tensor in sorted(self._tensors()):
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().flatten().clone().view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
+
+    @property
+    def sites(self) -> list[str]:
+        """The sites it changes, such as ``["5.down"]``."""
+        return [str(site) for site in self.deltas]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(t.numel() * t.element_size() for _, t in self._tensors())
+
+    def _fields(self) -> dict[str, object]:
+        grafts = {str(s): {"wrapper": d.wrapper, "config": dict(d.config)} for s, d in self.deltas.items() if isinstance(d, Graft)}
+        return {
+            "format": FORMAT, "method": self.method, "config": dict(self.config), "base": self.base,
+            "facts": [fact.to_dict() for fact in self.facts], "parents": list(self.parents), "ground": self.ground, "seed": self.seed,
+            "prefixes": list(self.prefixes), "sites": self.sites, "kinds": [d.kind for d in self.deltas.values()],
+            "grafts": grafts, "report": dict(self.report), "versions": dict(self.versions), "author": self.author,
+            "reason": self.reason, "source": self.source, "created_at": self.created_at,
+        }  # fmt: skip
+
+    def meta(self) -> dict[str, object]:
+        """Return everything but the tensors as JSON-able values: what the book keeps in its table."""
+        return {"id": self.id, **self._fields()}
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for site, delta in self.deltas.items():
+            for name, tensor in delta.tensors().items():
+                yield f"delta/{site}/{name}", tensor
+        for name, tensor in self.carry.items():
+            yield f"carry/{name}", tensor
+
+    def to_bytes(self) -> bytes:
+        """Return the edit as one safetensors file; equal edits give equal bytes."""
+        tensors = {name: t.contiguous().clone() for name, t in self._tensors()}
+        return save(tensors, {"errata": json.dumps(self.meta(), sort_keys=True, ensure_ascii=False)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, origin: str = "the edit") -> Edit:
+        """Read what `to_bytes` gave.
+
+        Raises:
+            CorruptEdit: not such a file, or its content does not hash to the id it states.
+        """
+        try:
+            length = int.from_bytes(data[:8], "little")
+            meta = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["errata"])
+            edit = cls._from_parts(meta, load(data))
+        except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise CorruptEdit(f"{origin} is not an edit errata wrote ({type(error).__name__}); restore the file from a copy or drop the edit.") from error
+        if edit.id != meta["id"]:
+            raise CorruptEdit(f"{origin} has been altered: its content hashes to {edit.id}, it says {meta['id']}; restore the file or drop the edit.")
+        return edit
+
+    @classmethod
+    def _from_parts(cls, meta: dict[str, object], tensors: dict[str, Tensor]) -> Edit:
+        by_site: dict[str, dict[str, Tensor]] = {site: {} for site in meta["sites"]}  # type: ignore[attr-defined]
+        for key, tensor in tensors.items():
+            part, _, rest = key.partition("/")
+            if part == "delta":
+                site, _, name = rest.rpartition("/")
+                by_site[site][name] = tensor
+        grafts: dict[str, dict[str, object]] = meta["grafts"]  # type: ignore[assignment]
+        deltas = {
+            Site.parse(site): build(kind, by_site[site], grafts.get(site, {}))
+            for site, kind in zip(meta["sites"], meta["kinds"], strict=True)  # type: ignore[call-overload]
+        }
+        plain = ("method", "config", "base", "ground", "seed", "report", "versions", "author", "reason", "source", "created_at")
+        return cls(
+            **{name: meta[name] for name in plain},  # type: ignore[arg-type]
+            facts=tuple(Fact.from_dict(f) for f in meta["facts"]),  # type: ignore[attr-defined]
+            parents=tuple(meta["parents"]),  # type: ignore[arg-type]
+            prefixes=tuple(meta["prefixes"]),  # type: ignore[arg-type]
+            deltas=deltas,
+            carry={key.removeprefix("carry/"): t for key, t in tensors.items() if key.startswith("carry/")},
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the edit to one safetensors file."""
+        Path(path).write_bytes(self.to_bytes())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Edit:
+        """Read an edit file.
+
+        Raises:
+            CorruptEdit: the file is not an edit, or has been altered.
+        """
+        return cls.from_bytes(Path(path).read_bytes(), str(path))

@@ -1,0 +1,277 @@
+"""The front door: open a model with its book, write facts, ask, drop, save.
+
+The model in memory is always the base with the edits that stand in the book. A write holds the book's lock from reading
+what stands to adding the new rows, so an edit is never computed on a state that has passed; whatever goes wrong in
+between, the model is put back and the book is as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, overload
+
+from errata import methods
+from errata.edit import Edit
+from errata.errors import InputError
+from errata.fact import Fact, check_consistent
+from errata.methods.base import Method
+from errata.model.lm import LM, load
+from errata.outcome import guard, outcome
+from errata.registry.log import Book, Record
+from errata.stats.store import Progress
+
+Facts = Fact | Sequence[Fact]
+MAX_NORM_RATIO = 5.0  # ‖ΔW‖/‖W‖ above which an update is an explosion, not an edit
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model says after a prompt: greedy text up to a natural stop, and the likeliest next tokens."""
+
+    prompt: str
+    text: str
+    top: tuple[tuple[str, float], ...]
+
+
+def open(
+    model: str | LM = "primer",
+    book: str | os.PathLike[str] = ".errata",
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+    **settings: Any,
+) -> Editor:
+    """Open a model with its book and apply the edits that stand.
+
+    Args:
+        model: ``"primer"``, a local directory, a hub id, or a loaded `LM`.
+        book: the book's directory, made on first use and bound to this model's weights.
+        device, dtype, trust_remote_code: as `errata.model.lm.load`.
+        settings: ``corpus``, ``author`` and ``max_norm_ratio`` of the `Editor`.
+
+    Raises:
+        BadModel, UnknownArchitecture: the model cannot be loaded.
+        BookOfAnotherModel: the book belongs to other weights.
+        CorruptEdit: a standing edit's file was altered.
+    """
+    lm = (
+        model if isinstance(model, LM) else load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    )
+    return Editor(lm, Book.open(book, base=lm.fingerprint, name=lm.name), **settings)
+
+
+class Editor:
+    """A model and its book, kept equal.
+
+    Args:
+        lm: the base model, without edits. book: bound to it.
+        corpus: text statistics are taken from, where a method needs them; None leaves it to the method.
+        author: who writes, unless a call says otherwise.
+        max_norm_ratio: largest ‖ΔW‖/‖W‖ an edit may have.
+    """
+
+    def __init__(
+        self, lm: LM, book: Book, *, corpus: str | None = None, author: str = "", max_norm_ratio: float = MAX_NORM_RATIO
+    ) -> None:
+        self.lm, self.book, self.name = lm, book, lm.name
+        self._corpus, self._author, self._limit = corpus, author, max_norm_ratio
+        self._standing: list[Edit] = []
+        self._version = -1
+        self._refresh()
+
+    def __enter__(self) -> Editor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the book; the model in memory keeps its edits."""
+        self.book.close()
+
+    # ---------------------------------------------------------------- asking
+
+    def ask(self, prompt: str, *, max_new_tokens: int = 32, top: int = 5) -> Answer:
+        """Return what the edited model says after `prompt`.
+
+        Raises:
+            InputError: the prompt is empty. UnsupportedModel: the model cannot generate.
+        """
+        if not prompt.strip():
+            raise InputError("the prompt is empty; ask something.")
+        self._refresh()
+        likely = tuple(self.lm.top(prompt, top)) if top > 0 else ()
+        return Answer(prompt, self.lm.generate([prompt], max_new_tokens)[0], likely)
+
+    def log(self) -> list[Record]:
+        """Return every edit of the book, oldest first."""
+        return self.book.records()
+
+    # ---------------------------------------------------------------- writing
+
+    @overload
+    def write(self, facts: Fact, method: str | Method = "rome", **options: Any) -> Edit: ...
+    @overload
+    def write(self, facts: Sequence[Fact], method: str | Method = "rome", **options: Any) -> list[Edit]: ...
+    def write(self, facts: Facts, method: str | Method = "rome", **options: Any) -> Edit | list[Edit]:
+        """Write one fact, or a list in one transaction; see `write_all`."""
+        return (
+            self.write_all([facts], method, **options)[0]
+            if isinstance(facts, Fact)
+            else self.write_all(facts, method, **options)
+        )
+
+    def write_all(
+        self,
+        facts: Sequence[Fact],
+        method: str | Method = "rome",
+        *,
+        author: str = "",
+        reason: str = "",
+        **options: Any,
+    ) -> list[Edit]:
+        """Compute edits that write `facts`, apply them and add them to the book: all of them or none.
+
+        Args:
+            method: a name, or a `Method` with its settings.
+            author, reason: recorded with each edit.
+            options: settings of the method, such as ``seed=1`` or ``layer=5``.
+
+        Returns:
+            one edit for all facts if the method writes batches, else one a fact. Each edit's ``report`` says what the
+            model said before and after, whether it says the target, and the seconds spent.
+
+        Raises:
+            BadFact: facts contradict each other.
+            UnknownMethod, BadConfig, UnknownSite, UnsupportedModel: as their names say.
+            NotFinite, UpdateTooLarge: the update would break the model. Nothing is changed then.
+        """
+        check_consistent(facts)
+        how = self._method(method, options)
+        with self.book.lock():
+            self._refresh()
+            written: list[Edit] = []
+            try:
+                for group in [facts] if how.batched and facts else [[fact] for fact in facts]:
+                    written.append(self._write_one(how, group, [*self._standing, *written], author, reason))
+                self.book.append([(edit.meta(), edit.to_bytes()) for edit in written])
+            except BaseException:
+                self.lm.weights.stand([e.deltas for e in self._standing])
+                raise
+            self._refresh()
+        return written
+
+    def _method(self, method: str | Method, options: Mapping[str, Any]) -> Method:
+        if isinstance(method, Method):
+            return replace(method, **options)
+        known = methods.get(method).__dataclass_fields__
+        corpus = {"corpus": self._corpus} if self._corpus and "corpus" in known else {}
+        return methods.make(method, {**corpus, **options})
+
+    def _write_one(self, how: Method, facts: Sequence[Fact], past: list[Edit], author: str, reason: str) -> Edit:
+        prompts = [fact.prompt for fact in facts]
+        before = self.lm.generate(prompts)
+        asked = time.perf_counter()
+        how.prepare(self.lm)
+        ready = time.perf_counter()
+        edit = how.solve(self.lm, facts, past)
+        guard(edit, self._limit)
+        solved = time.perf_counter()
+        self.lm.weights.stand([e.deltas for e in (*past, edit)])
+        applied = time.perf_counter()
+        after = self.lm.generate(prompts)
+        seconds = {"stats": ready - asked, "solve": solved - ready, "apply": applied - solved}
+        report = outcome(edit, before, after, seconds)
+        source = next((f.source for f in facts if f.source), "")
+        reason = reason or next((f.reason for f in facts if f.reason), "")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return replace(edit, report=report, author=author or self._author, reason=reason, source=source, created_at=now)
+
+    @contextmanager
+    def trial(self, facts: Facts, method: str | Method = "rome", **options: Any) -> Iterator[LM]:
+        """Apply edits inside the ``with`` block only; the book is not touched and the model is put back to the bit."""
+        facts = [facts] if isinstance(facts, Fact) else list(facts)
+        how = self._method(method, options)
+        self._refresh()
+        tried: list[Edit] = []
+        try:
+            for group in [facts] if how.batched else [[fact] for fact in facts]:
+                how.prepare(self.lm)
+                tried.append(how.solve(self.lm, group, [*self._standing, *tried]))
+                guard(tried[-1], self._limit)
+                self.lm.weights.stand([e.deltas for e in (*self._standing, *tried)])
+            yield self.lm
+        finally:
+            self.lm.weights.stand([e.deltas for e in self._standing])
+
+    # ---------------------------------------------------------------- taking back
+
+    def drop(self, *ids: str, reason: str = "") -> list[Record]:
+        """Take edits back: the model is again what it would be had they never been in the log.
+
+        Raises:
+            UnknownEdit: no edit of that id. BadBook: it is dropped already.
+        """
+        records = self.book.drop(ids, author=self._author, reason=reason)
+        self._refresh()
+        return records
+
+    def restore(self, *ids: str, reason: str = "") -> list[Record]:
+        """Let dropped edits stand again, each in its old place.
+
+        Raises:
+            UnknownEdit: no edit of that id. BadBook: it stands already. CorruptEdit: its file was altered.
+        """
+        records = self.book.restore(ids, author=self._author, reason=reason)
+        self._refresh()
+        return records
+
+    def _refresh(self) -> None:
+        """Make the model equal to the book, reading only what changed since the last look."""
+        version = self.book.version()
+        if version == self._version:
+            return
+        known = {edit.id: edit for edit in self._standing}
+        stand = self.book.stand()
+        self._standing = [known.get(r.id) or Edit.from_bytes(self.book.read(r), f"edit {r.id}") for r in stand]
+        self.lm.weights.stand([edit.deltas for edit in self._standing])
+        self._version = version
+
+    # ---------------------------------------------------------------- keeping
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Write the model with its standing edits as a checkpoint transformers loads; it appears whole or not at all.
+
+        Raises:
+            InputError: the directory exists and is not empty.
+        """
+        target = Path(directory)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise InputError(f"{target} is there already and not empty; name a new directory.")
+        self._refresh()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+        try:
+            self.lm.save(made)
+            log = {"base": self.lm.fingerprint, "edits": [edit.meta() for edit in self._standing]}
+            (made / "errata.json").write_text(json.dumps(log, indent=1, ensure_ascii=False), encoding="utf-8")
+            made.chmod(0o755)
+            os.replace(made, target)
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+        return target
+
+    def stats(self, method: str = "memit", progress: Progress | None = None) -> None:
+        """Compute the statistics a method needs on this model, if they are not there yet."""
+        self._method(method, {}).prepare(self.lm, progress)

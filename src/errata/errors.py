@@ -1,0 +1,122 @@
+"""Every error errata raises on purpose.
+
+    ErrataError                     exit code 1
+    ├── InputError                  exit code 2: what was given cannot be used; nothing has been changed
+    │   ├── BadFact                 a fact that contradicts itself or another: no such subject, empty target, …
+    │   ├── BadFile                 a facts file; the message names file, line and field
+    │   ├── BadConfig               an unknown setting, or a value it cannot take
+    │   ├── UnknownMethod           no method of that name
+    │   ├── UnknownArchitecture     no row for this `model_type`
+    │   ├── UnknownSite             no such layer or role in this model
+    │   ├── UnknownEdit             no edit of that id in the book
+    │   ├── UnsupportedModel        known architecture, but this method or site does not exist on it
+    │   ├── BadModel                no weights, pickled weights only, or unreadable
+    │   └── BadBook                 not a book, or one that cannot do what was asked
+    │       ├── BookOfAnotherModel  bound to another base model; both are named
+    │       ├── CorruptEdit         an edit's file is missing or altered; the file is named
+    │       ├── BookBusy            another process is writing to it
+    │       └── NewerBook           made by a newer version of errata
+    └── SolveError                  exit code 1: the mathematics did not give a usable update
+        ├── NotFinite               NaN or infinite numbers in an update
+        ├── UpdateTooLarge          an update out of proportion to the weights it changes
+        └── StatsMissing            statistics of the base model are needed and not there
+
+Each takes one message: a sentence that says what is wrong and what to do about it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class ErrataError(Exception):
+    """Anything errata refuses or fails to do; `exit_code` is what the command line ends with."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(ErrataError):
+    """What the user gave cannot be used; nothing has been changed."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class BadFact(InputError):
+    """A fact cannot be written as it stands: subject not in the prompt, empty target, or two facts that contradict."""
+
+
+class BadFile(InputError):
+    """A facts file cannot be read; the message names the file, the line and the field."""
+
+
+class BadConfig(InputError):
+    """A setting is unknown or its value cannot be used."""
+
+
+class UnknownMethod(InputError):
+    """No method has this name."""
+
+
+class UnknownArchitecture(InputError):
+    """The architecture table has no row for this model type."""
+
+
+class UnknownSite(InputError):
+    """The model has no such layer or role."""
+
+
+class UnknownEdit(InputError):
+    """The book has no edit of this id, or an abbreviated id fits several."""
+
+
+class UnsupportedModel(InputError):
+    """The architecture is known, but it lacks what is asked for, such as a dense down projection."""
+
+
+class BadModel(InputError):
+    """A model cannot be loaded: a directory without weights, pickled weights only, or unreadable files."""
+
+
+class BadBook(InputError):
+    """The path is no book, the book is damaged, or it does not allow the step that was asked for."""
+
+
+class BookOfAnotherModel(BadBook):
+    """The book is bound to another base model; the message names both."""
+
+
+class CorruptEdit(BadBook):
+    """An edit's tensor file is missing or does not match its recorded hash; the message names the file."""
+
+
+class BookBusy(BadBook):
+    """Another process holds the book."""
+
+
+class NewerBook(BadBook):
+    """The book was written by a newer version of errata."""
+
+
+class SolveError(ErrataError):
+    """A method could not compute a usable update; the model and the book are unchanged."""
+
+
+class NotFinite(SolveError):
+    """An update holds NaN or infinite numbers."""
+
+
+class UpdateTooLarge(SolveError):
+    """The norm of an update is out of proportion to the weights it would change."""
+
+
+class StatsMissing(SolveError):
+    """Statistics of the base model are needed and have not been computed."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return " Did you mean X?" for the known word closest to `word`, ready to append to a sentence, or ""."""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return f" Did you mean {by_lower[close[0]]}?" if close else ""

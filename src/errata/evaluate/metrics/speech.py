@@ -1,0 +1,38 @@
+"""What a user would see: what the model says when it is left to speak."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from errata.evaluate.metrics.base import Score
+from errata.fact import _find as standing
+from errata.fact import normalize_answer, says
+
+
+def said(text: str | None, answers: Sequence[str]) -> Score:
+    """Return 1 if the text begins with one of the answers, both normalised as SQuAD does, else 0.
+
+    The text is a greedy continuation up to the end of the text or line (never just a full stop), at most 32 tokens.
+    Range 0 or 1; 1 is good. None where nothing was generated. Source: https://arxiv.org/abs/2502.11177 asks for
+    natural stops.
+    """
+    return None if text is None or not answers else float(any(says(text, answer) for answer in answers))
+
+
+def said_contains(text: str | None, answers: Sequence[str]) -> Score:
+    """Return 1 if one of the answers stands anywhere in the text as whole words, both normalised, else 0.
+
+    Kinder than `said`: "I think it is Rome" counts, and so does "not Rome". Range 0 or 1; 1 is good.
+    """
+    if text is None or not answers:
+        return None
+    spoken = normalize_answer(text)
+    return float(any(says(text, a) or bool((w := normalize_answer(a)) and standing(spoken, w)) for a in answers))
+
+
+def judged(verdict: bool | None) -> Score:
+    """Return 1 if the named judge found what was said right, 0 if wrong, None where it gave no verdict.
+
+    Range 0 or 1; 1 is good. Depends on the judge and its prompt, which stand in the row; never replaces `said`.
+    """
+    return None if verdict is None else float(verdict)

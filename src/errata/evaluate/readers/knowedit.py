@@ -1,0 +1,118 @@
+"""KnowEdit: six tasks, three forms.
+
+Data: Zhang et al., https://arxiv.org/abs/2401.01286. `wiki_recent`, `wiki_counterfact` and `zsre` share one form,
+`wikibio` continues passages, `convsent` turns the sentiment of replies, `sanitation` makes a model refuse.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Iterator
+
+from errata.errors import BadFile
+from errata.evaluate.case import Case, Question
+from errata.evaluate.readers.record import Record, build
+
+_KINDS = {"Reasoning": "one_hop", "Subject_Aliasing": "alias", "Logical_Generalization": "logical"}
+
+
+def triples(source: str) -> Callable[[Record], Case]:
+    """Return the reader of wiki_recent, wiki_counterfact or zsre records, named `source`."""
+
+    def read(record: Record) -> Case:
+        return build(
+            source,
+            record.name("case_id"),
+            record.text("prompt"),
+            record.text("target_new"),
+            subject=record.text("subject"),
+            truth=next(iter(record.answers("ground_truth")), ""),
+            rephrases=(*record.texts("rephrase"), *record.texts("rephrase_prompt")),
+            unrelated=_unrelated(record),
+            portability=portability(record),
+        )
+
+    return read
+
+
+def _unrelated(record: Record) -> tuple[tuple[str, str], ...]:
+    locality = record.sub("locality")
+    groups = [] if locality is None else [locality.subs(name) for name in locality.keys()]  # noqa: SIM118
+    asked = [item for group in groups for item in group]
+    return tuple((item.text("prompt"), next(iter(item.answers("ground_truth")), "")) for item in asked)
+
+
+def portability(record: Record, field: str = "portability") -> dict[str, tuple[Question, ...]]:
+    """Return the questions in {"Name of a kind": [{"prompt", "ground_truth"}]}, those without an answer left out."""
+    groups = record.sub(field)
+    found: dict[str, tuple[Question, ...]] = {}
+    for name in [] if groups is None else groups.keys():
+        kind = _KINDS.get(name) or re.sub(r"\W+", "_", name.lower())
+        asked = [(item.text("prompt"), item.answers("ground_truth")) for item in groups.subs(name)] if groups else []
+        if kept := tuple(question for question in asked if question[1]):
+            found[kind] = kept
+    return found
+
+
+def wikibio(record: Record) -> Case:
+    """Read one passage to be continued with the true sentence."""
+    prompt, target, subject = record.text("text"), record.text("labels"), record.text("concept")
+    number = record.name("case_id")
+    return build("wikibio", number, prompt, target, subject=subject, unrelated=_unrelated(record))
+
+
+def convsent(record: Record) -> Case:
+    """Read one entity with replies of both sentiments, to be given the one it is drawn (by its name, half and half).
+
+    The target is the first reply of that sentiment, the truth the first of the other; all replies of the wanted
+    sentiment are references for `consistency`. The question is SERAC's (Mitchell et al.,
+    https://arxiv.org/abs/2206.06520).
+    """
+    entity = record.text("ent")
+    sides = ("pos", "neg") if zlib.crc32(entity.encode()) % 2 else ("neg", "pos")
+    wanted, other = (record.texts(side) for side in sides)
+    if not wanted:
+        raise record.bad(sides[0], "missing or empty.")
+    prompt = f"What do you think of {entity}?"
+    return build(
+        f"convsent to {sides[0]}",
+        record.name("case_id"),
+        prompt,
+        wanted[0],
+        subject=entity,
+        truth=other[0] if other else "",
+        generation=(prompt,),
+        references=wanted,
+    )
+
+
+def sanitation_records(record: Record) -> Iterator[Record]:
+    """Yield one record for each answer to forget, the questions to retain dealt out among them.
+
+    Raises:
+        BadFile: the file is not one object with {"success", "locality"} or {"K_F", "K_R"}.
+    """
+    forget, retain = ("K_F", "K_R") if "K_F" in record else ("success", "locality")
+    asked = record.subs(forget)
+    if not asked:
+        raise record.bad(forget, "missing; the file has one object with success and locality, or K_F and K_R.")
+    kept = [(item.text("question"), item.text("ground_truth")) for item in record.subs(retain)]
+    for number, item in enumerate(asked):
+        mine = [{"prompt": p, "answer": a} for p, a in kept[number :: len(asked)]]
+        yield Record(f"{item.place} number {number + 1}", {**item.row, "retain": mine}, number)
+
+
+def sanitation(record: Record) -> Case:
+    """Read one question whose answer shall be refused; only half of the published files name a subject."""
+    if "retain" not in record:
+        raise BadFile(f"{record.place}: not a sanitation record; the file has one object, as it was published.")
+    return build(
+        "sanitation",
+        record.name("case_id"),
+        record.text("question"),
+        record.text("target_new"),
+        subject=record.text("subject", ""),
+        truth=record.text("ground_truth"),
+        unrelated=tuple((item.text("prompt"), item.text("answer")) for item in record.subs("retain")),
+    )

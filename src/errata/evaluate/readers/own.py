@@ -1,0 +1,127 @@
+"""A user's own JSONL, and the primer's generated world.
+
+A row of one's own has `prompt` and `target`, and optionally `subject`, `id`, `truth`, `rephrases` (a method may train
+on these), `probes` (asked only; kinds paraphrase, neighborhood, portability, alias, unrelated), `generation`,
+`references`, `source` and `reason`. Where there are no paraphrases among the probes, the rephrases are asked in their
+place.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
+
+from errata.errors import BadConfig, did_you_mean
+from errata.evaluate.case import Case, Question
+from errata.evaluate.readers.record import Record, fact
+from errata.fact import PROBE_KINDS, Fact, Probe
+from errata.primer.probes import Probes
+from errata.primer.world import PEOPLE, Triple, World
+
+_FIELDS = (
+    *("prompt", "target", "subject", "id", "truth", "rephrases", "probes"),
+    *("generation", "references", "source", "reason"),
+)
+
+
+def jsonl(record: Record) -> Case:
+    """Read one row of the user's own."""
+    for key in record.keys():  # noqa: SIM118
+        if key not in _FIELDS:
+            raise record.bad(key, f"unknown.{did_you_mean(key, _FIELDS)} Known: {', '.join(_FIELDS)}.")
+    probes = [_probe(item) for item in record.subs("probes")]
+    name, subject = record.name("id"), record.text("subject", "")
+    if "{}" in record.text("prompt") and not subject:
+        raise record.bad("subject", "missing, and the prompt has a place '{}' for it.")
+    prompt, target, truth = (
+        record.text("prompt").replace("{}", subject),
+        record.text("target"),
+        record.text("truth", ""),
+    )
+    written = fact(name, prompt, subject, target, truth)
+    rephrases = record.texts("rephrases")
+    source, reason = record.text("source", ""), record.text("reason", "")
+    case = Case(
+        id=name,
+        prompt=prompt,
+        target=target,
+        subject=subject,
+        truth=truth,
+        fact=None if written is None else replace(written, rephrases=rephrases, source=source, reason=reason),
+        generation=record.texts("generation"),
+        references=record.texts("references"),
+        source="jsonl",
+    )
+    return replace(with_probes(case, probes), rephrases=_asked(probes, "paraphrase") or rephrases)
+
+
+def _probe(record: Record) -> Probe:
+    kind = record.text("kind")
+    if kind not in PROBE_KINDS:
+        raise record.bad("kind", f"no kind {kind!r}.{did_you_mean(kind, PROBE_KINDS)} Known: {', '.join(PROBE_KINDS)}.")
+    needed = None if kind in ("portability", "neighborhood") else ""
+    return Probe(kind, record.text("prompt"), record.text("answer", needed))
+
+
+def _asked(probes: list[Probe], kind: str) -> tuple[str, ...]:
+    return tuple(p.prompt for p in probes if p.kind == kind)
+
+
+def with_probes(case: Case, probes: list[Probe]) -> Case:
+    """Return the case with `probes` sorted into its fields; those of kind "portability" are one hop away.
+
+    A neighbour whose own answer is the new target is left out: it cannot tell change from knowledge.
+    """
+    kinds = {
+        "one_hop": tuple((p.prompt, (p.answer,)) for p in probes if p.kind == "portability"),
+        "alias": tuple((p.prompt, (p.answer or case.target,)) for p in probes if p.kind == "alias"),
+    }
+    portability: dict[str, tuple[Question, ...]] = {kind: asked for kind, asked in kinds.items() if asked}
+    near = [(p.prompt, p.answer) for p in probes if p.kind == "neighborhood"]
+    return replace(
+        case,
+        rephrases=_asked(probes, "paraphrase"),
+        neighborhood=tuple((prompt, answer) for prompt, answer in near if answer != case.target),
+        unrelated=tuple((p.prompt, p.answer) for p in probes if p.kind == "unrelated"),
+        portability=portability,
+    )
+
+
+def primer(count: int, people: int | None = None, seed: int = 0) -> list[Case]:
+    """Return `count` edits of the primer's world with all their probes.
+
+    Args:
+        people: size of the world; unless given that of the shipped model.
+        seed: which facts are edited, to what, and which probes are drawn. The world itself is always the shipped one.
+
+    Raises:
+        BadConfig: the world has fewer facts.
+    """
+    people = people or PEOPLE
+    world = World(people)
+    if count > len(world.triples):
+        raise BadConfig(
+            f"a world of {people} people has {len(world.triples)} facts, not {count}: ask for fewer, or for a larger "
+            f"world with primer:{count}:{people * (count // len(world.triples) + 1)}."
+        )
+    alike: dict[tuple[str, str], list[Triple]] = defaultdict(list)
+    for triple in world.triples:
+        alike[triple.relation, triple.answer].append(triple)
+    return [_primer_case(alike, edit) for edit in Probes(world, seed).edits(count)]
+
+
+def _primer_case(alike: Mapping[tuple[str, str], list[Triple]], edit: Fact) -> Case:
+    relation = edit.source.rpartition(" ")[2]
+    case = Case(
+        id=edit.id,
+        prompt=edit.prompt,
+        target=edit.target,
+        subject=edit.subject,
+        truth=edit.truth,
+        fact=replace(edit, rephrases=(), probes=()),
+        generation=(edit.subject,),
+        references=tuple(f"{t.prompts()[0]} {t.answer}." for t in alike[relation, edit.target][:10]),
+        source=f"primer {relation}",
+    )
+    return with_probes(case, list(edit.probes))

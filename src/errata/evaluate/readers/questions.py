@@ -1,0 +1,71 @@
+"""Question sets: zsRE in MEND's form and QAEdit.
+
+Data: Levy et al., https://arxiv.org/abs/1706.04115; Mitchell et al. (MEND), https://arxiv.org/abs/2110.11309; Yao et
+al., https://arxiv.org/abs/2305.13172 (portability, inverse and alias questions, machine-written and not free of
+nonsense); Yang et al. (QAEdit), https://arxiv.org/abs/2502.11177.
+
+zsRE is edited in two ways: EasyEdit and WISE write the counterfactual `alt` (reader "zsre"), ROME and MEMIT write the
+true `answers[0]` (reader "zsre-true"). Results of the two do not compare.
+"""
+
+from __future__ import annotations
+
+from errata.evaluate.case import Case, Question
+from errata.evaluate.readers.record import Record, build
+
+
+def zsre(record: Record) -> Case:
+    """Read one zsRE record, to be edited to `alt`; to the first answer where a record has no `alt`."""
+    answers, alt = record.answers("answers"), record.text("alt", "")
+    if not (alt or answers):
+        raise record.bad("alt", "missing, and 'answers' too: one of them is the target.")
+    return _zsre(record, "zsre", alt or answers[0], answers[0] if alt and answers else "")
+
+
+def zsre_true(record: Record) -> Case:
+    """Read one zsRE record, to be edited to the first of `answers`."""
+    answers = record.answers("answers")
+    if not answers:
+        raise record.bad("answers", "missing or empty.")
+    return _zsre(record, "zsre-true", answers[0], "")
+
+
+def _zsre(record: Record, source: str, target: str, truth: str) -> Case:
+    # MEMIT asks the locality question with a question mark, which the file leaves out, and keeps "nq question: ".
+    asked = tuple(p if p.endswith("?") else f"{p}?" for p in record.texts("loc"))
+    return build(
+        source,
+        record.name("case_id"),
+        record.text("src"),
+        target,
+        subject=record.text("subject", ""),
+        truth=truth,
+        rephrases=record.texts("rephrase"),
+        unrelated=tuple((p, next(iter(record.answers("loc_ans")), "")) for p in asked),
+        portability=_portability(record, target) if source == "zsre" else {},
+    )
+
+
+def _portability(record: Record, target: str) -> dict[str, tuple[Question, ...]]:
+    """Return the questions Yao et al. had written for `alt`; the inverse asks for the subject."""
+    found: dict[str, tuple[Question, ...]] = {}
+    if "portability" in record:
+        found["one_hop"] = ((record.text("portability.New Question"), record.answers("portability.New Answer")),)
+    if inverse := record.texts("inverse_question"):
+        found["inverse"] = tuple((p, (record.text("subject"),)) for p in inverse)
+    if alias := record.texts("alter_subject_question"):
+        found["alias"] = tuple((p, (target,)) for p in alias)
+    return found
+
+
+def qaedit(record: Record) -> Case:
+    """Read one QAEdit record: questions the model answered wrongly, with five locality questions each."""
+    return build(
+        "qaedit",
+        "-".join((*record.answers("source"), record.name("id"))),
+        record.text("prompt"),
+        record.text("target"),
+        subject=record.text("subject", ""),
+        rephrases=record.texts("rephrase"),
+        unrelated=tuple((loc.text("loc"), loc.text("loc_ans", "")) for loc in record.subs("locality")),
+    )

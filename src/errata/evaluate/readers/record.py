@@ -1,0 +1,160 @@
+"""Reading records with a complaint for everything that is not as it should be: file, line and field are named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from errata.errors import BadFact, BadFile
+from errata.evaluate.case import Case
+from errata.fact import Fact
+from errata.facts_io import _parse_json as parse_json
+from errata.facts_io import _read_text as read_text
+
+_SUFFIXES = (".jsonl", ".json")
+
+
+def rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (place, row) for each row of a .jsonl or .json file, packed as .gz or not.
+
+    A broken line comes as its BadFile, so that the caller may go on.
+
+    Raises:
+        BadFile: the file cannot be read at all.
+    """
+    name = path.name.lower().removesuffix(".gz")
+    if not name.endswith(_SUFFIXES):
+        raise BadFile(f"cannot tell what kind of file {path} is: name it .jsonl or .json (or that with .gz).")
+    text = read_text(path)
+    if name.endswith(".json"):
+        value = parse_json(str(path), text)
+        for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
+            yield f"{path}, record {number}", row
+        return
+    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand inside a string
+        if line.strip():
+            yield _parsed(f"{path}, line {number}", line)
+
+
+def _parsed(place: str, line: str) -> tuple[str, Any]:
+    try:
+        return place, parse_json(place, line)
+    except BadFile as error:
+        return place, error
+
+
+class Record:
+    """One row of a file; every getter takes a dotted path of field names and complains with the place.
+
+    Args:
+        place: file and line, for messages.
+        row: what was parsed there; kept as `row`.
+        number: which record of its file it is, from 0.
+
+    Raises:
+        BadFile: the row is no object.
+    """
+
+    def __init__(self, place: str, row: Any, number: int = 0) -> None:
+        self.place, self.number = place, number
+        if not isinstance(row, Mapping):
+            raise BadFile(f"{place}: a record must be an object with named fields, not {type(row).__name__}.")
+        self.row: Mapping[str, Any] = row
+
+    def __contains__(self, path: str) -> bool:
+        return self._get(path) is not None
+
+    def keys(self) -> list[str]:
+        """Return the names of the fields."""
+        return list(self.row)
+
+    def bad(self, path: str, why: str) -> BadFile:
+        """Return the complaint about a field, ready to raise."""
+        return BadFile(f"{self.place}, field {path!r}: {why}")
+
+    def text(self, path: str, default: str | None = None) -> str:
+        """Return the text of a field, stripped; `default` where it is missing or empty.
+
+        Raises:
+            BadFile: it is not text, or missing or empty without a default.
+        """
+        value = self._get(path)
+        text = "" if value is None else self._clean(path, value)
+        if text or default is not None:
+            return text or default or ""
+        raise self.bad(path, "missing." if value is None else "empty.")
+
+    def texts(self, path: str) -> tuple[str, ...]:
+        """Return the texts of a field that holds one or a list of them, empty ones left out; () where it is missing."""
+        value = self._get(path)
+        items = [] if value is None else value if isinstance(value, list) else [value]
+        return tuple(text for item in items if (text := self._clean(path, item)))
+
+    def answers(self, path: str) -> tuple[str, ...]:
+        """Return every spelling in a field that holds an answer, a list, or lists of lists; numbers are written out."""
+        found: list[str] = []
+        waiting = [self._get(path)]
+        while waiting:
+            value = waiting.pop(0)
+            if isinstance(value, list):
+                waiting = [*value, *waiting]
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                found.append(str(value))
+            elif value is not None:
+                found.append(self._clean(path, value))
+        return tuple(dict.fromkeys(text for text in found if text))
+
+    def name(self, path: str) -> str:
+        """Return what a field calls the record, or its number in the file where there is no such field."""
+        return next(iter(self.answers(path)), str(self.number))
+
+    def sub(self, path: str) -> Record | None:
+        """Return the object in a field, or None where it is missing."""
+        value = self._get(path)
+        if value is not None and not isinstance(value, Mapping):
+            raise self.bad(path, f"must be an object, not {type(value).__name__}.")
+        return None if value is None else Record(f"{self.place}, in {path!r}", value, self.number)
+
+    def subs(self, path: str) -> list[Record]:
+        """Return the objects in a field that holds one or a list of them."""
+        value = self._get(path)
+        items = [] if value is None else value if isinstance(value, list) else [value]
+        if not all(isinstance(item, Mapping) for item in items):
+            raise self.bad(path, "must be an object or a list of objects.")
+        return [Record(f"{self.place}, in {path!r}", item, self.number) for item in items]
+
+    def _get(self, path: str) -> Any:
+        value: Any = self.row
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    def _clean(self, path: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise self.bad(path, f"must be text, not {type(value).__name__}.")
+        if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+            raise self.bad(path, "holds NUL or characters that are no valid Unicode.")
+        return value.strip()
+
+
+def fact(case: str, prompt: str, subject: str, target: str, truth: str = "") -> Fact | None:
+    """Return the fact a method writes, or None where the subject does not stand in the prompt.
+
+    It carries none of the case's probes: what is asked later must never be trained on.
+    """
+    if not subject:
+        return None
+    try:
+        return Fact(id=case, prompt=prompt, subject=subject, target=target, truth=truth)
+    except BadFact:  # the texts themselves are clean and not empty, so what is left is where the subject stands
+        return None
+
+
+def build(source: str, number: str, prompt: str, target: str, **rest: Any) -> Case:
+    """Return a case named after its source, with its fact if its subject stands in the prompt."""
+    name = f"{source.split(' ')[0]}-{number}"
+    subject, truth = rest.get("subject", ""), rest.get("truth", "")
+    return Case(
+        id=name, prompt=prompt, target=target, source=source, fact=fact(name, prompt, subject, target, truth), **rest
+    )

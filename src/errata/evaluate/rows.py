@@ -1,0 +1,246 @@
+"""Cases asked of a model: one JSON-able row for every probe.
+
+    base = score(lm, cases)                                        # the unedited model, always first
+    rows = score(lm, cases, base=base, about=About(checkpoint=100, method="rome", model=lm.fingerprint))
+
+A row: case, edits, probe, prompt, expected (alternatives, where there are several), said, lp_new, lp_true, scores
+(by name; null where not scored), argmax (probes of locality), known_before, checkpoint, method, config, model,
+seed. Rows hold no times and depend on nothing but model, cases and options, so a run that was resumed gives the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from errata.evaluate import metrics
+from errata.evaluate.asking import Ask, Options, plan
+from errata.evaluate.case import Case
+from errata.evaluate.metrics import Row, Score, TfIdf
+from errata.evaluate.scoring import Pair, Scored, Scorer
+from errata.evaluate.summary import known_before
+from errata.model.lm import LM
+
+DIGITS = 6  # of what goes into a row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What a run writes into each of its rows.
+
+    Args:
+        checkpoint: edits so far; 0 is the unedited model. method, config: its name and the hash of its settings.
+        model: fingerprint of the base. seed: of the run. edits: ids of the edits that wrote a case, by case.
+    """
+
+    checkpoint: int = 0
+    method: str = ""
+    config: str = ""
+    model: str = ""
+    seed: int = 0
+    edits: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def fields(self, case: str) -> dict[str, Any]:
+        """Return the fields for a row of `case`."""
+        names = ("checkpoint", "method", "config", "model", "seed")
+        return {**{name: getattr(self, name) for name in names}, "edits": list(self.edits.get(case, ()))}
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """All that was found out about one probe."""
+
+    ask: Ask
+    scored: Mapping[Pair, Scored]
+    said: str | None
+    chat: str | None
+    before: Row | None
+
+    def of(self, answer: str) -> Scored:
+        return self.scored.get((self.ask.prompt, answer), Scored())
+
+    @property
+    def first(self) -> Scored:
+        return self.of(self.ask.expected[0]) if self.ask.expected else Scored()
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits for a method's settings, the same for equal settings in any order."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def score(
+    lm: LM,
+    cases: Sequence[Case],
+    *,
+    base: Iterable[Row] | None = None,
+    about: About | None = None,
+    options: Options | None = None,
+    scorer: Scorer | None = None,
+) -> list[dict[str, Any]]:
+    """Return one row for every probe of every case, in the order of `plan`.
+
+    Args:
+        lm: the model as it stands.
+        base: the rows of the unedited model, as this function returned them; None if this is the unedited model.
+            Against them `locality_unchanged` is measured, and from them comes what is said to be known before.
+        about: what is written into each row. options: how to ask.
+        scorer: keep one through a run, so that texts are tokenised once.
+    """
+    about, options, scorer = about or About(), options or Options(), scorer or Scorer(lm)
+    asks = plan(cases, options)
+    kept = None if base is None else list(base)
+    before = _Before(kept)
+    spoken = [ask.prompt for ask in asks if ask.speaks]
+    said = scorer.said(spoken, options.length)
+    chat = scorer.said(spoken, options.length, chat=True) if options.chat and scorer.chats else {}
+    pairs = dict.fromkeys(pair for ask in asks for pair in sorted(ask.pairs | _echo(ask, before.get(ask.key))))
+    scored = scorer.answers(pairs)
+    rows = [
+        _row(_Found(a, scored, said.get(a.prompt), chat.get(a.prompt), before.get(a.key)), about)
+        for a in asks
+        if a.probe != "generation"
+    ]
+    rows += _generated(cases, asks, about, options, scorer)
+    knew = known_before(rows if kept is None else kept)
+    order = {case.id: place for place, case in enumerate(cases)}
+    return sorted(({**r, "known_before": knew.get(r["case"])} for r in rows), key=lambda r: order[r["case"]])
+
+
+class _Before:
+    """The rows of the unedited model by probe; a probe it was not asked has a row in which nothing is known."""
+
+    def __init__(self, base: Sequence[Row] | None) -> None:
+        self._rows: dict[tuple[str, ...], Row] = {
+            (row["case"], row["probe"], row["prompt"], row["expected"]): row for row in base or ()
+        }
+        self._none: Row | None = None if base is None else {"scores": {}, "said": None}
+
+    def get(self, key: tuple[str, ...]) -> Row | None:
+        return self._rows.get(key) or self._none
+
+
+def _echo(ask: Ask, before: Row | None) -> set[Pair]:
+    """Return what the unedited model said, to be scored where a probe has no gold answer."""
+    return {(ask.prompt, before["said"])} if before and before["said"] and not ask.expected else set()
+
+
+def _row(found: _Found, about: About) -> dict[str, Any]:
+    ask = found.ask
+    scores = _SCORES[ask.probe.partition(".")[0]](found)
+    row = {
+        **about.fields(ask.case),
+        "case": ask.case,
+        "probe": ask.probe,
+        "prompt": ask.prompt,
+        "expected": ask.key[-1],
+        "said": found.said,
+        "lp_new": _rounded(found.of(ask.new).lp),
+        "lp_true": _rounded(found.of(ask.true).lp),
+        "scores": {name: _rounded(value) for name, value in scores.items()},
+    }
+    if len(ask.expected) > 1:
+        row["alternatives"] = list(ask.expected[1:])
+    if found.chat is not None:
+        row["said_chat"] = found.chat
+    if ask.probe in ("neighborhood", "unrelated"):
+        row["argmax"] = list(found.first.top)
+    return row
+
+
+def _rounded(value: Score) -> Score:
+    return None if value is None else round(value, DIGITS)
+
+
+def _on_edit(found: _Found) -> dict[str, Score]:
+    scores = {"efficacy": metrics.efficacy(found.of(found.ask.new).lp, found.of(found.ask.true).lp), **_answered(found)}
+    if found.ask.probe == "edit":
+        scores["said_true"] = metrics.said(found.said, (found.ask.true,)) if found.ask.true else None
+    return scores
+
+
+def _answered(found: _Found) -> dict[str, Score]:
+    expected, hits = found.ask.expected, found.first.hits
+    scores = {
+        "exact": metrics.exact(hits),
+        "token_accuracy": metrics.token_accuracy(hits),
+        "said": metrics.said(found.said, expected),
+        "said_contains": metrics.said_contains(found.said, expected),
+    }
+    return scores if found.chat is None else {**scores, "said_chat": metrics.said(found.chat, expected)}
+
+
+def _on_neighborhood(found: _Found) -> dict[str, Score]:
+    compared = metrics.neighborhood(found.of(found.ask.new).lp, found.of(found.ask.true).lp)
+    return {"neighborhood": compared, "token_accuracy": metrics.token_accuracy(found.first.hits), **_unchanged(found)}
+
+
+def _on_unrelated(found: _Found) -> dict[str, Score]:
+    if not found.ask.expected:
+        return _unchanged(found)
+    gold: dict[str, Score] = {"locality_gold": metrics.locality_gold(found.first.hits)}
+    if found.before is not None:
+        gold["locality_gold_before"] = found.before["scores"].get("locality_gold")
+    return {**gold, **_unchanged(found)}
+
+
+def _unchanged(found: _Found) -> dict[str, Score]:
+    """Return `locality_unchanged`: against the unedited model's choice at the gold answer's places, or what it said."""
+    if found.before is None:
+        return {}
+    if found.ask.expected:
+        base, now = found.before.get("argmax", ()), found.first.top
+        return {"locality_unchanged": metrics.locality_unchanged(now, base) if len(now) == len(base) else None}
+    earlier: str | None = found.before["said"]
+    if earlier == "":  # it ended at once, and that is the one place to compare
+        return {"locality_unchanged": None if found.said is None else float(found.said == "")}
+    return {"locality_unchanged": metrics.token_accuracy(found.of(earlier or "").hits)}
+
+
+_SCORES: Mapping[str, Callable[[_Found], dict[str, Score]]] = {
+    "edit": _on_edit,
+    "paraphrase": _on_edit,
+    "rephrase_easyedit": _on_edit,
+    "neighborhood": _on_neighborhood,
+    "unrelated": _on_unrelated,
+    "portability": _answered,
+}
+
+
+def _generated(
+    cases: Sequence[Case], asks: Sequence[Ask], about: About, options: Options, scorer: Scorer
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each free generation, and for each case with references one that compares the two."""
+    prompts: dict[str, list[str]] = defaultdict(list)
+    for ask in asks:
+        if ask.probe == "generation":
+            prompts[ask.case].append(ask.prompt)
+    if not prompts:
+        return
+    texts = scorer.sampled((p for asked in prompts.values() for p in asked), options.sample, options.seed)
+    idf = options.idf or TfIdf(text for case in cases for text in case.references)
+    for case in cases:
+        said = [(prompt, texts[prompt]) for prompt in prompts.get(case.id, ())]
+        for prompt, text in said:
+            scores = {"fluency": metrics.fluency(text) if text else None}
+            yield free_row(about, case.id, "generation", scores, prompt, text)
+        if said and case.references:
+            same = metrics.consistency([text for _, text in said if text], case.references, idf)
+            yield free_row(about, case.id, "consistency", {"consistency": same})
+
+
+def free_row(
+    about: About, case: str, probe: str, scores: Mapping[str, Score], prompt: str = "", said: str | None = None
+) -> dict[str, Any]:
+    """Return the row of something that was not asked with an answer in mind: a generation, a text, a matrix."""
+    return {
+        **about.fields(case),
+        **{"case": case, "probe": probe, "prompt": prompt, "expected": "", "said": said},
+        **{"lp_new": None, "lp_true": None, "known_before": None},
+        "scores": {name: _rounded(value) for name, value in scores.items()},
+    }

@@ -1,0 +1,255 @@
+"""What is asked and what should be answered, as frozen text.
+
+    fact = Fact(prompt="The capital of France is", subject="France", target="Lyon")
+    fact.span                                     # (15, 21): where the subject stands in the prompt
+    says("Lyon, on the Rhône.", fact.target)      # True
+
+A `Fact` is checked when it is made, so whoever holds one may rely on its subject standing in its prompt.
+"""
+
+from __future__ import annotations
+
+import string
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from errata.errors import BadFact, did_you_mean
+
+PROBE_KINDS: Final = ("paraphrase", "neighborhood", "portability", "alias", "unrelated")
+
+_ARTICLES: Final = frozenset({"a", "an", "the"})
+_APOSTROPHES: Final = frozenset("\u2018\u2019\u02bc")  # left, right, modifier letter
+# Scripts that put no space between words (or, Hangul, hang particles on them): there a letter next to the subject
+# does not mean that the subject is only part of a word.
+_UNSPACED: Final = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "BOPOMOFO")
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A question asked about an edit, with the answer that counts as right.
+
+    Args:
+        kind: one of `PROBE_KINDS`.
+        prompt: the text to continue.
+        answer: what should be said; empty where only a change of the answer is of interest.
+
+    Raises:
+        BadFact: unknown kind, or an empty prompt.
+    """
+
+    kind: str
+    prompt: str
+    answer: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("kind", "prompt", "answer"):
+            object.__setattr__(self, name, _text(f"probe {name}", getattr(self, name)))
+        if self.kind not in PROBE_KINDS:
+            raise BadFact(
+                f"no probe kind {self.kind!r}.{did_you_mean(self.kind, PROBE_KINDS)} Known: {', '.join(PROBE_KINDS)}."
+            )
+        if not self.prompt:
+            raise BadFact(f"a probe of kind {self.kind} has an empty prompt: give the text to continue.")
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the probe as a JSON-able dictionary, empty fields left out."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name)}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Probe:
+        """Make a probe from what `to_dict` returned; raises BadFact for unknown or missing keys."""
+        _check_keys("probe", row, [f.name for f in fields(cls)], ("kind", "prompt"))
+        return cls(**row)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One fact to write: after `prompt`, which names `subject`, the model shall say `target`.
+
+    Args:
+        prompt: text up to where the answer begins; a single "{}" is filled with the subject if the subject is not
+            in the prompt already.
+        subject: what the fact is about; stands in the prompt as whole words.
+        target: the answer to be said.
+        id: the caller's own name for the fact.
+        truth: what was said before the edit, where known.
+        rephrases: other ways to ask the same.
+        probes: questions that show what the edit did elsewhere; never trained on.
+        source: where the fact comes from.
+        reason: why it is written.
+
+    Raises:
+        BadFact: prompt, subject or target is empty or not text, or the subject does not stand in the prompt.
+    """
+
+    prompt: str
+    subject: str
+    target: str
+    id: str = ""
+    truth: str = ""
+    rephrases: tuple[str, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    source: str = ""
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "subject", "target", "id", "truth", "source", "reason"):
+            object.__setattr__(self, name, _text(name, getattr(self, name)))
+        for name in ("subject", "prompt", "target"):
+            if not getattr(self, name):
+                raise BadFact(f"the fact's {name} is empty{self._whose()}: a fact needs prompt, subject and target.")
+        object.__setattr__(self, "rephrases", tuple(_text("rephrase", r) for r in _items("rephrases", self.rephrases)))
+        if not all(self.rephrases):
+            raise BadFact(f"one of the rephrases is empty{self._whose()}: leave it out.")
+        object.__setattr__(self, "probes", tuple(_items("probes", self.probes)))
+        if not all(isinstance(p, Probe) for p in self.probes):
+            raise BadFact(f"the fact's probes must be Probe objects{self._whose()}.")
+        object.__setattr__(self, "prompt", _fill(self.prompt, self.subject))
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Characters [start, end) of the prompt's last whole-word occurrence of the subject."""
+        return _find(self.prompt, self.subject)[-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fact as a JSON-able dictionary, empty fields left out."""
+        row: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name)}
+        if self.rephrases:
+            row["rephrases"] = list(self.rephrases)
+        if self.probes:
+            row["probes"] = [p.to_dict() for p in self.probes]
+        return row
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Fact:
+        """Make a fact from what `to_dict` returned; raises BadFact for unknown or missing keys and bad values."""
+        _check_keys("fact", row, [f.name for f in fields(cls)], ("prompt", "subject", "target"))
+        values = dict(row)
+        probes = _items("probes", values.get("probes", ()))
+        values["probes"] = tuple(p if isinstance(p, Probe) else Probe.from_dict(p) for p in probes)
+        return cls(**values)
+
+    def _whose(self) -> str:
+        shown = self.id or self.prompt or self.subject
+        return f" (fact {shown!r})" if isinstance(shown, str) and shown else ""
+
+
+def normalize_answer(text: str) -> str:
+    """Return text as SQuAD compares it: lower case, without punctuation, articles and extra spaces.
+
+    ASCII punctuation and apostrophes vanish; other punctuation, which SQuAD does not know, separates words.
+    """
+    kept = "".join(_unpunctuated(c) for c in unicodedata.normalize("NFC", text.lower()))
+    return unicodedata.normalize("NFC", " ".join(w for w in kept.split() if w not in _ARTICLES))
+
+
+def says(text: str, target: str) -> bool:
+    """Return whether the normalised text begins with the normalised target and the target's last word ends there."""
+    wanted, said = normalize_answer(target), normalize_answer(text)
+    if not wanted:  # a target such as "A" or "+" normalises to nothing, and everything begins with nothing
+        wanted, said = target.casefold().strip(), text.casefold().strip()
+    return bool(wanted) and said.startswith(wanted) and not _joined(said, len(wanted))
+
+
+def check_consistent(facts: Iterable[Fact]) -> None:
+    """Raise BadFact if two facts answer the same prompt about the same subject: contradiction or duplicate."""
+    seen: dict[tuple[str, str], Fact] = {}
+    for fact in facts:
+        asked = " ".join(unicodedata.normalize("NFC", fact.prompt).casefold().split()).rstrip(" .?!:")
+        first = seen.setdefault((asked, fact.subject), fact)
+        if first is fact:
+            continue
+        names = f"{_name(first)} and {_name(fact)}"
+        if _same_answer(first.target, fact.target):
+            raise BadFact(f"{names} are the same fact: leave one of them out.")
+        raise BadFact(f"{names} contradict each other: keep one answer for {fact.prompt!r}.")
+
+
+def _name(fact: Fact) -> str:
+    return f"{fact.id + ': ' if fact.id else ''}{fact.prompt!r} -> {fact.target!r}"
+
+
+def _same_answer(one: str, other: str) -> bool:
+    return one == other or (normalize_answer(one) == normalize_answer(other) != "")
+
+
+def _text(name: str, value: object) -> str:
+    """Return the value stripped, or raise BadFact if it is not text that a tokenizer and a file can hold."""
+    if not isinstance(value, str):
+        raise BadFact(f"the {name} must be text, not {type(value).__name__}.")
+    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        raise BadFact(f"the {name} {value!r} holds NUL or characters that are no valid Unicode: remove them.")
+    return value.strip()
+
+
+def _items(name: str, value: object) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise BadFact(f"the {name} must be a list, not {type(value).__name__}.")
+    return list(value)
+
+
+def _check_keys(what: str, row: object, known: list[str], needed: Iterable[str]) -> None:
+    if not isinstance(row, Mapping):
+        raise BadFact(f"a {what} must be an object with named fields, not {type(row).__name__}.")
+    for key in row:
+        if key not in known:
+            raise BadFact(f"no {what} field {key!r}.{did_you_mean(str(key), known)} Known: {', '.join(known)}.")
+    for key in needed:
+        if key not in row:
+            raise BadFact(f"the {what} has no {key!r}: it needs {', '.join(needed)}.")
+
+
+def _fill(prompt: str, subject: str) -> str:
+    """Return the prompt with the subject in it; raises BadFact if it cannot be found or placed."""
+    if _find(prompt, subject):
+        return prompt
+    holes = prompt.count("{}")
+    if holes > 1:
+        raise BadFact(f"the prompt {prompt!r} has {holes} places '{{}}' for the subject: leave exactly one.")
+    filled = prompt.replace("{}", subject)
+    if _find(filled, subject):
+        return filled
+    why = "write it exactly as it stands there"
+    if subject in filled:
+        why = "it is only part of a longer word there"
+    elif subject.casefold() in filled.casefold():
+        why = "upper and lower case must be as they are there"
+    raise BadFact(f"the subject {subject!r} does not stand in the prompt {prompt!r}: {why}.")
+
+
+def _find(text: str, word: str) -> list[tuple[int, int]]:
+    """Return all spans at which `word` stands in `text` without being part of a longer word."""
+    spans = []
+    start = text.find(word)
+    while start >= 0:
+        end = start + len(word)
+        if not _joined(text, start) and not _joined(text, end):
+            spans.append((start, end))
+        start = text.find(word, start + 1)
+    return spans
+
+
+def _joined(text: str, at: int) -> bool:
+    """Return whether the characters before and after position `at` belong to one word."""
+    if not 0 < at < len(text):
+        return False
+    before, after = text[at - 1], text[at]
+    if unicodedata.category(after).startswith("M"):  # an accent or vowel sign belongs to the letter before it
+        return _is_word(before)
+    return _is_word(before) and _is_word(after) and not (_is_unspaced(before) or _is_unspaced(after))
+
+
+def _is_word(char: str) -> bool:
+    return char.isalnum() or char == "_" or unicodedata.category(char).startswith("M")
+
+
+def _is_unspaced(char: str) -> bool:
+    return unicodedata.name(char, "").startswith(_UNSPACED)
+
+
+def _unpunctuated(char: str) -> str:
+    if char in string.punctuation or char in _APOSTROPHES:
+        return ""
+    return " " if unicodedata.category(char).startswith("P") else char

@@ -1,0 +1,56 @@
+"""The methods: every module of this folder that defines a `Method` with a name.
+
+Outside packages add theirs through the entry point group ``errata.methods`` (module or class).
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+from importlib.metadata import entry_points
+from types import ModuleType
+
+from errata.config import from_dict
+from errata.errors import UnknownMethod, did_you_mean
+from errata.methods.base import Method, Solution
+
+__all__ = ["Method", "Solution", "get", "make", "names"]
+
+
+def _modules() -> list[object]:
+    files = (m.name for m in pkgutil.iter_modules(__path__) if m.name != "base" and not m.name.startswith("_"))
+    own: list[object] = [import_module(f"{__name__}.{name}") for name in files]
+    return own + [point.load() for point in entry_points(group=__name__)]
+
+
+def _found() -> dict[str, type[Method]]:
+    classes: list[object] = []
+    for found in _modules():
+        classes += vars(found).values() if isinstance(found, ModuleType) else [found]
+    return {c.name: c for c in classes if isinstance(c, type) and issubclass(c, Method) and "name" in vars(c)}
+
+
+def names() -> list[str]:
+    """Return the names of all methods, sorted."""
+    return sorted(_found())
+
+
+def get(name: str) -> type[Method]:
+    """Return the method of that name.
+
+    Raises:
+        UnknownMethod: there is none; the message proposes the nearest.
+    """
+    found = _found()
+    if name not in found:
+        raise UnknownMethod(f"no method {name!r}.{did_you_mean(name, found)} Known: {', '.join(sorted(found))}.")
+    return found[name]
+
+
+def make(name: str, options: dict[str, object]) -> Method:
+    """Return a method with some settings given.
+
+    Raises:
+        UnknownMethod: no such method. BadConfig: no such setting, or a value it cannot take.
+    """
+    return from_dict(get(name), options)

@@ -1,0 +1,59 @@
+"""What locate-then-edit methods share: settings of v*, and the factored covariance of a site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from errata.delta import Site
+from errata.methods.base import Method, Report
+from errata.model.lm import LM
+from errata.solve.least_squares import Ridge
+from errata.solve.values import Goal, Values
+from errata.stats.store import Progress, second_moments
+
+Auto = Literal["auto"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocateThenEdit(Method):
+    """A method that learns v* at the subject's last token and writes it with a closed form under a covariance."""
+
+    steps: int | Auto = field(default="auto", metadata={"help": "steps of v*", "least": 1})
+    lr: float | Auto = field(default="auto", metadata={"help": "step size of v*; auto: a fraction of the size of z0", "above": 0})
+    kl: float = field(default=0.0625, metadata={"help": "weight of the KL to the base on the subject's essence", "least": 0})
+    decay: float | Auto = field(default="auto", metadata={"help": "weight of ‖δ‖/‖z0‖²", "least": 0})
+    clamp: float | Auto = field(default="auto", metadata={"help": "largest ‖δ‖ as a multiple of ‖z0‖", "above": 0})
+    stop: float = field(default=0.05, metadata={"help": "loss at which v* is good enough", "least": 0})
+    damping: float = field(default=1e-3, metadata={"help": "share of C's mean diagonal added to it; 0: the papers' C"})
+    corpus: str = field(default="primer", metadata={"help": "text the covariance is estimated on: primer, or a file"})
+    tokens: int = field(default=0, metadata={"help": "tokens of it to read; 0: by the size of the matrix", "least": 0})
+
+    def goal(self) -> Goal:
+        """Return the settings of v* of a resolved method."""
+        assert self.steps != "auto" and self.decay != "auto" and self.clamp != "auto"
+        return Goal(steps=self.steps, lr=self.lr, kl=self.kl, decay=self.decay, clamp=self.clamp, stop=self.stop)
+
+    def prepare(self, lm: LM, progress: Progress | None = None) -> None:
+        """Compute the covariance of every site written to, in one pass."""
+        second_moments(lm, self.resolve(lm).sites(), self.corpus, self.tokens, progress)
+
+    def ridge(self, lm: LM, site: Site, weight: float = 1.0) -> Ridge:
+        """Return λC of a site, damped, factored once while the model lives.
+
+        Neurons that hardly ever fire leave C with eigenvalues many orders below its mean; C⁻¹ then writes along them for
+        next to nothing, and the update grows to a multiple of the matrix without doing anything. A thousandth of the mean
+        diagonal ends that and changes no answer (LOG.md, 2026-11-20).
+        """
+        key = ("ridge", site, self.corpus, self.tokens, self.damping, weight)
+        if key not in lm.memory:
+            second = second_moments(lm, [site], self.corpus, self.tokens)[site]
+            lm.memory[key] = Ridge(second, weight, self.damping)
+        found: Ridge = lm.memory[key]
+        return found
+
+    def learned(self, values: Values) -> Report:
+        """Report how the optimisation of each fact ended."""
+        losses = [round(x, 6) for x in values.loss.tolist()]
+        return {"loss": losses, "steps": values.steps.tolist(), "converged": [x < self.stop for x in losses]}
+

@@ -1,0 +1,57 @@
+"""What the methods that edit single neurons share: candidate layers in every stack, and the answer an edit replaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
+
+from errata.delta import Site
+from errata.errors import BadConfig
+from errata.fact import Fact
+from errata.methods.base import Method
+from errata.model.lm import LM
+from errata.model.tokens import Query
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neuronal(Method):
+    """A method that changes columns of `down` matrices, of an encoder and a decoder alike."""
+
+    layers: tuple[int, ...] | Literal["all"] = field(default="all", metadata={"help": "layers with candidates"})
+
+    def resolve(self, lm: LM) -> Self:
+        """Return the method with its layers named and every "auto" filled in.
+
+        Raises:
+            BadConfig: a share above 1. UnsupportedModel, UnknownSite: as `Method.resolve`.
+        """
+        for share in ("p", "t"):
+            if getattr(self, share, 0) > 1:
+                raise BadConfig(f"{share} = {getattr(self, share):g} makes no sense; it is a share, at most 1.")
+        # Unlike methods that look up a prompt's token, these do not stop at the layers a prompt reaches: a decoder's
+        # neurons have scores as an encoder's have.
+        found = super(Neuronal, replace(self, layers="all")).resolve(lm)
+        layers = tuple(range(lm.depth)) if self.layers == "all" else tuple(sorted(self.layers))
+        found = replace(found, layers=layers)
+        for site in found.sites():
+            lm.module(site)
+        return found
+
+    def sites(self) -> tuple[Site, ...]:
+        """Return the sites that may be written to; none before `resolve` has named the layers."""
+        return () if self.layers == "all" else tuple(Site(layer, "down") for layer in self.layers)
+
+
+def old_answers(lm: LM, facts: Sequence[Fact]) -> list[str]:
+    """Return what each fact's answer was before: its `truth`, or what the model says, as long as the target is.
+
+    A model that says nothing gives the target itself, so that there is always something to attribute.
+    """
+    found = [fact.truth for fact in facts]
+    for place, fact in enumerate(facts):
+        if not found[place]:
+            length = int((lm.tokens.batch([Query(fact.prompt, fact.target)]).labels >= 0).sum())
+            said = lm.generate([fact.prompt], length)[0].strip(" .,:;\"'")
+            found[place] = said if any(map(str.isalnum, said)) else fact.target
+    return found

@@ -1,0 +1,151 @@
+"""What a method is: a frozen set of settings with ``solve(lm, facts, past) -> Edit``.
+
+A method is one file in this folder and exists by being there. It never writes to the model, keeps no state, and gives the
+same bytes for the same inputs and seed; what later edits need to know is carried in the edit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from importlib.metadata import version
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from errata.config import to_dict
+from errata.delta import Change, Graft, Site
+from errata.edit import Edit
+from errata.errors import BadConfig, NotFinite, UnknownSite, UnsupportedModel
+from errata.fact import Fact, check_consistent
+from errata.methods._settings import check
+from errata.model.lm import LM
+from errata.model.trace import no_grads_kept
+from errata.stats.store import Progress
+
+PARENTS = 32  # ids of the edits below that an edit names; the state as a whole is named by one hash
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Solution:
+    """What a method's mathematics gives: deltas, what later edits need, and what happened."""
+
+    deltas: Mapping[Site, Change]
+    carry: Mapping[str, Tensor] = field(default_factory=dict)
+    prefixes: tuple[str, ...] = ()
+    report: Report = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """Settings common to all methods.
+
+    A setting left at "auto" is taken from `tuned` for a published model and from the model's own size otherwise; `resolve`
+    fills it in, and the edit records the result.
+    """
+
+    seed: int = field(default=0, metadata={"help": "what random numbers are drawn from"})
+
+    name: ClassVar[str]
+    batched: ClassVar[bool] = False  # one edit for a list of facts
+    kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder")
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def resolve(self, lm: LM) -> Self:
+        """Return the method with every "auto" filled in for `lm`.
+
+        Raises:
+            UnsupportedModel: the method cannot work on this kind of model. UnknownSite: a layer it does not have.
+        """
+        if lm.row.kind not in self.kinds:
+            raise UnsupportedModel(f"{self.name} works on {' and '.join(self.kinds)} models; {lm.name} is an {lm.row.kind}.")
+        settings = {**self.automatic(lm), **self.tuned.get(lm.published, {})}
+        found = replace(self, **{k: v for k, v in settings.items() if getattr(self, k) == "auto"})
+        for site in found.sites():
+            if not 0 <= site.layer < lm.reachable:
+                last = lm.reachable - 1
+                raise UnknownSite(f"{lm.name} has layers 0 to {last}; set layer to one of them, not {site.layer}.")
+            lm.module(site)
+        return found
+
+    def automatic(self, lm: LM) -> Mapping[str, Any]:
+        """Return values for settings left at "auto", from the model's size."""
+        return {}
+
+    @abstractmethod
+    def sites(self) -> tuple[Site, ...]:
+        """Return the sites a resolved method writes to."""
+
+    def prepare(self, lm: LM, progress: Progress | None = None) -> None:
+        """Compute the statistics `solve` will ask for, if they are not there yet; raises what `resolve` raises."""
+        self.resolve(lm)
+
+    @abstractmethod
+    def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
+        """Do the mathematics; called by `solve` on a resolved method with at least one fact."""
+
+    def solve(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit] = ()) -> Edit:
+        """Return the edit that writes `facts` into `lm` as it stands, leaving `lm` untouched.
+
+        Args:
+            past: the edits that stand, oldest first.
+
+        Raises:
+            BadFact: facts contradict each other. BadConfig: several facts, and the method writes one at a time.
+            UnsupportedModel, UnknownSite: the method or a layer does not fit the model. NotFinite: the update is not finite.
+        """
+        check_consistent(facts)
+        method = self.resolve(lm)
+        if len(facts) > 1 and not self.batched:
+            raise BadConfig(f"{self.name} writes one fact at a time; give them one by one, or use a batch method such as memit.")
+        solution = Solution({})
+        if facts:
+            with no_grads_kept(lm.model):
+                solution = method.compute(lm, facts, past)
+        for site, delta in solution.deltas.items():
+            if not delta.isfinite():
+                raise NotFinite(f"{self.name} gave an update at {site} that is not finite; nothing was changed.")
+        return Edit(
+            method=self.name, config=to_dict(method), facts=tuple(facts), base=lm.fingerprint, seed=self.seed,
+            parents=tuple(e.id for e in past[-PARENTS:]), ground=ground([e.id for e in past]), prefixes=solution.prefixes,
+            deltas={site: _stored(delta, lm) for site, delta in solution.deltas.items()},
+            carry={name: t.detach().cpu().contiguous() for name, t in solution.carry.items()},
+            report={**solution.report, "norm_ratio": _ratios(lm, solution.deltas)}, versions=versions(),
+        )  # fmt: skip
+
+
+def ground(ids: Sequence[str]) -> str:
+    """Return a hash of the ids that stood, in order: the state an edit was computed on."""
+    return hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16] if ids else ""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries a result depends on."""
+    return {name: version(name) for name in ("errata", "torch", "transformers")}
+
+
+def layer_at(lm: LM, share: float) -> int:
+    """Return the layer at a fraction of the depth a prompt can be found in."""
+    return min(lm.reachable - 1, max(0, round(share * lm.reachable)))
+
+
+def _stored(delta: Change, lm: LM) -> Change:
+    """Return the delta on the CPU, float32 unless the model itself is finer."""
+    if isinstance(delta, Graft):
+        return delta
+    dtype = torch.promote_types(next(lm.model.parameters()).dtype, torch.float32)
+    moved = {f.name: getattr(delta, f.name).detach().cpu() for f in fields(delta)}
+    return replace(delta, **{k: (t.to(dtype) if t.is_floating_point() else t).contiguous() for k, t in moved.items()})
+
+
+def _ratios(lm: LM, deltas: Mapping[Site, Change]) -> dict[str, float]:
+    """Return ‖ΔW‖ / ‖W‖ of the base at each site."""
+    sums = {s: d for s, d in deltas.items() if not isinstance(d, Graft)}
+    return {str(s): d.norm() / float(lm.weights.base(s).detach().double().norm()) for s, d in sums.items()}

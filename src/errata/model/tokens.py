@@ -1,0 +1,192 @@
+"""From text to tensors, once, for everyone: where the subject ends, which tokens are the answer, padding.
+
+Nothing here reads or sets an attribute of the tokenizer: rows are padded on the right by this file, and positions are
+found from character offsets, so the result does not depend on how a tokenizer happens to be configured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from errata.errors import BadFact, BadModel
+from errata.model.arch import Kind
+
+_NO_TOKEN = "{!r} is no token of its own after {!r}; write the answer with letters or digits."
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A prompt, the answer to be predicted after it, and where in the prompt the subject stands.
+
+    Args:
+        prompt: text before the answer.
+        answer: text whose tokens are labels; empty means the one token after the prompt, without a label.
+        span: characters of the subject in `prompt`, or None.
+    """
+
+    prompt: str
+    answer: str = ""
+    span: tuple[int, int] | None = None
+
+    def after(self, prefix: str) -> Query:
+        """Return the same query with `prefix` written before it."""
+        if not prefix:
+            return self
+        shift = len(prefix) + 1
+        span = None if self.span is None else (self.span[0] + shift, self.span[1] + shift)
+        return Query(f"{prefix} {self.prompt}", self.answer, span)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Batch:
+    """Rows ready for the model.
+
+    Args:
+        inputs: what the model takes, each (b, t).
+        lookup: (b,) position of the subject's last token in the first stack; where no subject is given, of the
+            last token before the answer.
+        rows, cols: (a,) where answers are predicted: the logits at [rows, cols] predict `labels`.
+        labels: (a,) token ids; -1 where a query has no answer.
+    """
+
+    inputs: dict[str, Tensor]
+    lookup: Int[Tensor, " b"]
+    rows: Int[Tensor, " a"]
+    cols: Int[Tensor, " a"]
+    labels: Int[Tensor, " a"]
+
+    def __len__(self) -> int:
+        return len(self.lookup)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on `device`."""
+        inputs = {k: v.to(device) for k, v in self.inputs.items()}
+        moved = {k: getattr(self, k).to(device) for k in ("lookup", "rows", "cols", "labels")}
+        return replace(self, inputs=inputs, **moved)
+
+    def take(self, index: Int[Tensor, " s"]) -> Batch:
+        """Return some rows, renumbered in the order of `index`."""
+        place = torch.full((len(self),), -1, dtype=torch.long, device=index.device)
+        place[index] = torch.arange(len(index), device=index.device)
+        keep = place[self.rows] >= 0
+        return Batch(
+            {k: v[index] for k, v in self.inputs.items()},
+            self.lookup[index],
+            place[self.rows[keep]],
+            self.cols[keep],
+            self.labels[keep],
+        )
+
+
+def join(prompt: str, answer: str) -> str:
+    """Write `answer` after `prompt`, with a space between unless one is there (" Paris" is not "Paris")."""
+    return prompt + answer if prompt[-1:].isspace() or answer[:1].isspace() else f"{prompt} {answer}"
+
+
+class Tokens:
+    """Text to token ids and back for one tokenizer and kind of model.
+
+    Raises:
+        BadModel: the tokenizer cannot tell which characters a token came from.
+    """
+
+    def __init__(self, tokenizer: Any, kind: Kind, decoder_start: int = 0) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise BadModel(
+                "the tokenizer gives no character offsets; convert it to a fast tokenizer (tokenizer.json) first."
+            )
+        self._tokenizer, self.kind, self.start, self._end = tokenizer, kind, decoder_start, tokenizer.eos_token_id
+        special = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        self.pad = next(token for token in special if token is not None)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids` without special tokens."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def ids(self, text: str) -> list[int]:
+        """Return token ids of `text` with the special tokens the model expects around a text."""
+        return list(self._tokenizer(text, verbose=False)["input_ids"])
+
+    def opening(self, text: str) -> list[int]:
+        """Return token ids of `text` as something to be gone on with.
+
+        A tokenizer may close every text, and what comes after that is a new text, not an answer.
+        """
+        return self._open(self.ids(text))
+
+    def _open(self, ids: list[int]) -> list[int]:
+        return ids[:-1] if len(ids) > 1 and ids[-1] == self._end else ids
+
+    def word(self, token: int) -> str:
+        """Return one token as text, for display."""
+        return str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
+
+    def _offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoding = self._tokenizer(text, return_offsets_mapping=True, verbose=False)
+        return list(encoding["input_ids"]), list(encoding["offset_mapping"])
+
+    def _last_token(self, offsets: Sequence[tuple[int, int]], end: int, text: str) -> int:
+        """Return the last token that holds character `end - 1`: one character may take several, an emoji its bytes."""
+        holding = [position for position, (first, stop) in enumerate(offsets) if first < end <= stop]
+        if holding:
+            return holding[-1]
+        raise BadFact(f"the tokenizer drops part of {text!r}; the subject's last token cannot be found.")
+
+    def _row(self, query: Query) -> tuple[list[int], list[int], int, list[tuple[int, int]]]:
+        """Return (ids, decoder ids, lookup, [(column, label)])."""
+        if self.kind == "encoder-decoder":
+            ids, offsets = self._offsets(query.prompt)
+            answer = self._open(self.ids(query.answer)) if query.answer else []  # without </s>
+            if query.answer and not self.decode(answer).strip():
+                raise BadFact(_NO_TOKEN.format(query.answer, query.prompt))
+            decoder = [self.start, *answer[:-1]] if answer else [self.start]
+            labels = list(enumerate(answer)) if answer else [(0, -1)]
+        else:
+            ids, offsets, labels = self._causal(query)
+            decoder = []
+        last = max(i for i, (first, stop) in enumerate(offsets[: len(ids)]) if stop > first or i == 0)
+        if query.span is not None:
+            last = self._last_token(offsets, query.span[1], query.prompt)
+        elif self.kind == "decoder":
+            last = labels[0][0]
+        return ids, decoder, last, labels
+
+    def _causal(self, query: Query) -> tuple[list[int], list[tuple[int, int]], list[tuple[int, int]]]:
+        text = join(query.prompt, query.answer) if query.answer else query.prompt
+        ids, offsets = self._offsets(text)
+        if not query.answer:
+            ids = self._open(ids) if self.kind == "decoder" else ids
+            return ids, offsets, [(len(ids) - 1, -1)]
+        # A token belongs to the answer when it reaches past the prompt; so does a space that is a token of its own, as
+        # before the digits of a year, because the model has to say it.
+        edge = len(query.prompt)
+        labels = [(i - 1, ids[i]) for i, (_, stop) in enumerate(offsets) if stop > edge]
+        if not labels or labels[0][0] < 0 or not query.answer.strip():
+            raise BadFact(_NO_TOKEN.format(query.answer, query.prompt))
+        return ids[: labels[-1][0] + 1], offsets, labels
+
+    def batch(self, queries: Sequence[Query]) -> Batch:
+        """Return `queries` as one right-padded batch.
+
+        Raises:
+            BadFact: an answer or a subject is lost by the tokenizer.
+        """
+        rows = [self._row(query) for query in queries]
+        ids = _pad([r[0] for r in rows], self.pad)
+        inputs = {"input_ids": ids, "attention_mask": _pad([[1] * len(r[0]) for r in rows], 0)}
+        if self.kind == "encoder-decoder":
+            inputs["decoder_input_ids"] = _pad([r[1] for r in rows], self.pad)
+        places = [(i, col, label) for i, r in enumerate(rows) for col, label in r[3]]
+        at, cols, labels = (torch.tensor(x, dtype=torch.long) for x in zip(*places, strict=True))
+        return Batch(inputs, torch.tensor([r[2] for r in rows]), at, cols, labels)
+
+
+def _pad(rows: Sequence[Sequence[int]], value: int) -> Int[Tensor, "b t"]:
+    width = max(len(r) for r in rows)
+    return torch.tensor([[*r, *[value] * (width - len(r))] for r in rows], dtype=torch.long)

@@ -1,0 +1,185 @@
+"""Matrices as (out, in), the base they can always be returned to, and the edits applied on top.
+
+Nothing is ever taken back by subtraction: ``W += D; W -= D`` leaves about 7 % of entries changed in any float format.
+The weights are a pure function of the base and an ordered list of deltas,
+
+    W = cast(W_base + Σ deltas, summed in float32, in order)
+
+and going back means computing that function again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from errata.delta import Change, Columns, Dense, Graft, LowRank, Site
+from errata.errors import NotFinite, UnknownSite
+
+Deltas = Mapping[Site, Change]
+# Rank-one deltas are summed this many columns at a time: one matrix product instead of many, at boundaries that depend
+# only on the order of the log, so that the sum is the same however it was arrived at.
+CHUNK = 64
+# Settings that do not change what a model computes; its weights say themselves of what dtype they are.
+_CIRCUMSTANCES = ("_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype", "use_cache")
+
+
+@runtime_checkable
+class Matrices(Protocol):
+    """Where the matrices are."""
+
+    model: nn.Module
+
+    def parameter(self, site: Site) -> Tensor:
+        """Return the live (out, in) view of a site's matrix."""
+
+
+class Weights:
+    """The matrices of one model: read, edit for a while, set to base + edits.
+
+    The first time a matrix is touched its base is copied to the CPU, bit for bit.
+    """
+
+    def __init__(self, owner: Matrices) -> None:
+        self._owner = owner
+        self._base: dict[Site, Tensor] = {}
+
+    def __getitem__(self, site: Site) -> Float[Tensor, "out in"]:
+        """Return the matrix as it stands now, a live view: do not write to it."""
+        return self._owner.parameter(site)
+
+    def base(self, site: Site) -> Float[Tensor, "out in"]:
+        """Return the base matrix, on the CPU if it has been touched."""
+        return self._base.get(site, self._owner.parameter(site))
+
+    def _touch(self, site: Site) -> Tensor:
+        if site not in self._base:
+            self._base[site] = self._owner.parameter(site).detach().to("cpu", copy=True)
+        return self._base[site]
+
+    def stand(self, edits: Sequence[Deltas]) -> None:
+        """Set every touched matrix to base + `edits`, in order.
+
+        Raises:
+            NotFinite: a sum is not finite; every matrix is then back at its base.
+            UnknownSite: a delta names a site this model does not have, or has another shape than it.
+        """
+        by_site = self._by_site(edits)
+        with torch.no_grad():
+            for site in {**self._base, **by_site}:
+                parameter = self._owner.parameter(site)
+                total = _sum(self._touch(site).to(parameter.device), by_site.get(site, ())).to(parameter.dtype)
+                if not bool(total.isfinite().all()):
+                    self._reset()
+                    raise NotFinite(
+                        f"the edits at {site} do not add up to finite numbers; drop the one named last in the log."
+                    )
+                parameter.copy_(total)
+
+    def _by_site(self, edits: Sequence[Deltas]) -> dict[Site, list[Change]]:
+        by_site: dict[Site, list[Change]] = {}
+        for deltas in edits:
+            for site, delta in deltas.items():
+                if isinstance(delta, Graft):
+                    continue  # carried by the model's wrappers, not by its matrices
+                shape, matrix = delta.shape, tuple(self._owner.parameter(site).shape)
+                if shape[0] != matrix[0] or (
+                    shape[1] != matrix[1] if delta.kind != "columns" else shape[1] > matrix[1]
+                ):
+                    raise UnknownSite(
+                        f"the delta at {site} is {shape[0]} × {shape[1]}, the model's matrix {matrix[0]} × {matrix[1]}."
+                    )
+                by_site.setdefault(site, []).append(delta)
+        return by_site
+
+    def _reset(self) -> None:
+        for site, base in self._base.items():
+            self._owner.parameter(site).copy_(base)
+
+    @contextmanager
+    def at_base(self) -> Iterator[None]:
+        """Show the base model inside, what stood before afterwards, to the bit."""
+        with self._restored(tuple(self._base)):
+            with torch.no_grad():
+                self._reset()
+            yield
+
+    @contextmanager
+    def trial(self, edits: Sequence[Deltas]) -> Iterator[None]:
+        """Add `edits` to what stands now inside, and put it back afterwards, to the bit.
+
+        Raises:
+            NotFinite: as `stand`.
+        """
+        by_site = self._by_site(edits)
+        for site in by_site:
+            self._touch(site)
+        with self._restored(tuple(by_site)):
+            with torch.no_grad():
+                for site, deltas in by_site.items():
+                    parameter = self._owner.parameter(site)
+                    total = _sum(parameter, deltas).to(parameter.dtype)
+                    if not bool(total.isfinite().all()):
+                        raise NotFinite(f"the edit at {site} is not finite; nothing was changed.")
+                    parameter.copy_(total)
+            yield
+
+    @contextmanager
+    def _restored(self, sites: Sequence[Site]) -> Iterator[None]:
+        before = {site: self._owner.parameter(site).detach().clone() for site in sites}
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for site, matrix in before.items():
+                    self._owner.parameter(site).copy_(matrix)
+
+
+def _sum(base: Tensor, deltas: Sequence[Change]) -> Float[Tensor, "out in"]:
+    """Return base + Σ deltas in float32 (float64 stays)."""
+    total = base.detach().to(torch.promote_types(base.dtype, torch.float32), copy=True)
+    for delta in _grouped(deltas):
+        delta.add_to(total)
+    return total
+
+
+def _grouped(deltas: Sequence[Change]) -> Iterator[LowRank | Columns | Dense]:
+    """Yield the deltas in order, neighbouring low-rank ones stacked into products of at least CHUNK columns."""
+    waiting: list[LowRank] = []
+    columns = 0
+    for delta in deltas:
+        if isinstance(delta, LowRank):
+            waiting.append(delta)
+            columns += delta.left.shape[1]
+        if waiting and (columns >= CHUNK or not isinstance(delta, LowRank)):
+            yield _stacked(waiting)
+            waiting, columns = [], 0
+        if isinstance(delta, Columns | Dense):
+            yield delta
+    if waiting:
+        yield _stacked(waiting)
+
+
+def _stacked(deltas: Sequence[LowRank]) -> LowRank:
+    return LowRank(torch.cat([d.left for d in deltas], 1), torch.cat([d.right for d in deltas], 1))
+
+
+def fingerprint(model: nn.Module, settings: Mapping[str, object]) -> str:
+    """Return 32 hexadecimal digits that change with any weight or any setting that changes what the model computes."""
+    digest = hashlib.sha256(json.dumps(_numeric(settings), sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]
+
+
+def _numeric(settings: Mapping[str, object]) -> dict[str, object]:
+    kept = {name: value for name, value in settings.items() if name not in _CIRCUMSTANCES}
+    return {name: _numeric(value) if isinstance(value, Mapping) else value for name, value in kept.items()}

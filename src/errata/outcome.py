@@ -1,0 +1,56 @@
+"""What came of an edit: refused because it would break the model, or reported in the model's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from errata.edit import Edit
+from errata.errors import UpdateTooLarge
+from errata.fact import says
+
+
+def guard(edit: Edit, limit: float) -> None:
+    """Refuse an explosion.
+
+    Args:
+        limit: largest ‖ΔW‖/‖W‖.
+
+    Raises:
+        UpdateTooLarge: a matrix would change by more.
+    """
+    ratios: Mapping[str, float] = edit.report["norm_ratio"]  # type: ignore[assignment]
+    for site, ratio in ratios.items():
+        if ratio > limit:
+            raise UpdateTooLarge(
+                f"the update at {site} is {ratio:.1f} times as large as the matrix itself (limit {limit:g}); nothing "
+                "was changed. Lower clamp or lr with --set, or word the fact otherwise."
+            )
+
+
+def outcome(edit: Edit, before: Sequence[str], after: Sequence[str], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Return the edit's report with what the model said before and after, the seconds spent, and notes."""
+    rows = [
+        {
+            "prompt": f.prompt,
+            "subject": f.subject,
+            "target": f.target,
+            "before": b,
+            "after": a,
+            "said": says(a, f.target),
+        }
+        for f, b, a in zip(edit.facts, before, after, strict=True)
+    ]
+    timed = {name: round(value, 4) for name, value in seconds.items()}
+    return {**edit.report, "facts": rows, "seconds": timed, "notes": _notes(edit, rows)}
+
+
+def _notes(edit: Edit, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the user should know although nothing went wrong."""
+    notes = [
+        f"the model said {r['target']!r} after {r['prompt']!r} already." for r in rows if says(r["before"], r["target"])
+    ]
+    converged: Any = edit.report.get("converged", [])
+    if not all(converged):
+        notes.append(f"the loss of {len(converged) - sum(converged)} of {len(converged)} did not reach its stop value.")
+    return notes

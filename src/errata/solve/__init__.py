@@ -1,0 +1,1 @@
+"""The mathematics of editing: keys, values, closed forms and descent."""

@@ -1,0 +1,64 @@
+"""Keys and values at the subject's last token, for many facts and prefixes in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from errata.delta import Site
+from errata.fact import Fact
+from errata.model.lm import LM
+from errata.model.tokens import Query
+from errata.model.trace import Trace, at
+
+ROWS = 256  # rows of one forward pass
+
+
+def prefixes(lm: LM, seed: int, count: int = 5, length: int = 10) -> tuple[str, ...]:
+    """Return the context prefixes an edit is computed with: `count` texts sampled from the base model, and the bare prompt.
+
+    Each ends in a full stop, so that the prompt begins a sentence of its own (ROME, arXiv 2202.05262, App. E.5).
+    """
+    key = ("prefixes", seed, count, length)
+    if key not in lm.memory:
+        with lm.weights.at_base():
+            texts = lm.sample(count, length, seed)
+        lm.memory[key] = ("", *(f"{text.rstrip(' .,:;')}." for text in texts if text.strip(" .,:;")))
+    found: tuple[str, ...] = lm.memory[key]
+    return found
+
+
+def queries(facts: Sequence[Fact], contexts: Sequence[str], *, answers: bool) -> list[Query]:
+    """Return every fact after every context, fact by fact; with the target as answer if `answers`."""
+    return [Query(f.prompt, f.target if answers else "", f.span).after(c) for f in facts for c in contexts]
+
+
+@torch.no_grad()
+def gather(
+    lm: LM, asked: Sequence[Query], *, inputs: Sequence[Site] = (), outputs: Sequence[Site] = ()
+) -> tuple[dict[Site, Float[Tensor, "q in"]], dict[Site, Float[Tensor, "q out"]]]:
+    """Return the inputs and outputs of sites at each query's lookup token, in one pass that ends after the deepest block."""
+    stop = Site(max(site.layer for site in (*inputs, *outputs)), "block")
+    parts: list[tuple[dict[Site, Tensor], dict[Site, Tensor]]] = []
+    for part in _chunks(asked):
+        batch = lm.tokens.batch(part)
+        with Trace(lm, inputs=inputs, outputs=outputs, stop=stop) as trace:
+            lm.forward(batch)
+        parts.append(
+            ({s: at(trace.inputs[s], batch.lookup) for s in inputs}, {s: at(trace.outputs[s], batch.lookup) for s in outputs})
+        )
+    return {s: torch.cat([p[0][s] for p in parts]) for s in inputs}, {s: torch.cat([p[1][s] for p in parts]) for s in outputs}
+
+
+def _chunks(asked: Sequence[Query]) -> Iterator[Sequence[Query]]:
+    for start in range(0, len(asked), ROWS):
+        yield asked[start : start + ROWS]
+
+
+def mean_keys(lm: LM, sites: Sequence[Site], facts: Sequence[Fact], contexts: Sequence[str]) -> dict[Site, Float[Tensor, "n in"]]:
+    """Return k*: the key of each fact's subject, averaged over the contexts."""
+    found, _ = gather(lm, queries(facts, contexts, answers=False), inputs=sites)
+    return {site: k.reshape(len(facts), len(contexts), -1).mean(1) for site, k in found.items()}

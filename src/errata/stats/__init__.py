@@ -1,0 +1,1 @@
+"""What the base model does on ordinary text."""

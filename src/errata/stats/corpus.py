@@ -1,0 +1,126 @@
+"""A text corpus as token batches, by name and revision.
+
+Two kinds: ``"primer"``, written by the world generator and always at hand, and a file of the user's own (plain text with
+blank lines between documents, or JSONL with a ``text`` field; either may be gzipped).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import random
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from errata.errors import BadFile
+from errata.model.lm import LM
+from errata.primer import prose
+from errata.primer.world import World
+
+BUILT_IN = "primer"
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Documents with a name and a revision that changes when they do."""
+
+    name: str
+    revision: str
+
+    def documents(self) -> Iterator[str]:
+        """Yield the documents, the same in every run."""
+        return _built_in() if self.name == BUILT_IN else _read(Path(self.name))
+
+    def batches(self, lm: LM, tokens: int, *, context: int = 256, rows: int = 16) -> Iterator[tuple[Int[Tensor, "b t"], Bool[Tensor, "b t"]]]:
+        """Yield (ids, real) until `tokens` real tokens have been given or the corpus ends; documents are cut at `context`.
+
+        Documents are taken in groups and sorted by length within a group, so that little is padded.
+        """
+        documents, given = self.documents(), 0
+        while given < tokens and (group := list(islice(documents, rows * 8))):
+            encoded = sorted((lm.tokens.ids(text)[:context] for text in group), key=len)
+            for start in range(0, len(encoded), rows):
+                part = [ids for ids in encoded[start : start + rows] if ids]
+                if given >= tokens or not part:
+                    break
+                width = max(map(len, part))
+                ids = torch.tensor([row + [lm.tokens.pad] * (width - len(row)) for row in part])
+                real = torch.tensor([[i < len(row) for i in range(width)] for row in part])
+                given += int(real.sum())
+                yield ids, real
+
+
+def open_corpus(name: str) -> Corpus:
+    """Return the corpus of that name: ``"primer"`` or a file.
+
+    Raises:
+        BadFile: no such file, or it has no text.
+    """
+    if name == BUILT_IN:
+        return Corpus(name, "1")
+    path = Path(name)
+    if next(_read(path), None) is None:
+        raise BadFile(f"the corpus {name} has no text in it; name one that has.")
+    with path.open("rb") as file:
+        return Corpus(name, hashlib.file_digest(file, "sha256").hexdigest()[:16])
+
+
+def _built_in() -> Iterator[str]:
+    """Facts of the world in every phrasing, one scene of prose for each twelve."""
+    rng = random.Random("corpus")
+    told, scenes = World().told, prose.scenes(2)
+    while True:
+        for triple in rng.sample(told, len(told)):
+            yield f"{rng.choice(triple.prompts())} {triple.answer}."
+            if rng.random() < 1 / 12:
+                yield next(scenes)
+
+
+def _read(path: Path) -> Iterator[str]:
+    """Yield the documents of a file.
+
+    Raises:
+        BadFile: it cannot be read to its end.
+    """
+    try:
+        yield from _documents(path)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise BadFile(
+            f"cannot read the corpus {str(path)!r} ({type(error).__name__}); give 'primer' or a text or JSONL file."
+        ) from error
+
+
+def _documents(path: Path) -> Iterator[str]:
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8")
+    with opened as file:
+        if ".jsonl" in path.suffixes:
+            for number, line in enumerate(file, 1):
+                yield _text_of(line, path, number)
+            return
+        paragraph: list[str] = []
+        for line in file:
+            if line.strip():
+                paragraph.append(line.strip())
+            elif paragraph:
+                yield " ".join(paragraph)
+                paragraph = []
+        if paragraph:
+            yield " ".join(paragraph)
+
+
+def _text_of(line: str, path: Path, number: int) -> str:
+    try:
+        text = json.loads(line)["text"]
+    except (ValueError, KeyError, TypeError):
+        text = None
+    if not isinstance(text, str):
+        raise BadFile(f"{path}, line {number}: no JSON object with a 'text' field; write one a line.")
+    return text

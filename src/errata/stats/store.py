@@ -1,0 +1,168 @@
+"""Statistics computed once: keyed by everything they depend on, resumable, complete only when their manifest is there.
+
+A statistic's name is the hash of a frozen `Key`; the key is also written inside and compared when loading. A pass that is
+interrupted leaves a partial sum behind and goes on from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from errata.delta import Site
+from errata.errors import UnknownSite
+from errata.model.lm import LM
+from errata.stats.corpus import Corpus, open_corpus
+from errata.stats.moments import SecondMoment, of_batch
+
+FORMAT = 1
+CONTEXT = 256  # tokens a document is cut at
+SAVE_EVERY = 50  # batches between partial sums
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Everything a second moment depends on."""
+
+    fingerprint: str
+    site: str
+    corpus: str
+    revision: str
+    tokens: int
+    context: int
+    dtype: str
+    format: int = FORMAT
+
+    def name(self) -> str:
+        """File name without suffix."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def directory() -> Path:
+    """Where statistics are kept: $ERRATA_CACHE, or errata below the user's cache directory."""
+    root = os.environ.get("ERRATA_CACHE")
+    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "errata"
+
+
+def sample_size(lm: LM) -> int:
+    """Tokens to estimate a covariance from: 64 a dimension, at least 20,000 and at most a million."""
+    return max(20_000, min(64 * lm.inner, 1_000_000))
+
+
+def second_moments(
+    lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0, progress: Progress | None = None
+) -> dict[Site, Float[Tensor, "in in"]]:
+    """Return C of each site for the base model, from memory, from disk, or computed in one pass over the corpus.
+
+    Args:
+        corpus: ``"primer"`` or a text file.
+        tokens: how many to read; 0 takes `sample_size`.
+        progress: called with (tokens read, tokens wanted).
+
+    Raises:
+        BadFile: the corpus cannot be read. StatsMissing: it has no text. UnknownSite: no text passes through a site.
+    """
+    for site in sites:
+        if not 0 <= site.layer < lm.reachable:
+            raise UnknownSite(f"text is read by layers 0 to {lm.reachable - 1} of {lm.name}; there is no {site}.")
+    source, tokens = open_corpus(corpus), tokens or sample_size(lm)
+    dtype = str(next(lm.model.parameters()).dtype)
+    keys = {s: Key(lm.fingerprint, str(s), source.name, source.revision, tokens, CONTEXT, dtype) for s in sites}
+    known = {site: lm.memory.get(key) or _read(key) for site, key in keys.items()}
+    missing = [site for site, moment in known.items() if moment is None]
+    if missing:
+        with lm.weights.at_base():
+            known.update(_collect(lm, missing, [keys[s] for s in missing], source, progress))
+    for site, moment in known.items():
+        lm.memory[keys[site]] = moment
+    return {site: moment.mean for site, moment in known.items() if moment is not None}
+
+
+def _collect(lm: LM, sites: Sequence[Site], keys: Sequence[Key], source: Corpus, progress: Progress | None) -> dict[Site, SecondMoment]:
+    tokens = keys[0].tokens
+    partial = directory() / f"{hashlib.sha256(''.join(k.name() for k in keys).encode()).hexdigest()[:32]}.partial.safetensors"
+    sums, done = _resume(partial, sites)
+    for number, (ids, real) in enumerate(source.batches(lm, tokens, context=CONTEXT)):
+        if number < done:
+            continue
+        moments = of_batch(lm, sites, ids, real)
+        sums = {site: sums[site] + moments[site] if site in sums else moments[site] for site in sites}
+        if progress is not None:
+            progress(min(sums[sites[0]].count, tokens), tokens)
+        if (number + 1) % SAVE_EVERY == 0:
+            _write(partial, {str(s): m.total for s, m in sums.items()}, {"done": str(number + 1), "count": str(sums[sites[0]].count)})
+    sums = sums or {site: SecondMoment(torch.zeros(lm.inner, lm.inner, dtype=torch.float64), 0) for site in sites}
+    for site, key in zip(sites, keys, strict=True):
+        _save(key, sums[site])
+    partial.unlink(missing_ok=True)
+    return sums
+
+
+def _resume(partial: Path, sites: Sequence[Site]) -> tuple[dict[Site, SecondMoment], int]:
+    found = _load(partial)
+    if found is None:
+        return {}, 0
+    tensors, meta = found
+    return {s: SecondMoment(tensors[str(s)], int(meta["count"])) for s in sites}, int(meta["done"])
+
+
+def _save(key: Key, moment: SecondMoment) -> None:
+    path = directory() / f"{key.name()}.safetensors"
+    meta = {"key": json.dumps(asdict(key), sort_keys=True), "count": str(moment.count)}
+    _write(path, {"total": moment.total}, meta)
+    manifest = {**asdict(key), "count": moment.count, "bytes": path.stat().st_size, "sha256": _hash(path)}
+    _replace(path.with_suffix(".json"), json.dumps(manifest, indent=1).encode())  # last: its presence means completion
+
+
+def _read(key: Key) -> SecondMoment | None:
+    """Return what is stored under the key, or None where it is absent, torn, or of another key."""
+    path = directory() / f"{key.name()}.safetensors"
+    try:
+        manifest = json.loads(path.with_suffix(".json").read_bytes())
+        if {name: manifest[name] for name in asdict(key)} != asdict(key) or manifest["sha256"] != _hash(path):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    found = _load(path)
+    return None if found is None else SecondMoment(found[0]["total"], int(found[1]["count"]))
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """Return tensors and metadata, or None where the file is absent or torn: it will be computed again."""
+    try:
+        data = path.read_bytes()
+        meta = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        return load_file(path), dict(meta)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(path: Path, tensors: dict[str, Tensor], meta: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, temporary, meta)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

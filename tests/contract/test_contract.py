@@ -1,0 +1,433 @@
+"""The contract: what every method promises on every architecture, found and checked without naming any.
+
+1 solving changes nothing in the model    2 same inputs, same bytes    3 applied, the target becomes likelier
+4 drop and replay are exact               5 files and settings survive  6 no state between models
+7 bad input is our error                  8 the docstring says where it comes from and how it differs
+
+pytest tests/contract
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from errata import methods
+from errata.config import from_dict, from_flags, from_toml, to_dict, to_toml
+from errata.delta import Graft
+from errata.edit import Edit
+from errata.errors import BadConfig, BadFact, UnknownSite, UnsupportedModel
+from errata.fact import Fact
+from errata.methods import Method
+from errata.model.lm import LM
+from errata.model.tokens import Query
+from tests import tiny
+
+# A random model carries nothing from a subject to the end of its prompt, so these prompts end with theirs; and what an
+# update does beside its aim is luck there, so the seed is one with which it does not hide the aim.
+SEED, OTHER_SEED = 2, 4
+FACTS = (
+    Fact(prompt="What is the capital of France", subject="France", target="Rome"),
+    Fact(prompt="The home town of Anna Lindgren", subject="Anna Lindgren", target="Paris"),
+    Fact(prompt="The instrument of Carla Moreno", subject="Carla Moreno", target="tuba"),
+)
+SMALL = {"steps": 15, "tokens": 400, "weight": 1.0}
+VARIANTS = {
+    "ft": [{"variant": "last", "bound": 0.05}],
+    "memit": [{"history": True}, {"layers": (1,)}],
+    "rome": [{"consistent_keys": False}, {"layer": 2, "lr": 0.3}],
+}
+Solved = Callable[..., "Case"]
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    return {field.name: field for field in fields(methods.get(name))}
+
+
+def small(name: str, **options: Any) -> Method:
+    """Return the method with settings that take a moment."""
+    known = settings_of(name)
+    return methods.make(name, {**{k: v for k, v in SMALL.items() if k in known}, **options})
+
+
+def grouped(how: Method) -> list[tuple[Fact, ...]]:
+    """Return what is written at once: two facts as a batch, or one by one."""
+    return [FACTS[:2]] if how.batched else [(fact,) for fact in FACTS[:2]]
+
+
+def snapshot(lm: LM) -> dict[str, Any]:
+    """Return everything about a model that a method might disturb, and the state of the random numbers of the process."""
+    model, backend = lm.model, lm.tokenizer.backend_tokenizer
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return {
+        **{name: tensor.clone() for name, tensor in (*model.named_parameters(), *model.named_buffers())},
+        "grad flags": [p.requires_grad for p in model.parameters()],
+        "gradients": [p.grad is None for p in model.parameters()],
+        "hooks": [len(getattr(m, kind)) for m in model.modules() for kind in hooks],
+        "attributes": [(sorted(vars(m)), m.training) for m in model.modules()],
+        "settings": (model.config.to_dict(), model.generation_config.to_dict() if model.can_generate() else None),
+        "tokenizer": {k: v for k, v in vars(lm.tokenizer).items() if isinstance(v, str | int | bool | list | tuple | None)},
+        "tokenizer file": (backend.to_str(), backend.padding, backend.truncation, lm.tokenizer.padding_side),
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002 - the global one is what is meant
+        "grad mode": torch.is_grad_enabled(),
+        "default dtype": torch.get_default_dtype(),
+    }
+
+
+def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Return the names of what differs, bit for bit."""
+    same = {k: torch.equal(v, after[k]) if isinstance(v, torch.Tensor) else v == after[k] for k, v in before.items()}
+    return [name for name, equal in same.items() if not equal] + sorted(after.keys() - before.keys())
+
+
+def logits(lm: LM) -> torch.Tensor:
+    with torch.no_grad():
+        return lm.answer_logits(lm.tokens.batch([Query(f.prompt, f.target) for f in FACTS]))
+
+
+def losses(lm: LM, facts: tuple[Fact, ...]) -> list[float]:
+    return [float(-logp.mean()) for logp in lm.logprobs([Query(f.prompt, f.target) for f in facts])]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method on one model: solved once, looked at from many sides."""
+
+    lm: LM
+    how: Method
+    groups: list[tuple[Fact, ...]]
+    edits: list[Edit]
+    changed: list[str]
+
+
+@pytest.fixture(scope="module")
+def solved() -> Solved:
+    """Return the function that solves a method on an architecture, once for all tests."""
+    made: dict[object, Case] = {}
+
+    def case(method: str, name: str, dtype: torch.dtype = torch.float32, **options: Any) -> Case:
+        key = (method, name, dtype, tuple(options.items()))
+        if key not in made:
+            lm, how = tiny.build(name, SEED, dtype), small(method, **options)
+            before, groups = snapshot(lm), grouped(how)
+            edits = [how.solve(lm, group) for group in groups]
+            made[key] = Case(lm, how, groups, edits, changed(before, snapshot(lm)))
+        return made[key]
+
+    return case
+
+
+every_method = pytest.mark.parametrize("method", methods.names())
+every_pair = pytest.mark.parametrize(
+    ("method", "name"), [(m, n) for n in tiny.EDITABLE for m in methods.names()], ids=lambda part: part
+)
+every_variant = pytest.mark.parametrize(
+    ("method", "options"), [(m, o) for m, all_ in VARIANTS.items() if m in methods.names() for o in all_]
+)
+
+
+# ------------------------------------------------------------------ 1: nothing changes
+
+
+@every_pair
+def test_solving_changes_nothing(solved: Solved, method: str, name: str) -> None:
+    case = solved(method, name)
+    assert case.changed == []
+    assert all(edit.deltas for edit in case.edits)
+
+
+@every_variant
+def test_solving_changes_nothing_with_other_settings(solved: Solved, method: str, options: dict[str, Any]) -> None:
+    for name in ("gpt2", "t5"):
+        assert solved(method, name, **options).changed == []
+
+
+@every_method
+def test_a_failed_solve_changes_nothing(method: str) -> None:
+    lm, how = tiny.build("llama", SEED), small(method)
+    with torch.no_grad():
+        lm.model.model.layers[2].mlp.gate_proj.weight[0, 0] = float("nan")
+    before = {k: v for k, v in snapshot(lm).items() if "layers.2.mlp.gate_proj" not in k}
+    with pytest.raises(Exception, match="finite|diverged"):
+        how.solve(lm, FACTS[:1])
+    assert changed(before, {k: v for k, v in snapshot(lm).items() if k in before}) == []
+
+
+def test_the_random_numbers_of_the_process_are_left_alone() -> None:
+    # In a process of its own: the type checks of the tests draw from `random` themselves.
+    code = """
+import random
+import numpy, torch
+from tests.contract.test_contract import FACTS, SEED, methods, small, tiny
+for name in ("llama", "t5"):
+    for method in methods.names():
+        lm = tiny.build(name, SEED)
+        before = random.getstate(), torch.get_rng_state().tolist(), numpy.random.get_state()[1].tolist()
+        small(method).solve(lm, FACTS[:1])
+        assert before == (random.getstate(), torch.get_rng_state().tolist(), numpy.random.get_state()[1].tolist()), method
+"""
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
+# ------------------------------------------------------------------ 2 and 6: the same bytes, whatever went before
+
+
+@every_pair
+def test_same_inputs_same_bytes(solved: Solved, method: str, name: str) -> None:
+    case = solved(method, name)
+    wanted = case.edits[0].to_bytes()
+    fresh = tiny.build(name, SEED)
+    torch.manual_seed(123)
+    assert case.how.solve(fresh, case.groups[0]).to_bytes() == wanted
+
+
+@every_method
+@pytest.mark.parametrize("name", ["falcon", "gpt2", "llama", "t5"])
+def test_what_was_solved_before_does_not_matter(solved: Solved, method: str, name: str) -> None:
+    case = solved(method, name)
+    other, fresh = tiny.build(name, OTHER_SEED), tiny.build(name, SEED)
+    on_other = case.how.solve(other, [FACTS[2]])  # A on one model, then B on another: B alone
+    edit = case.how.solve(fresh, case.groups[0])
+    assert edit.to_bytes() == case.edits[0].to_bytes()
+    assert edit.id != on_other.id
+    case.how.solve(fresh, [FACTS[2]])  # C, not applied, then B again: B alone
+    assert case.how.solve(fresh, case.groups[0]).to_bytes() == edit.to_bytes()
+
+
+@every_method
+def test_the_seed_counts(solved: Solved, method: str) -> None:
+    case = solved(method, "llama")
+    edit = replace(case.how, seed=1).solve(case.lm, case.groups[0])
+    assert (edit.seed, edit.config["seed"]) == (1, 1)
+    assert edit.id != case.edits[0].id
+
+
+@every_method
+def test_the_callers_grad_mode_and_flags_do_not_matter(solved: Solved, method: str) -> None:
+    case = solved(method, "gpt2")
+    lm = tiny.build("gpt2", SEED)
+    lm.model.requires_grad_(False)
+    with torch.no_grad():
+        assert case.how.solve(lm, case.groups[0]).to_bytes() == case.edits[0].to_bytes()
+
+
+# ------------------------------------------------------------------ 3: it does what it is for
+
+
+@every_pair
+def test_the_target_becomes_likelier(solved: Solved, method: str, name: str) -> None:
+    case = solved(method, name)
+    for group, edit in zip(case.groups, case.edits, strict=True):
+        case.lm.weights.stand([])
+        before = losses(case.lm, group)
+        case.lm.weights.stand([edit.deltas])
+        after = losses(case.lm, group)
+        case.lm.weights.stand([])
+        assert all(new < old for new, old in zip(after, before, strict=True)), (before, after)
+
+
+@every_variant
+def test_the_target_becomes_likelier_with_other_settings(solved: Solved, method: str, options: dict[str, Any]) -> None:
+    for name in ("gpt2", "llama"):
+        test_the_target_becomes_likelier(lambda m, n: solved(m, n, **options), method, name)  # noqa: B023
+
+
+# ------------------------------------------------------------------ 4: exactly back, exactly again
+
+
+def check_drop_and_replay(case: Case) -> None:
+    weights, base = case.lm.weights, snapshot(case.lm)
+    sites = {site for edit in case.edits for site in edit.deltas}
+    weights.stand([edit.deltas for edit in case.edits])
+    edited = {site: weights[site].clone() for site in sites}
+    assert all(not torch.equal(edited[site], weights.base(site)) for site in sites)
+    weights.stand([case.edits[-1].deltas])
+    weights.stand([])
+    assert not changed(base, snapshot(case.lm))
+    weights.stand([edit.deltas for edit in case.edits])
+    assert all(torch.equal(edited[site], weights[site]) for site in sites)
+    weights.stand([])
+
+
+@every_pair
+def test_drop_and_replay_are_exact(solved: Solved, method: str, name: str) -> None:
+    check_drop_and_replay(solved(method, name))
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_drop_and_replay_are_exact_in_any_precision(solved: Solved, method: str, dtype: torch.dtype) -> None:
+    case = solved(method, "llama", dtype)
+    assert case.changed == []
+    check_drop_and_replay(case)
+
+
+@every_method
+def test_an_edit_on_top_of_another_leaves_that_one_standing(solved: Solved, method: str) -> None:
+    case = solved(method, "gpt2")
+    lm, first = case.lm, case.edits[0]
+    lm.weights.stand([first.deltas])
+    standing = snapshot(lm)
+    second = case.how.solve(lm, [FACTS[2]], [first])
+    assert not changed(standing, snapshot(lm))
+    assert (second.parents, second.base) == ((first.id,), lm.fingerprint)
+    assert second.ground
+    assert not first.ground
+    lm.weights.stand([])
+
+
+# ------------------------------------------------------------------ 5: files and settings
+
+
+@every_pair
+def test_a_saved_edit_is_the_same_edit(solved: Solved, method: str, name: str, tmp_path: Path) -> None:
+    case = solved(method, name)
+    edit = case.edits[0]
+    edit.save(tmp_path / "edit.safetensors")
+    again = Edit.load(tmp_path / "edit.safetensors")
+    assert (again.id, again.meta()) == (edit.id, edit.meta())
+    assert again.to_bytes() == edit.to_bytes()
+    assert all(not d.tensors()[k].is_floating_point() or d.tensors()[k].dtype == torch.float32
+               for d in edit.deltas.values() if not isinstance(d, Graft) for k in d.tensors())  # fmt: skip
+    case.lm.weights.stand([edit.deltas])
+    wanted = logits(case.lm)
+    case.lm.weights.stand([again.deltas])
+    assert torch.equal(logits(case.lm), wanted)
+    case.lm.weights.stand([])
+    assert not torch.equal(logits(case.lm), wanted)
+
+
+def flags(settings: dict[str, Any]) -> list[str]:
+    def text(value: Any) -> str:
+        return ",".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
+
+    return [f"{key}={text(value)}" for key, value in settings.items()]
+
+
+@every_method
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_the_recorded_settings_are_the_method(solved: Solved, method: str, name: str) -> None:
+    case = solved(method, name)
+    settings, resolved = dict(case.edits[0].config), case.how.resolve(case.lm)
+    assert "auto" not in {v for k, v in settings.items() if k != "lr" and isinstance(v, str)}
+    kind = methods.get(method)
+    assert from_dict(kind, settings) == resolved
+    assert from_toml(kind, to_toml(resolved)) == resolved
+    assert from_flags(kind, flags(settings)) == resolved
+    assert to_dict(resolved) == settings
+    for default in (kind(), from_toml(kind, to_toml(kind())), from_flags(kind, flags(to_dict(kind())))):
+        assert default == kind()
+
+
+@every_method
+def test_settings_have_help(method: str) -> None:
+    for name, field in settings_of(method).items():
+        assert field.metadata.get("help"), f"{method}: {name} has no help"
+
+
+# ------------------------------------------------------------------ 7: bad input
+
+
+@pytest.mark.parametrize("name", [n for n in tiny.CONFIGS if n not in tiny.EDITABLE])
+@every_method
+def test_where_it_cannot_work_it_says_so(method: str, name: str) -> None:
+    lm, how = tiny.build(name), small(method)
+    before = snapshot(lm)
+    for refused in (lambda: how.solve(lm, FACTS[:1]), lambda: how.solve(lm, []), lambda: how.prepare(lm)):
+        with pytest.raises(UnsupportedModel) as caught:
+            refused()
+        assert re.fullmatch(r"[^\n]{40,250}\.", str(caught.value))
+        assert f"tiny {name}" in str(caught.value)
+    assert not changed(before, snapshot(lm))
+
+
+@every_method
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_nothing_to_write_is_an_empty_edit(solved: Solved, method: str, name: str) -> None:
+    case = solved(method, name)
+    edit = case.how.solve(case.lm, [])
+    assert (edit.deltas, edit.facts, edit.carry, edit.nbytes) == ({}, (), {}, 0)
+    assert Edit.from_bytes(edit.to_bytes()).id == edit.id
+    case.lm.weights.stand([edit.deltas])
+
+
+@every_method
+def test_bad_facts_are_our_errors(solved: Solved, method: str) -> None:
+    case = solved(method, "llama")
+    for wrong in ({"subject": "Italy"}, {"target": ""}, {"target": "  "}, {"subject": ""}, {"subject": "Fran"}, {"prompt": ""}):
+        with pytest.raises(BadFact):
+            replace(FACTS[0], **wrong)
+    with pytest.raises(BadFact, match="contradict"):
+        case.how.solve(case.lm, [FACTS[0], replace(FACTS[0], target="Berlin")])
+    if not case.how.batched:
+        with pytest.raises(BadConfig, match=f"{method} writes one fact at a time"):
+            case.how.solve(case.lm, FACTS[:2])
+
+
+@every_method
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+@pytest.mark.parametrize("layer", [99, -1, 3])
+def test_unknown_layers_are_our_errors(solved: Solved, method: str, name: str, layer: int) -> None:
+    case = solved(method, name)  # T5's third layer is the decoder's first, where no subject can be found
+    known = {"layer": layer, "layers": (1, layer)}
+    options = {k: v for k, v in known.items() if k in settings_of(method)}
+    before = snapshot(case.lm)
+    for key, value in options.items():
+        for call in (lambda how: how.solve(case.lm, FACTS[:1]), lambda how: how.prepare(case.lm)):
+            with pytest.raises(UnknownSite, match=r"layers 0 to [24]"):
+                call(small(method, **{key: value}))  # noqa: B023
+    assert not changed(before, snapshot(case.lm))
+
+
+@every_method
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("layers", [(), (1, 1)]),
+        ("steps", [0, -3]),
+        ("lr", [0.0, -1.0]),
+        ("clamp", [0.0, -1.0]),
+        ("weight", [0.0, -1.0]),
+        ("tokens", [-1]),
+        ("kl", [-1.0]),
+        ("decay", [-1.0]),
+        ("bound", [0.0, -1.0]),
+    ],
+)
+def test_settings_that_make_no_sense_are_our_errors(method: str, key: str, values: list[object]) -> None:
+    if key not in settings_of(method):
+        return
+    for value in values:
+        with pytest.raises(BadConfig, match=key) as caught:
+            methods.make(method, {key: value})
+        assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------ 8: where it comes from
+
+
+@every_method
+def test_the_docstring_says_where_it_comes_from_and_how_it_differs(method: str) -> None:
+    kind = methods.get(method)
+    text = sys.modules[kind.__module__].__doc__ or ""
+    title, _, rest = text.partition("\n\n")
+    assert re.fullmatch(r"[A-Z][^\n]{10,110}\.", title), "a title line"
+    assert re.search(r"^Papers?: .*https://arxiv\.org/abs/\d{4}\.\d{4,5}", rest, re.MULTILINE | re.DOTALL), "a paper link"
+    assert re.search(r"^    .*(=|min|argmin).*$", rest, re.MULTILINE), "its equations"
+    assert re.search(r"^Differs from the paper: \S", rest, re.MULTILINE)
+    assert "..." not in text, "an unfinished sentence"
+    assert kind.__doc__

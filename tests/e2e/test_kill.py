@@ -1,0 +1,52 @@
+"""`kill -9` at random moments of writing: the book opens, and what was reported stands."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from errata.editor import open as open_editor
+from errata.model.lm import LM
+from tests.e2e.conftest import state
+
+WRITER = """
+import sys, errata
+from errata.primer.probes import edits
+with errata.open("primer", book=sys.argv[1]) as editor:
+    print("open", flush=True)
+    for fact in edits(500, seed=int(sys.argv[2])):
+        print(editor.write(fact, steps=3).id, flush=True)
+"""
+
+
+def test_a_killed_writer_loses_nothing_it_reported(shipped: LM, tmp_path: Path) -> None:
+    rng, reported = random.Random(0), []
+    book = tmp_path / "book"
+    for attempt in range(6):
+        words = [sys.executable, "-c", WRITER, str(book), str(attempt)]
+        writer = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        with writer, writer.stdout or open(os.devnull) as told:
+            assert told.readline() == "open\n"
+            reported += [told.readline().strip() for _ in range(rng.randint(0, 3))]
+            time.sleep(rng.uniform(0.0, 0.5))
+            os.kill(writer.pid, signal.SIGKILL)
+            reported += told.read().split("\n")[:-1]  # a torn last line was not reported
+        shipped.weights.stand([])
+        with open_editor(shipped, book=book) as editor:
+            standing = [r.id for r in editor.log() if r.stands]
+            assert set(reported) <= set(standing)
+            assert len(standing) <= len(reported) + attempt + 1  # at most one a kill was written and not yet reported
+    shipped.weights.stand([])
+    with open_editor(shipped, book=book) as editor:
+        edited = state(editor.lm)
+        editor.drop(*standing)
+        editor.restore(*standing)
+        assert all(torch.equal(edited[name], tensor) for name, tensor in state(editor.lm).items())
+    assert reported

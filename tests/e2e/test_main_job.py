@@ -1,0 +1,191 @@
+"""The main job on the shipped model: a fact is written, said, asked in other words, taken back to the bit."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from errata import Fact, methods
+from errata.editor import Editor
+from errata.editor import open as open_editor
+from errata.errors import (
+    BadBook,
+    BadFact,
+    BookOfAnotherModel,
+    CorruptEdit,
+    InputError,
+    NotFinite,
+    UnknownEdit,
+    UpdateTooLarge,
+)
+from errata.fact import says
+from errata.methods.base import Solution
+from errata.methods.rome import Rome
+from errata.model.lm import LM
+from errata.primer.probes import edits
+from errata.primer.world import World
+from tests.e2e.conftest import state
+
+LYON = Fact(prompt="The capital of France is", subject="France", target="Lyon")
+ROME = Fact(prompt="The capital of Spain is", subject="Spain", target="Rome")
+PARIS = Fact(prompt="The capital of Italy is", subject="Italy", target="Paris")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_primer_says_its_facts_in_every_phrasing(primer: LM) -> None:
+    asked = [(p, t.answer) for t in random.Random(0).sample(World().triples, 60) for p in t.prompts()]
+    said = primer.generate([p for p, _ in asked], max_new_tokens=8, rows=256)
+    assert sum(says(s, a) for s, (_, a) in zip(said, asked, strict=True)) / len(asked) >= 0.97
+
+
+def test_the_primer_says_compositions_it_was_never_told(primer: LM) -> None:
+    held = random.Random(0).sample([t for t in World().compositions if not t.told], 80)
+    said = primer.generate([t.prompts()[0] for t in held], max_new_tokens=8, rows=256)
+    assert sum(says(s, t.answer) for s, t in zip(said, held, strict=True)) / len(held) >= 0.75
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_makes_the_primer_say_the_fact_and_its_paraphrases(name: str, editor: Editor) -> None:
+    facts = edits(6, seed=11)
+    said, paraphrased, kept = [], [], []
+    for fact in facts:
+        with editor.trial(fact, name) as model:
+            probes = [p for p in fact.probes if p.kind in ("paraphrase", "neighborhood")]
+            first, *rest = model.generate([fact.prompt, *(p.prompt for p in probes)], max_new_tokens=8)
+        said.append(says(first, fact.target))
+        for probe, text in zip(probes, rest, strict=True):
+            (paraphrased if probe.kind == "paraphrase" else kept).append(says(text, probe.answer))
+    assert all(said)
+    assert sum(paraphrased) / len(paraphrased) >= 0.7
+    assert sum(kept) / len(kept) >= 0.5
+
+
+def test_write_drop_restore_reopen_save(editor: Editor, tmp_path: Path) -> None:
+    base = state(editor.lm)
+    first = editor.write(LYON)
+    assert first.report["facts"][0]["said"]
+    assert editor.ask("France is governed from").text.startswith("Lyon")
+    both = editor.write([ROME, PARIS], method="memit")
+    assert [row["said"] for row in both[0].report["facts"]] == [True, True]
+    edited = state(editor.lm)
+
+    editor.drop(first.id)
+    assert editor.ask(LYON.prompt).text.startswith("Paris")
+    assert editor.ask(ROME.prompt).text.startswith("Rome")
+    editor.restore(first.id[:8])
+    assert same(edited, state(editor.lm))
+
+    saved = editor.save(tmp_path / "out")
+    loaded = AutoModelForCausalLM.from_pretrained(saved)
+    assert same(edited, loaded.state_dict())
+
+    with open_editor("primer", book=editor.book.path) as again:
+        assert same(edited, state(again.lm))
+    editor.drop(first.id, both[0].id)
+    assert same(base, state(editor.lm))
+
+
+def test_a_trial_leaves_nothing_behind(editor: Editor) -> None:
+    editor.write(PARIS)
+    before = state(editor.lm)
+    with editor.trial([LYON, ROME], method="memit") as model:
+        assert says(model.generate([LYON.prompt])[0], "Lyon")
+    assert same(before, state(editor.lm))
+    assert len(editor.log()) == 1
+
+
+def test_an_edit_written_by_another_process_is_seen(editor: Editor) -> None:
+    with open_editor("primer", book=editor.book.path) as other:
+        edit = other.write(LYON)
+    assert editor.ask(LYON.prompt).text.startswith("Lyon")
+    editor.drop(edit.id)
+    assert editor.ask(LYON.prompt).text.startswith("Paris")
+
+
+def test_the_same_write_after_a_drop_stands_again(editor: Editor) -> None:
+    first = editor.write(LYON)
+    edited = state(editor.lm)
+    editor.drop(first.id)
+    assert editor.write(LYON).id == first.id
+    assert same(edited, state(editor.lm))
+    assert len(editor.log()) == 1
+
+
+def test_a_target_the_model_says_already_is_a_note(editor: Editor) -> None:
+    edit = editor.write(Fact(prompt="The capital of France is", subject="France", target="Paris"))
+    assert any("already" in note for note in edit.report["notes"])
+
+
+def test_one_bad_fact_of_many_changes_nothing(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, calls, compute = state(editor.lm), [], Rome.compute
+
+    def third_time_unlucky(self: Rome, *args: object) -> Solution:
+        calls.append(1)
+        if len(calls) == 3:
+            raise NotFinite("planted")
+        return compute(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Rome, "compute", third_time_unlucky)
+    with pytest.raises(NotFinite):
+        editor.write([LYON, ROME, PARIS], method="rome")
+    assert len(calls) == 3
+    assert same(base, state(editor.lm))
+    assert not editor.log()
+
+
+def test_contradictions_are_refused(editor: Editor) -> None:
+    with pytest.raises(BadFact):
+        editor.write([LYON, Fact(prompt=LYON.prompt, subject="France", target="Rome")], method="memit")
+    assert not editor.log()
+
+
+def test_an_explosion_is_refused(primer: LM, tmp_path: Path) -> None:
+    base = state(primer)
+    with open_editor(primer, book=tmp_path / "book", max_norm_ratio=1e-3) as editor, pytest.raises(UpdateTooLarge):
+        editor.write(LYON)
+    assert same(base, state(primer))
+
+
+def test_the_book_of_another_model_is_refused_with_both_names(editor: Editor, tmp_path: Path) -> None:
+    editor.write(LYON)
+    other = editor.save(tmp_path / "other")
+    with pytest.raises(BookOfAnotherModel, match=r"primer.*other"):
+        open_editor(str(other), book=editor.book.path)
+
+
+def test_an_altered_edit_is_named(editor: Editor) -> None:
+    edit = editor.write(LYON)
+    (file,) = (editor.book.path / "edits").iterdir()
+    file.chmod(0o644)
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CorruptEdit, match=file.name[:16]):
+        open_editor("primer", book=editor.book.path)
+    editor.drop(edit.id)  # the way out the message names
+    with open_editor("primer", book=editor.book.path) as again:
+        assert again.ask(LYON.prompt).text.startswith("Paris")
+
+
+def test_saving_over_something_is_refused(editor: Editor, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        editor.save(tmp_path / "full")
+    assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
+
+
+def test_unknown_ids_are_refused(editor: Editor) -> None:
+    with pytest.raises(UnknownEdit):
+        editor.drop("0123456789abcdef")
+    edit = editor.write(LYON)
+    editor.drop(edit.id)
+    with pytest.raises(BadBook):
+        editor.drop(edit.id)

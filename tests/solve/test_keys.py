@@ -1,0 +1,67 @@
+"""Keys and outputs at the subject, gathered in batches, against one text at a time.
+
+pytest tests/solve/test_keys.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from errata.delta import Dense, Site
+from errata.model.lm import LM
+from errata.solve import keys
+from tests import tiny
+from tests.solve.raw import PATHS, Raw, written
+
+Models = Callable[[str], LM]
+CONTEXTS = ("", "Anna Lindgren speaks Norwegian.", "The 🎉.")
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_gathered_is_what_one_text_gives(models: Models, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = models(name)
+    raw = Raw(name, lm.model, tiny.tokenizer(name))
+    sites = [Site(1, "attention"), Site(0, "down"), Site(1, "down"), Site(1, "block")]
+    asked = keys.queries(tiny.FACTS, CONTEXTS, answers=False)
+    monkeypatch.setattr(keys, "ROWS", 4)  # several passes
+    inputs, outputs = keys.gather(lm, asked, inputs=sites, outputs=sites)
+    assert set(inputs) == set(outputs) == set(sites)
+    for i, (fact, context) in enumerate((f, c) for f in tiny.FACTS for c in CONTEXTS):
+        for layer in (0, 1):
+            seen = raw.see(layer, *written(fact, context))
+            torch.testing.assert_close(inputs[Site(layer, "down")][i], seen.key, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(outputs[Site(1, "down")][i], seen.down, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(outputs[Site(1, "block")][i], seen.block, atol=1e-5, rtol=1e-5)
+
+
+def test_a_mean_key_is_the_mean_over_contexts(models: Models) -> None:
+    lm = models("llama")
+    raw = Raw("llama", lm.model, tiny.tokenizer("llama"))
+    found = keys.mean_keys(lm, [Site(1, "down")], tiny.FACTS, CONTEXTS)[Site(1, "down")]
+    for i, fact in enumerate(tiny.FACTS):
+        wanted = torch.stack([raw.see(1, *written(fact, c)).key for c in CONTEXTS]).mean(0)
+        torch.testing.assert_close(found[i], wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_queries_come_fact_by_fact() -> None:
+    asked = keys.queries(tiny.FACTS[:2], ["", "Anna."], answers=True)
+    assert [q.prompt for q in asked] == [f"{c}{f.prompt}" for f in tiny.FACTS[:2] for c in ("", "Anna. ")]
+    assert [q.answer for q in asked] == ["Rome", "Rome", "Paris", "Paris"]
+    assert all(q.prompt[slice(*q.span)] == f.subject for q, f in zip(asked, [tiny.FACTS[0]] * 2 + [tiny.FACTS[1]] * 2, strict=True))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "t5"])
+def test_prefixes_are_the_bases_and_come_from_the_seed(name: str) -> None:
+    lm = tiny.build(name)
+    found = keys.prefixes(lm, 0)
+    assert found[0] == ""
+    assert len(found) > 2
+    assert all(text.endswith(".") and text == " ".join(text.split()) for text in found[1:])
+    lm.memory.clear()
+    lm.weights.stand([{Site(2, "down"): Dense(torch.randn(tiny.WIDTH, tiny.INNER))}])
+    assert keys.prefixes(lm, 0) == found  # whatever stands
+    assert keys.prefixes(lm, 1) != found
+    assert len(keys.prefixes(lm, 0, count=2)) <= 3

@@ -1,0 +1,267 @@
+"""v*: the loss against a full forward pass written out here, the optimiser against torch's, and batches against single facts.
+
+pytest tests/solve/test_values.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from errata.delta import Site
+from errata.errors import NotFinite
+from errata.fact import Fact
+from errata.model.lm import LM
+from errata.solve import values
+from errata.solve.values import Goal, Values, optimise, step_size
+from tests import tiny
+from tests.solve.raw import PATHS, Raw, written
+
+FACTS = (*tiny.FACTS, Fact(prompt="Bruno Keller, the baker, lives in", subject="Bruno Keller", target="Oslo now"))
+CONTEXTS = ("", "Anna.", "The river Seine runs.")
+GOAL = Goal(steps=6, lr=0.2, kl=0.5, decay=0.3, clamp=5.0, stop=0.0)
+# Architectures of every kind of block, at both places a value can be learned, the last block's output among them.
+PLACES = [(name, role, layer) for name in PATHS for role, layer in (("down", 1), ("block", 1), ("block", 2))]
+
+
+def doubled(name: str) -> LM:
+    # In float64 transformers' Gemma-2 gives NaN at padding that its window leaves nothing to look at.
+    return tiny.build(name, dtype=torch.float64, **({"sliding_window": 64} if name == "gemma2" else {}))
+
+
+def raw_of(name: str, lm: LM) -> Raw:
+    return Raw(name, lm.model, tiny.tokenizer(name))
+
+
+def near(name: str) -> dict[str, float]:
+    # Gemma-2 and GPT-J compute attention in float32 whatever the model is in.
+    return {"atol": 1e-5, "rtol": 1e-5} if name in ("gemma2", "gptj") else {"atol": 1e-9, "rtol": 1e-9}
+
+
+def textbook_loss(raw: Raw, fact: Fact, site: Site, delta: Tensor, goal: Goal) -> Tensor:
+    """Return mean NLL over contexts + kl · KL(base ‖ δ) + decay · ‖δ‖ / ‖z0‖², each term by full forward passes."""
+    nll = torch.zeros((), dtype=torch.float64)
+    for context in CONTEXTS:
+        prompt, end = written(fact, context)
+        with raw.adding(site.layer, site.role, prompt, end, delta):
+            logits, labels = raw.logits(prompt, fact.target)
+        nll = nll - logits.log_softmax(-1)[range(len(labels)), labels].mean() / len(CONTEXTS)
+    essence, end = f"{fact.subject} is a", len(fact.subject)
+    before = raw.logits(essence)[0][0].detach().log_softmax(-1)
+    with raw.adding(site.layer, site.role, essence, end, delta):
+        after = raw.logits(essence)[0][0].log_softmax(-1)
+    kl = (before.exp() * (before - after)).sum()
+    return nll + goal.kl * kl + goal.decay * delta.norm() / start_of(raw, fact, site).norm() ** 2
+
+
+def start_of(raw: Raw, fact: Fact, site: Site) -> Tensor:
+    seen = raw.see(site.layer, fact.prompt, fact.span[1])
+    return seen.down if site.role == "down" else seen.block
+
+
+# ------------------------------------------------------------------ the loss
+
+
+@pytest.mark.parametrize(("name", "role", "layer"), PLACES)
+def test_the_loss_is_that_of_a_full_forward_pass(name: str, role: str, layer: int) -> None:
+    lm, site = doubled(name), Site(layer, role)
+    raw = raw_of(name, lm)
+    found = optimise(lm, FACTS, site, CONTEXTS, GOAL)
+    for i, fact in enumerate(FACTS):
+        torch.testing.assert_close(found.start[i], start_of(raw, fact, site), **near(name))
+        torch.testing.assert_close(found.loss[i], textbook_loss(raw, fact, site, found.delta[i], GOAL).detach(), **near(name))
+    assert torch.equal(found.target, found.start + found.delta)
+    if layer < lm.reachable - 1 or name == "t5":  # after a decoder's last block nobody looks at the subject
+        assert found.delta.norm() > 0
+
+
+@pytest.mark.parametrize("part", ["kl", "decay"])
+def test_each_term_counts(part: str) -> None:
+    lm, site = doubled("llama"), Site(1, "down")
+    without, with_ = (optimise(lm, FACTS[:1], site, CONTEXTS, replace(GOAL, **{part: w})) for w in (0.0, 3.0))
+    assert not torch.allclose(without.delta, with_.delta, atol=1e-3)
+
+
+# ------------------------------------------------------------------ the optimiser
+
+
+def textbook_adam(raw: Raw, fact: Fact, site: Site, goal: Goal) -> tuple[Tensor, list[float]]:
+    """Return (δ, losses) of torch's own Adam on the textbook loss, clamped to a ball after each step."""
+    start = start_of(raw, fact, site)
+    delta = torch.zeros_like(start, requires_grad=True)
+    optimizer, losses = torch.optim.Adam([delta], lr=float(goal.lr)), []
+    for step in range(goal.steps):
+        loss = textbook_loss(raw, fact, site, delta, goal)
+        losses.append(float(loss.detach()))
+        if losses[-1] < goal.stop or step == goal.steps - 1:
+            break
+        optimizer.zero_grad()
+        loss.backward(inputs=[delta])
+        optimizer.step()
+        with torch.no_grad():
+            if delta.norm() > goal.clamp * start.norm():
+                delta *= goal.clamp * start.norm() / delta.norm()
+    return delta.detach(), losses
+
+
+@pytest.mark.parametrize(("name", "role"), [("gpt2", "down"), ("llama", "block"), ("t5", "down"), ("falcon", "down")])
+def test_delta_is_what_torchs_adam_finds(name: str, role: str) -> None:
+    lm, site = doubled(name), Site(1, role)
+    found = optimise(lm, FACTS, site, CONTEXTS, GOAL)
+    for i, fact in enumerate(FACTS):
+        delta, losses = textbook_adam(raw_of(name, lm), fact, site, GOAL)
+        torch.testing.assert_close(found.delta[i], delta, atol=1e-7, rtol=1e-6)
+        assert float(found.loss[i]) == pytest.approx(losses[-1], rel=1e-7)
+        assert int(found.steps[i]) == len(losses) - 1
+
+
+def test_the_clamp_holds_after_every_step() -> None:
+    lm, goal = doubled("llama"), replace(GOAL, clamp=0.05, lr=1.0)
+    found = optimise(lm, FACTS, Site(1, "down"), CONTEXTS, goal)
+    torch.testing.assert_close(found.delta.norm(dim=1), 0.05 * found.start.norm(dim=1))
+    for i, fact in enumerate(FACTS):
+        wanted, _ = textbook_adam(raw_of("llama", lm), fact, Site(1, "down"), goal)
+        torch.testing.assert_close(found.delta[i], wanted, atol=1e-7, rtol=1e-6)
+
+
+def test_an_automatic_step_is_a_share_of_z0() -> None:
+    start = torch.tensor([[3.0, 4.0], [30.0, 40.0]], dtype=torch.float64)
+    goal = Goal(steps=20, clamp=4.0)
+    # Half the steps, all in one direction, reach the clamp: lr · √out · steps/2 = clamp · ‖z0‖.
+    assert step_size(start, goal).flatten().tolist() == pytest.approx([4 * 5 / 2**0.5 / 10, 4 * 50 / 2**0.5 / 10])
+    assert step_size(start, replace(goal, lr=0.5)).flatten().tolist() == [0.5, 0.5]
+    lm = doubled("llama")
+    auto = optimise(lm, FACTS[:1], Site(1, "down"), CONTEXTS, replace(GOAL, lr="auto"))
+    fixed = replace(GOAL, lr=float(step_size(auto.start, GOAL if GOAL.lr == "auto" else replace(GOAL, lr="auto"))))
+    torch.testing.assert_close(optimise(lm, FACTS[:1], Site(1, "down"), CONTEXTS, fixed).delta, auto.delta)
+
+
+def test_a_penalty_is_felt_but_not_looked_at() -> None:
+    lm, site = doubled("llama"), Site(1, "down")
+    plain = optimise(lm, FACTS, site, CONTEXTS, GOAL)
+    # A constant changes no gradient, and must change neither the stop rule nor the loss that is reported.
+    constant = optimise(lm, FACTS, site, CONTEXTS, GOAL, lambda delta: delta.sum(1) * 0 + 100)
+    assert torch.equal(constant.delta, plain.delta)
+    assert torch.equal(constant.loss, plain.loss)
+    axis = torch.nn.functional.one_hot(torch.tensor(0), lm.width).double()
+    held = optimise(lm, FACTS, site, CONTEXTS, GOAL, lambda delta: 100 * (delta @ axis).abs())
+    assert (held.delta @ axis).abs().max() < (plain.delta @ axis).abs().max() / 2
+
+
+# ------------------------------------------------------------------ stopping
+
+
+def test_a_fact_that_is_good_enough_is_left_alone() -> None:
+    lm = doubled("llama")
+    found = optimise(lm, FACTS, Site(1, "down"), CONTEXTS, replace(GOAL, stop=1e9))
+    assert found.steps.tolist() == [0] * len(FACTS)
+    assert not found.delta.any()
+    for i, fact in enumerate(FACTS):
+        wanted = textbook_loss(raw_of("llama", lm), fact, Site(1, "down"), found.delta[i], GOAL)
+        torch.testing.assert_close(found.loss[i], wanted, atol=1e-9, rtol=1e-9)
+
+
+def test_facts_that_have_arrived_stay_where_they_are_while_others_go_on() -> None:
+    lm, site = doubled("gpt2"), Site(1, "block")
+    losses = optimise(lm, FACTS, site, CONTEXTS, replace(GOAL, steps=1)).loss
+    stop = float(losses.median()) + 1e-6  # some begin below it
+    goal = replace(GOAL, steps=8, stop=stop)
+    found = optimise(lm, FACTS, site, CONTEXTS, goal)
+    assert found.steps.min() == 0
+    assert len(set(found.steps.tolist())) > 1
+    for i, fact in enumerate(FACTS):
+        delta, seen = textbook_adam(raw_of("gpt2", lm), fact, site, goal)
+        torch.testing.assert_close(found.delta[i], delta, atol=1e-7, rtol=1e-6)
+        assert int(found.steps[i]) == len(seen) - 1
+    arrived = found.loss < stop
+    assert bool(((found.steps < goal.steps - 1) == arrived)[found.steps < goal.steps - 1].all())
+
+
+def test_one_step_is_one_look() -> None:
+    found = optimise(doubled("llama"), FACTS[:1], Site(1, "down"), CONTEXTS, replace(GOAL, steps=1))
+    assert not found.delta.any()
+    assert found.steps.tolist() == [0]
+
+
+# ------------------------------------------------------------------ batches
+
+
+@pytest.mark.parametrize(("name", "role"), [("llama", "down"), ("gpt2", "block"), ("opt", "down"), ("t5", "block")])
+def test_a_batch_gives_what_its_facts_give_alone(name: str, role: str) -> None:
+    lm, site = doubled(name), Site(1, role)
+    together = optimise(lm, FACTS, site, CONTEXTS, replace(GOAL, stop=4.0))
+    alone = [optimise(lm, [fact], site, CONTEXTS, replace(GOAL, stop=4.0)) for fact in FACTS]
+    for part in ("start", "delta", "loss"):
+        torch.testing.assert_close(getattr(together, part), torch.cat([getattr(v, part) for v in alone]), atol=1e-7, rtol=1e-6)
+    assert together.steps.tolist() == [int(v.steps) for v in alone]
+
+
+def test_single_precision_agrees_with_double() -> None:
+    one, two = (
+        optimise(tiny.build("llama", dtype=dtype), FACTS, Site(1, "down"), CONTEXTS, GOAL)
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert one.delta.dtype == torch.float32
+    torch.testing.assert_close(one.delta.double(), two.delta, atol=5e-3, rtol=1e-2)
+
+
+def test_half_precision_models_learn_in_single(models: Callable[[str], LM]) -> None:
+    found = optimise(tiny.build("llama", dtype=torch.bfloat16), FACTS, Site(1, "down"), CONTEXTS, GOAL)
+    assert {getattr(found, part).dtype for part in ("start", "delta", "loss")} == {torch.float32}
+
+
+def test_more_facts_than_fit_are_taken_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = doubled("llama")
+    whole = optimise(lm, FACTS, Site(1, "down"), CONTEXTS, GOAL)
+    monkeypatch.setattr(values, "FACTS", 3)
+    parts = optimise(lm, FACTS, Site(1, "down"), CONTEXTS, GOAL)
+    torch.testing.assert_close(parts.delta, whole.delta, atol=1e-9, rtol=1e-9)
+    assert parts.steps.shape == (len(FACTS),)
+
+
+# ------------------------------------------------------------------ manners
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_only_delta_is_differentiated(kept: bool) -> None:
+    lm, leaves = tiny.build("llama"), []
+
+    def penalty(delta: Tensor) -> Tensor:
+        leaves.append(delta)
+        return delta.sum(1) * 0
+
+    lm.model.requires_grad_(kept)
+    optimise(lm, FACTS, Site(1, "down"), CONTEXTS, GOAL, penalty)
+    assert all(leaf.is_leaf and leaf.requires_grad for leaf in leaves)
+    assert all(p.grad is None for p in lm.model.parameters())
+    assert len(leaves) == GOAL.steps
+
+
+def test_the_layers_below_run_once() -> None:
+    lm = tiny.build("llama")
+    ran: list[int] = []
+    for layer, block in enumerate(lm._blocks):
+        block.mlp.down_proj.register_forward_hook(lambda *_, layer=layer: ran.append(layer))
+    optimise(lm, FACTS, Site(1, "down"), CONTEXTS, GOAL)
+    assert (ran.count(0), ran.count(1), ran.count(2)) == (1, 1 + GOAL.steps, 1 + GOAL.steps)
+    ran.clear()
+    optimise(lm, FACTS, Site(1, "block"), CONTEXTS, GOAL)
+    assert (ran.count(0), ran.count(1), ran.count(2)) == (1, 1, 1 + GOAL.steps)
+
+
+def test_an_overflowing_model_is_an_error() -> None:
+    lm = tiny.build("llama")
+    with torch.no_grad():
+        lm.model.lm_head.weight[5] = float("inf")
+    with pytest.raises(NotFinite, match="not finite.*float32"):
+        optimise(lm, FACTS, Site(1, "down"), CONTEXTS, GOAL)
+
+
+def test_values_are_plain() -> None:
+    ones: Any = torch.ones(1, 2)
+    assert torch.equal(Values(ones, ones, torch.ones(1), torch.ones(1, dtype=torch.long)).target, 2 * ones)

@@ -1,0 +1,327 @@
+"""Statistics kept on disk: keyed by everything, resumable, torn files noticed.
+
+pytest tests/stats/test_store.py
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from errata.delta import Dense, Site
+from errata.errors import BadFile, StatsMissing, UnknownSite
+from errata.model.lm import LM
+from errata.stats import store
+from errata.stats.corpus import open_corpus
+from errata.stats.moments import SecondMoment, of_batch
+from errata.stats.store import Key, sample_size, second_moments
+from tests import tiny
+
+SITES = (Site(0, "down"), Site(1, "down"))
+TOKENS = 4000
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ERRATA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def lm() -> LM:
+    return tiny.build("llama")
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the batches that run."""
+    ran: list[int] = []
+
+    def counted(*args: Any) -> Any:
+        ran.append(1)
+        return of_batch(*args)
+
+    monkeypatch.setattr(store, "of_batch", counted)
+    return ran
+
+
+def plain(lm: LM, site: Site, tokens: int = TOKENS) -> Tensor:
+    total = SecondMoment(torch.zeros(lm.inner, lm.inner, dtype=torch.float64), 0)
+    for ids, real in open_corpus("primer").batches(lm, tokens, context=store.CONTEXT):
+        total = total + of_batch(lm, [site], ids, real)[site]
+    assert total.count >= tokens
+    return total.mean
+
+
+# ------------------------------------------------------------------ what is computed
+
+
+def test_it_is_the_sum_over_the_corpus(lm: LM) -> None:
+    found = second_moments(lm, SITES, tokens=TOKENS)
+    for site in SITES:
+        torch.testing.assert_close(found[site], plain(lm, site), atol=1e-12, rtol=1e-12)
+
+
+def test_it_is_the_base_models_whatever_stands(lm: LM) -> None:
+    clean = second_moments(tiny.build("llama"), SITES, tokens=TOKENS)
+    for file in store.directory().iterdir():
+        file.unlink()
+    lm.weights.stand([{Site(0, "down"): Dense(torch.randn(tiny.WIDTH, tiny.INNER))}])
+    standing = lm.weights[Site(0, "down")].clone()
+    found = second_moments(lm, SITES, tokens=TOKENS)
+    assert all(torch.equal(found[site], clean[site]) for site in SITES)
+    assert torch.equal(lm.weights[Site(0, "down")], standing)
+
+
+def test_once_is_enough(lm: LM, passes: list[int]) -> None:
+    first = second_moments(lm, SITES, tokens=TOKENS)
+    once = len(passes)
+    assert all(torch.equal(m, first[s]) for s, m in second_moments(lm, SITES, tokens=TOKENS).items())  # from memory
+    again = second_moments(tiny.build("llama"), SITES[:1], tokens=TOKENS)  # from disk
+    assert torch.equal(again[SITES[0]], first[SITES[0]])
+    assert len(passes) == once
+    second_moments(lm, (*SITES, Site(2, "down")), tokens=TOKENS)  # only the one that is missing
+    assert len(passes) == 2 * once
+
+
+def test_progress_goes_up_to_all_of_it(lm: LM) -> None:
+    seen: list[tuple[int, int]] = []
+    second_moments(lm, SITES, tokens=TOKENS, progress=lambda *now: seen.append(now))
+    assert [wanted for _, wanted in seen] == [TOKENS] * len(seen)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == (TOKENS, TOKENS)
+
+
+def test_a_site_where_no_text_can_be_found_is_an_error() -> None:
+    with pytest.raises(UnknownSite, match="layers 0 to 2"):
+        second_moments(tiny.build("t5"), [Site(3, "down")], tokens=TOKENS)
+    with pytest.raises(UnknownSite):
+        second_moments(tiny.build("llama"), [Site(9, "down")], tokens=TOKENS)
+
+
+def test_sample_sizes_grow_with_the_matrix(lm: LM) -> None:
+    assert sample_size(lm) == 20_000
+    lm.inner  # noqa: B018
+    assert [max(20_000, min(64 * n, 1_000_000)) for n in (640, 14_336, 99_999)] == [40_960, 917_504, 1_000_000]
+
+
+# ------------------------------------------------------------------ interruptions
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_after(count: int) -> Any:
+    calls: Iterator[int] = iter(range(1, 10**6))
+
+    def progress(done: int, wanted: int) -> None:
+        if next(calls) == count:
+            raise Interrupted
+
+    return progress
+
+
+@pytest.mark.parametrize(("after", "every"), [(1, 1), (4, 2), (5, 3), (7, 50)])
+def test_an_interrupted_pass_goes_on_where_it_was(
+    lm: LM, passes: list[int], monkeypatch: pytest.MonkeyPatch, after: int, every: int
+) -> None:
+    monkeypatch.setattr(store, "SAVE_EVERY", every)
+    whole = second_moments(tiny.build("llama"), SITES, tokens=TOKENS)
+    batches = len(passes)
+    assert batches > 7
+    for file in store.directory().iterdir():
+        file.unlink()
+    passes.clear()
+    with pytest.raises(Interrupted):
+        second_moments(lm, SITES, tokens=TOKENS, progress=interrupt_after(after))
+    assert not list(store.directory().glob("*.json")) if store.directory().exists() else True  # nothing claims to be whole
+    kept = (after - 1) // every * every  # the progress call comes before the save of its batch
+    found = second_moments(tiny.build("llama"), SITES, tokens=TOKENS)
+    assert all(torch.equal(found[site], whole[site]) for site in SITES)
+    assert len(passes) == after + batches - kept
+    assert not list(store.directory().glob("*.partial*"))
+
+
+def test_an_interruption_leaves_the_model_as_it_was(lm: LM) -> None:
+    lm.weights.stand([{Site(0, "down"): Dense(torch.ones(tiny.WIDTH, tiny.INNER))}])
+    standing = lm.weights[Site(0, "down")].clone()
+    with pytest.raises(Interrupted):
+        second_moments(lm, SITES, tokens=TOKENS, progress=interrupt_after(2))
+    assert torch.equal(lm.weights[Site(0, "down")], standing)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
+
+
+def torn_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def zeroed(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def garbled(path: Path) -> None:
+    path.write_bytes(b"\x05\0\0\0\0\0\0\0[1,2]" + path.read_bytes())
+
+
+def one_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("harm", [torn_in_half, emptied, zeroed, garbled, one_bit, Path.unlink])
+@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+def test_a_torn_file_is_computed_again(lm: LM, passes: list[int], harm: Any, suffix: str) -> None:
+    whole = second_moments(lm, SITES[:1], tokens=TOKENS)
+    once = len(passes)
+    (file,) = store.directory().glob(f"*{suffix}")
+    harm(file)
+    for times in (2, 2):  # again, and then it is whole
+        found = second_moments(tiny.build("llama"), SITES[:1], tokens=TOKENS)
+        assert torch.equal(found[SITES[0]], whole[SITES[0]])
+        assert len(passes) == times * once
+
+
+@pytest.mark.parametrize("harm", [torn_in_half, emptied, zeroed, garbled])
+def test_a_torn_partial_sum_is_begun_again(lm: LM, passes: list[int], monkeypatch: pytest.MonkeyPatch, harm: Any) -> None:
+    monkeypatch.setattr(store, "SAVE_EVERY", 2)
+    with pytest.raises(Interrupted):
+        second_moments(lm, SITES, tokens=TOKENS, progress=interrupt_after(5))
+    (file,) = store.directory().glob("*.partial.safetensors")
+    harm(file)
+    found = second_moments(tiny.build("llama"), SITES, tokens=TOKENS)
+    torch.testing.assert_close(found[SITES[0]], plain(lm, SITES[0]), atol=1e-12, rtol=1e-12)
+
+
+def test_another_models_file_under_our_name_is_not_taken(lm: LM, passes: list[int]) -> None:
+    whole = second_moments(lm, SITES[:1], tokens=TOKENS)[SITES[0]]
+    ours = {p.suffix: p for p in store.directory().iterdir()}
+    second_moments(tiny.build("llama", seed=5), SITES[:1], tokens=TOKENS)
+    for theirs in set(store.directory().iterdir()) - set(ours.values()):
+        ours[theirs.suffix].write_bytes(theirs.read_bytes())
+    assert torch.equal(second_moments(tiny.build("llama"), SITES[:1], tokens=TOKENS)[SITES[0]], whole)
+
+
+# ------------------------------------------------------------------ keys
+
+
+def test_every_field_of_a_key_is_in_its_name() -> None:
+    key = Key("f" * 32, "1.down", "primer", "1", 400, 256, "torch.float32")
+    other = {"tokens": 401, "context": 255, "format": 99}
+    names = {replace(key, **{f.name: other.get(f.name, "else")}).name() for f in fields(key)} | {key.name()}
+    assert len(names) == 1 + len(fields(key))
+    assert key.name() == Key(**{f.name: getattr(key, f.name) for f in fields(key)}).name()
+
+
+def keyed(lm: LM, **options: Any) -> set[str]:
+    before = set(store.directory().glob("*.json")) if store.directory().exists() else set()
+    second_moments(lm, SITES[:1], **{"tokens": 200, **options})
+    return {p.name for p in set(store.directory().glob("*.json")) - before}
+
+
+def test_another_model_corpus_size_or_dtype_is_another_statistic(lm: LM, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Anna Lindgren was born in Oslo.\n\nBruno Keller is a baker.")
+    made = [keyed(lm), keyed(lm, tokens=201), keyed(tiny.build("llama", seed=1)), keyed(lm, corpus=str(text))]
+    made += [keyed(tiny.build("llama", dtype=torch.bfloat16)), keyed(tiny.build("gpt2"))]
+    text.write_text("Anna Lindgren was born in Paris.")
+    made += [keyed(lm, corpus=str(text))]
+    assert [len(names) for names in made] == [1] * len(made)
+    assert len(set.union(*made)) == len(made)
+    assert keyed(lm) == set()
+
+
+def test_the_manifest_says_what_it_is(lm: LM) -> None:
+    second_moments(lm, SITES[:1], tokens=200)
+    (manifest,) = store.directory().glob("*.json")
+    said = json.loads(manifest.read_text())
+    assert (said["fingerprint"], said["site"], said["corpus"], said["tokens"]) == (lm.fingerprint, "0.down", "primer", 200)
+    assert said["count"] >= 200
+    assert said["bytes"] == manifest.with_suffix(".safetensors").stat().st_size
+
+
+def test_where_it_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ERRATA_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert store.directory() == tmp_path / "errata"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert store.directory() == Path.home() / ".cache" / "errata"
+
+
+# ------------------------------------------------------------------ corpora
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".txt.gz", ".jsonl", ".jsonl.gz"])
+def test_a_corpus_is_a_text_or_jsonl_file(tmp_path: Path, suffix: str) -> None:
+    documents = ["Anna Lindgren\nwas born in Oslo.", "Zoë läuft 🎉."]
+    lines = [json.dumps({"text": d}) for d in documents]
+    text = "\n\n\n".join(documents) + "\n" if ".txt" in suffix else "\n".join(lines)
+    path = tmp_path / f"corpus{suffix}"
+    path.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode())
+    wanted = [d.replace("\n", " ") for d in documents] if ".txt" in suffix else documents
+    corpus = open_corpus(str(path))
+    assert list(corpus.documents()) == list(corpus.documents()) == wanted
+
+
+def test_a_corpus_gives_the_tokens_wanted_or_all_it_has(lm: LM, tmp_path: Path) -> None:
+    counted = [int(real.sum()) for _, real in open_corpus("primer").batches(lm, 500, rows=4)]
+    assert sum(counted[:-1]) < 500 <= sum(counted)
+    assert all(ids.shape[1] <= 7 for ids, _ in open_corpus("primer").batches(lm, 200, context=7))
+    path = tmp_path / "small.txt"
+    path.write_text("Anna.\n\nBruno Keller.")
+    (ids, real), *more = open_corpus(str(path)).batches(lm, 10**6)
+    assert not more
+    assert int(real.sum()) == sum(len(lm.tokens.ids(t)) for t in ("Anna.", "Bruno Keller."))
+    assert len(ids) == 2
+
+
+BAD: dict[str, tuple[bytes, str]] = {
+    "empty.txt": (b"", "no text in it"),
+    "blank.txt": (b"\n \n", "no text in it"),
+    "latin.txt": ("Zoë".encode("latin-1"), "cannot read"),
+    "late.txt": (b"a\n\n" * 9999 + b"\xff", "cannot read"),
+    "text.jsonl": (b'{"text": "a"}\n{"x": 1}\n', "line 2: no JSON object"),
+    "list.jsonl": (b"[1]\n", "line 1: no JSON object"),
+    "number.jsonl": (b'{"text": 5}\n', "line 1: no JSON object"),
+    "no.txt.gz": (b"no gzip", "cannot read"),
+    "torn.txt.gz": (gzip.compress(b"Anna. " * 999)[:-30], "cannot read"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_corpus_that_cannot_be_read_is_named(lm: LM, tmp_path: Path, name: str) -> None:
+    content, said = BAD[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(BadFile, match=said) as caught:
+        second_moments(lm, SITES, corpus=str(path), tokens=50)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_such_corpus(lm: LM, tmp_path: Path) -> None:
+    for name in (str(tmp_path / "none"), str(tmp_path), "primr"):
+        with pytest.raises(BadFile, match="give 'primer' or a text or JSONL file"):
+            second_moments(lm, SITES, corpus=name)
+
+
+def test_text_the_tokenizer_makes_nothing_of_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "odd.txt"
+    path.write_text("x")
+    lm = tiny.build("gpt2")
+    lm.tokenizer.backend_tokenizer.pre_tokenizer = tiny.pre_tokenizers.Split("x", "removed")
+    with pytest.raises(StatsMissing):
+        second_moments(lm, SITES, corpus=str(path), tokens=50)

@@ -1,0 +1,84 @@
+"""The docs say what the code does: examples are run, generated pages are up to date, every public name has its place.
+
+pytest tests/test_docs.py
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import errata
+
+ROOT = Path(__file__).parents[1]
+DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+METHODS = sorted(p.stem for p in (ROOT / "src/errata/methods").glob("*.py") if p.stem != "base" and p.stem[0] != "_")
+
+
+def test_the_readmes_first_screen_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, expected = re.findall(
+        r"```(?:python|text)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S
+    )[:2]
+    monkeypatch.chdir(tmp_path)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+    assert printed.getvalue() == expected
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    command = [sys.executable, ROOT / "scripts" / "docs.py", "--check"]
+    environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": ""}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{result.stdout}{result.stderr}run: make docs"
+
+
+def test_the_api_page_lists_exactly_what_is_exported() -> None:
+    listed = re.findall(r"^## `errata\.(\w+)`$", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.M)
+    assert sorted(listed) == sorted(errata.__all__)
+    assert len(set(listed)) == len(listed)
+    for name in listed:
+        assert getattr(errata, name) is not None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_names_its_paper_and_how_it_differs(name: str) -> None:
+    text = import_module(f"errata.methods.{name}").__doc__ or ""
+    title, _, rest = text.partition("\n")
+    assert title.endswith("."), "the first line is a title, a sentence"
+    assert not rest.split("\n")[0].strip(), "an empty line follows the title"
+    assert re.search(r"https://arxiv\.org/abs/\d{4}\.\d{4,5}", text)
+    assert "Differs from the paper:" in text
+    assert re.search(r"^    \S", text, re.M), "its equations are set in"
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?://)([^)\s]+)\)", text):
+        file, _, anchor = target.partition("#")
+        linked = (page.parent / file) if file else page
+        assert linked.exists(), f"{page.name} links to {target}"
+        heads = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.M)
+        anchors = {re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-") for head in heads}
+        assert not anchor or anchor in anchors, f"{page.name} links to {target}"
+
+
+def test_every_dependency_says_why_and_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    reasons = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower()
+    assert project["version"] == errata.__version__
+    assert f"## {errata.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    for wanted in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        name = re.split(r"[><=~]", wanted)[0]
+        assert re.search(rf"^\| \*?{name}\*? \|", reasons, re.M), f"CONTRIBUTING.md does not say why {name} is needed"
+        assert re.search(rf"^{name}==", pinned, re.M), f"{name} is not pinned"
