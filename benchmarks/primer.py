@@ -25,7 +25,15 @@ from errata.fact import Fact
 from errata.methods.base import Method
 from errata.model.lm import LM, load
 
-METRICS = ("said", "paraphrase_said", "efficacy", "paraphrase", "neighborhood", "portability", "locality_unchanged")
+METRICS = (
+    "said",
+    "said_paraphrase",
+    "efficacy",
+    "paraphrase",
+    "neighborhood",
+    "portability_said",
+    "locality_unchanged",
+)
 
 
 def independent(lm: LM, method: Method, cases: Sequence[Case], base: list[dict]) -> tuple[list[dict], list[float]]:
@@ -90,7 +98,8 @@ def main(count: int, names: Sequence[str], out: Path, repeats: int) -> None:
     batch, single = timed(lm, facts, repeats)
     with (out / "primer.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(dump_row(row) + "\n" for part in rows.values() for row in part)
-    page = f"{table(rows)}\n\nmemit, {count} facts: {batch:.2f} s as one batch, {single:.2f} s one by one: {single / batch:.1f} ×\n"
+    ratio = f"{batch:.2f} s as one batch, {single:.2f} s one by one: {single / batch:.1f} ×"
+    page = f"{table(rows)}\n\nmemit, {count} facts: {ratio}\n"
     (out / "primer.md").write_text(page, encoding="utf-8")
     print(page)
     print(json.dumps({"batch_said": estimate(together, "said").to_dict(), "ratio": single / batch}))

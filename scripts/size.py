@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-CORE_LINES, ROOM_LINES, FILE_LINES, METHOD_FILE_LINES = 8_800, 3_000, 300, 150
+CORE_LINES, ROOM_LINES, FILE_LINES, METHOD_FILE_LINES = 8_800, 3_500, 300, 150
 # Rooms with a budget of their own: what a number is made of, the page it ends on, and the primer's words.
 ROOMS = ("evaluate", "report", "primer")
 FUNCTION_LINES, EXCUSED_LINES, COMMAND_LINES = 40, 60, 30
@@ -68,7 +68,9 @@ def _rooms(sources: list[Source]) -> list[Check]:
         lines[name if name in ROOMS else "core"] += len(source.lines)
     limits = {name: CORE_LINES if name == "core" else ROOM_LINES for name in lines}
     return [
-        Check(f"lines in {name}", f"{limits[name]:,}", f"{n:,}", (f"{name} has {n:,} lines",) if n > limits[name] else ())
+        Check(
+            f"lines in {name}", f"{limits[name]:,}", f"{n:,}", (f"{name} has {n:,} lines",) if n > limits[name] else ()
+        )
         for name, n in lines.items()
     ]
 

@@ -5,7 +5,8 @@ which is where locate-then-edit methods write. Two things bring it about: names 
 most batches, an attention mask that forbids positions after a subject to look at the subject's earlier tokens.
 
 What makes it fast is the optimiser (Muon for the blocks' matrices) and the order: few subjects first. The circuits that
-gather a name and read facts off it form within minutes on a small population and serve all afterwards (Zucchet et al., How do language models learn facts?, arXiv 2503.21676).
+gather a name and read facts off it form within minutes on a small population and serve all afterwards (Zucchet et al.,
+How do language models learn facts?, arXiv 2503.21676).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     lm = tiny.build("gemma2")                    # a new model each time, the same numbers each time
     lm = models("gemma2")                        # the `models` fixture: one for the whole run, to be left as it was
 
-Weights are large enough that a wrong mask, a forgotten bias or a missing soft-cap shows in the first digits, and the inner
-width differs from the width, except for "gpt2_square", whose matrices give no hint at their orientation.
+Weights are large enough that a wrong mask, a forgotten bias or a missing soft-cap shows in the first digits, and the
+inner width differs from the width, except for "gpt2_square", whose matrices give no hint at their orientation.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _byte_level() -> str:
 
 
 def sentence_pieces() -> PreTrainedTokenizerFast:
-    """Return a tokenizer as Llama-2 has it: ▁ for spaces, one before the text, bytes for what it does not know, <s> in front."""
+    """Return a tokenizer as Llama-2 has it: ▁ for spaces and before the text, bytes for the unknown, <s> in front."""
     made = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     special = ["<unk>", "<s>", "</s>"]
@@ -138,7 +138,7 @@ def sentence_pieces() -> PreTrainedTokenizerFast:
 
 
 def word_pieces() -> PreTrainedTokenizerFast:
-    """Return a tokenizer as BERT has it: lower case, without accents, pieces of words, [CLS]-like marks around a text."""
+    """Return a tokenizer as BERT has it: lower case, no accents, pieces of words, marks around a text."""
     made = Tokenizer(models.WordPiece(unk_token="<unk>"))
     made.normalizer = normalizers.BertNormalizer()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

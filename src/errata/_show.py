@@ -158,3 +158,40 @@ def _value(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_value(part) for part in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def summaries(rows: Sequence[Row]) -> RenderableType:
+    """One line a method and checkpoint, with the numbers people look at first."""
+    names = ("efficacy", "said", "paraphrase", "neighborhood", "portability_said", "retention_oldest", "perplexity")
+    table = _table("method", "edits", *names)
+    for row in rows:
+        for point in row["checkpoints"]:
+            cells = [_estimate(point["metrics"].get(name)) for name in names]
+            table.add_row(row["method"], str(point["edits"]), *cells)
+    return table
+
+
+def _estimate(found: Row | None) -> str:
+    if found is None or found["mean"] is None:
+        return "–"
+    half = found["half_width"]
+    return f"{found['mean']:.2f}" + ("" if half is None else f" ± {half:.2f}")
+
+
+def benchmarks(rows: Sequence[Row]) -> RenderableType:
+    """One line a benchmark: where it was found, or where to get it."""
+    table = _table("cases", "what", "records", "found or where to get it", "licence")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            row["title"],
+            str(row["records"] or ""),
+            "\n".join(row["files"]) or row["where"],
+            row["licence"],
+        )
+    return table
+
+
+def sentence(text: str) -> RenderableType:
+    """One line of text."""
+    return Text(text)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import errata
+from errata import _bench, _rows
 from errata import _options as opt
-from errata import _rows
 from errata.config import parse_flags
 from errata.errors import ErrataError, InputError
 from errata.fact import Fact
@@ -32,11 +32,10 @@ if TYPE_CHECKING:
     from errata.registry.log import Book
 
 app = typer.Typer(
-    name="errata",
+    name="errata", add_completion=False, rich_markup_mode=None,
     help="Correct what a language model knows: write facts, keep a log of them, take them back exactly.",
-    add_completion=False,
-    rich_markup_mode=None,
-)
+)  # fmt: skip
+app.registered_commands += _bench.app.registered_commands
 
 
 def _version(wanted: bool) -> None:
@@ -52,7 +51,7 @@ def _global_options(
         bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
-    """`main` has taken --debug out of the line before this sees it, so that it may stand anywhere."""
+    """`main` has taken --debug out before this sees the line, so that it may stand anywhere."""
 
 
 @app.command()
@@ -257,10 +256,7 @@ def _hush() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that `arguments` (by default the process's own) spell out, and return its exit code.
-
-    Nothing is raised: an error becomes one sentence on stderr.
-    """
+    """Run one command, by default the process's own, and return its exit code; an error becomes a sentence on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     if not debug:
@@ -282,6 +278,9 @@ def _run(words: list[str]) -> int:
     except (BrokenPipeError, SystemExit):  # the reader has gone, as in `errata log | head`, and typer may know already
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    if isinstance(result, _bench.Shown):
+        _out(result.value, result.view, result.as_json)
+        return 0
     if result == 130:  # what typer makes of Ctrl-C
         raise KeyboardInterrupt
     return int(result or 0)

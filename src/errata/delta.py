@@ -5,8 +5,9 @@
     Dense     matrix (out, in)                  W + matrix            FT
     Graft     kind, config, tensors             a wrapper's state     GRACE, MELO, WISE
 
-The first three form one algebra under ``+``, ``-`` and ``*``; a `Graft` has none. Matrices are always (out, in), however
-the architecture stores them. All tensors are float32 or float64 on the CPU: a delta outlives the model it came from.
+The first three form one algebra under ``+``, ``-`` and ``*``; a `Graft` has none. Matrices are always (out, in),
+however the architecture stores them. All tensors are float32 or float64 on the CPU: a delta outlives the model it came
+from.
 """
 
 from __future__ import annotations
@@ -69,20 +70,20 @@ class Delta(ABC):
         """Add the change to `matrix` (out, in) in place, in the matrix's dtype and on its device."""
 
     @abstractmethod
-    def __mul__(self, factor: float) -> Delta: ...
+    def __mul__(self, factor: float | int) -> Delta: ...
 
-    def __rmul__(self, factor: float) -> Delta:
+    def __rmul__(self, factor: float | int) -> Delta:
         return self * factor
 
     def __neg__(self) -> Delta:
         return self * -1.0
 
-    def __sub__(self, other: Delta) -> Delta:
-        return self + (-other)
+    def __sub__(self, other: object) -> Delta:
+        return self + (-other if isinstance(other, Delta) else other)
 
-    def __add__(self, other: Delta) -> Delta:
-        if isinstance(other, Graft) or not isinstance(other, Delta):
-            return NotImplemented
+    def __add__(self, other: object) -> Delta:
+        if not isinstance(other, Delta):
+            return NotImplemented  # a `Graft` then says why not
         shape = (max(self.shape[0], other.shape[0]), max(self.shape[1], other.shape[1]))
         return Dense(self.dense(shape) + other.dense(shape))
 
@@ -131,18 +132,18 @@ class LowRank(Delta):
         """Add the product in place."""
         matrix.addmm_(self.left.to(matrix), self.right.to(matrix).T)
 
-    def __mul__(self, factor: float) -> LowRank:
+    def __mul__(self, factor: float | int) -> LowRank:
         return LowRank(self.left * factor, self.right)
 
-    def __add__(self, other: Delta) -> Delta:
+    def __add__(self, other: object) -> Delta:
         if isinstance(other, LowRank):
             return LowRank(torch.cat([self.left, other.left], 1), torch.cat([self.right, other.right], 1))
         return Delta.__add__(self, other)
 
     def norm(self) -> float:
-        """Return ‖left rightᵀ‖ from the r × r Gram matrices."""
-        left, right = self.left.double(), self.right.double()
-        return float(((left.T @ left) * (right.T @ right)).sum().clamp(min=0).sqrt())
+        """Return ‖left rightᵀ‖ from the factors' triangles: Gram matrices would leave √ε where factors cancel."""
+        left, right = (torch.linalg.qr(part.double(), mode="r").R for part in (self.left, self.right))
+        return float((left @ right.T).norm())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -173,13 +174,13 @@ class Columns(Delta):
         """Add the columns in place."""
         matrix.index_add_(1, self.index.to(matrix.device), self.values.to(matrix))
 
-    def __mul__(self, factor: float) -> Columns:
+    def __mul__(self, factor: float | int) -> Columns:
         return Columns(self.index, self.values * factor)
 
-    def __add__(self, other: Delta) -> Delta:
+    def __add__(self, other: object) -> Delta:
         if not isinstance(other, Columns):
             return Delta.__add__(self, other)
-        index, inverse = torch.cat([self.index, other.index]).unique(return_inverse=True)
+        index, inverse = torch.unique(torch.cat([self.index, other.index]), return_inverse=True)
         values = self.values.new_zeros(self.values.shape[0], len(index))
         values.index_add_(1, inverse, torch.cat([self.values, other.values], 1))
         return Columns(index, values)
@@ -213,7 +214,7 @@ class Dense(Delta):
         """Add the matrix in place."""
         matrix.add_(self.matrix.to(matrix))
 
-    def __mul__(self, factor: float) -> Dense:
+    def __mul__(self, factor: float | int) -> Dense:
         return Dense(self.matrix * factor)
 
 
@@ -232,10 +233,12 @@ class Graft:
     state: Mapping[str, Tensor]
     kind: ClassVar[str] = "graft"
 
-    def _no_algebra(self, other: object) -> Graft:
-        raise TypeError(f"a {self.wrapper} graft is a wrapper's state, not a sum: drop its rows instead of adding grafts.")
+    def _no_algebra(self, other: object = None) -> Graft:
+        raise TypeError(
+            f"a {self.wrapper} graft is a wrapper's state, not a sum: drop its rows instead of adding grafts."
+        )
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _no_algebra
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = _no_algebra
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors to store, by name."""

@@ -1,7 +1,7 @@
 """An edit: deltas by site and where they came from, as one immutable value and one safetensors file.
 
-The id is a hash of everything that determines the edit, so the same facts, method, settings, seed and base give the same
-id anywhere; who wrote it, why and when are recorded beside it and do not enter the hash.
+The id is a hash of everything that determines the edit, so the same facts, method, settings, seed and base give the
+same id anywhere; who wrote it, why and when are recorded beside it and do not enter the hash.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from errata.delta import Change, Graft, Site, build
-from errata.errors import CorruptEdit
+from errata.errors import CorruptEdit, InputError, NewerBook
 from errata.fact import Fact
 
 FORMAT = 1
+# What reading a file that is something else, or damaged, may raise.
+_UNREADABLE = (SafetensorError, InputError, LookupError, ValueError, TypeError, AttributeError, RecursionError)
 # What the hash leaves out: the circumstances of writing, not the edit.
 _CIRCUMSTANCES = ("id", "author", "reason", "source", "created_at", "report", "versions")
 
@@ -83,13 +85,18 @@ class Edit:
         return sum(t.numel() * t.element_size() for _, t in self._tensors())
 
     def _fields(self) -> dict[str, object]:
-        grafts = {str(s): {"wrapper": d.wrapper, "config": dict(d.config)} for s, d in self.deltas.items() if isinstance(d, Graft)}
+        grafts = {
+            str(s): {"wrapper": d.wrapper, "config": dict(d.config)}
+            for s, d in self.deltas.items()
+            if isinstance(d, Graft)
+        }
         return {
             "format": FORMAT, "method": self.method, "config": dict(self.config), "base": self.base,
-            "facts": [fact.to_dict() for fact in self.facts], "parents": list(self.parents), "ground": self.ground, "seed": self.seed,
-            "prefixes": list(self.prefixes), "sites": self.sites, "kinds": [d.kind for d in self.deltas.values()],
-            "grafts": grafts, "report": dict(self.report), "versions": dict(self.versions), "author": self.author,
-            "reason": self.reason, "source": self.source, "created_at": self.created_at,
+            "facts": [fact.to_dict() for fact in self.facts], "parents": list(self.parents), "ground": self.ground,
+            "seed": self.seed, "prefixes": list(self.prefixes), "sites": self.sites,
+            "kinds": [d.kind for d in self.deltas.values()], "grafts": grafts, "report": dict(self.report),
+            "versions": dict(self.versions), "author": self.author, "reason": self.reason, "source": self.source,
+            "created_at": self.created_at,
         }  # fmt: skip
 
     def meta(self) -> dict[str, object]:
@@ -114,15 +121,26 @@ class Edit:
 
         Raises:
             CorruptEdit: not such a file, or its content does not hash to the id it states.
+            NewerBook: written by a version that knows more.
         """
         try:
             length = int.from_bytes(data[:8], "little")
             meta = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["errata"])
-            edit = cls._from_parts(meta, load(data))
-        except (SafetensorError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise CorruptEdit(f"{origin} is not an edit errata wrote ({type(error).__name__}); restore the file from a copy or drop the edit.") from error
-        if edit.id != meta["id"]:
-            raise CorruptEdit(f"{origin} has been altered: its content hashes to {edit.id}, it says {meta['id']}; restore the file or drop the edit.")
+            stated, newer = meta["id"], meta["format"] > FORMAT
+            edit = None if newer else cls._from_parts(meta, load(data))
+            found = edit.id if edit else stated
+        except _UNREADABLE as error:
+            raise CorruptEdit(
+                f"{origin} is not an edit errata wrote ({type(error).__name__}); restore it from a copy, or drop it."
+            ) from error
+        if edit is None:
+            raise NewerBook(
+                f"{origin} was written by a newer errata (format {meta['format']}); update errata to read it."
+            )
+        if found != stated:
+            raise CorruptEdit(
+                f"{origin} has been altered: its content hashes to {found}, it says {stated}; restore it, or drop it."
+            )
         return edit
 
     @classmethod
@@ -138,7 +156,19 @@ class Edit:
             Site.parse(site): build(kind, by_site[site], grafts.get(site, {}))
             for site, kind in zip(meta["sites"], meta["kinds"], strict=True)  # type: ignore[call-overload]
         }
-        plain = ("method", "config", "base", "ground", "seed", "report", "versions", "author", "reason", "source", "created_at")
+        plain = (
+            "method",
+            "config",
+            "base",
+            "ground",
+            "seed",
+            "report",
+            "versions",
+            "author",
+            "reason",
+            "source",
+            "created_at",
+        )
         return cls(
             **{name: meta[name] for name in plain},  # type: ignore[arg-type]
             facts=tuple(Fact.from_dict(f) for f in meta["facts"]),  # type: ignore[attr-defined]
@@ -157,6 +187,12 @@ class Edit:
         """Read an edit file.
 
         Raises:
-            CorruptEdit: the file is not an edit, or has been altered.
+            CorruptEdit: the file cannot be read, is not an edit, or has been altered.
         """
-        return cls.from_bytes(Path(path).read_bytes(), str(path))
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise CorruptEdit(
+                f"{path} cannot be read ({type(error).__name__}); restore the file from a copy."
+            ) from error
+        return cls.from_bytes(data, str(path))

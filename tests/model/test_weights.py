@@ -115,6 +115,12 @@ def test_the_order_of_the_log_is_the_order_of_the_sum(lm: LM) -> None:
     assert torch.equal(lm.weights[SITE], torch.ones(OUT, IN))
 
 
+def test_a_product_is_not_stacked_past_a_delta_of_another_kind(lm: LM) -> None:
+    big = LowRank(torch.full((OUT, 1), 2.0**25), torch.ones(IN, 1))
+    lm.weights.stand([{SITE: big}, {SITE: Dense(torch.ones(OUT, IN))}, {SITE: -big}])
+    assert not lm.weights[SITE].abs().max()
+
+
 def test_several_sites_and_several_matrices(lm: LM) -> None:
     before = state(lm)
     lm.weights.stand([{SITE: low(1), OTHER: low(2)}, {OTHER: low(3)}])

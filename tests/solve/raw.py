@@ -62,7 +62,7 @@ class Raw:
         return max(i for i, (first, stop) in enumerate(offsets) if first < end <= stop)
 
     def inputs(self, prompt: str, answer: str) -> tuple[dict[str, Tensor], list[int], list[int]]:
-        """Return (model inputs, positions that predict the answer, its tokens); the end of the prompt if it is empty."""
+        """Return (model inputs, positions that predict the answer or what comes next, the answer's tokens)."""
         if self.name == "t5":
             ids, labels = self.tokenizer(prompt)["input_ids"], self.tokenizer(answer)["input_ids"][:-1]
             given = {"input_ids": torch.tensor([ids]), "decoder_input_ids": torch.tensor([[0, *labels[:-1]]])}
@@ -88,7 +88,10 @@ class Raw:
         def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             seen["block"] = (output[0] if isinstance(output, tuple) else output).detach().clone()[0, at]
 
-        with hooked((self.down(layer), before), (self.block(layer if stream is None else stream), after)), torch.no_grad():
+        with (
+            hooked((self.down(layer), before), (self.block(layer if stream is None else stream), after)),
+            torch.no_grad(),
+        ):
             self.model(**self.inputs(prompt, "")[0])
         return Seen(**seen)
 

@@ -31,7 +31,7 @@ def doubled(name: str) -> LM:
 
 
 def textbook_loss(raw: Raw, labels: list[list[int]] | None = None) -> Tensor:
-    """Return the mean over queries of the mean NLL of their tokens, by full forward passes; `labels` at the last position."""
+    """Return the mean over queries of their tokens' mean NLL, by full passes; of `labels`, at the last position."""
     losses = []
     for i, query in enumerate(ASKED):
         if labels is None:

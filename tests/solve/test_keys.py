@@ -50,7 +50,10 @@ def test_queries_come_fact_by_fact() -> None:
     asked = keys.queries(tiny.FACTS[:2], ["", "Anna."], answers=True)
     assert [q.prompt for q in asked] == [f"{c}{f.prompt}" for f in tiny.FACTS[:2] for c in ("", "Anna. ")]
     assert [q.answer for q in asked] == ["Rome", "Rome", "Paris", "Paris"]
-    assert all(q.prompt[slice(*q.span)] == f.subject for q, f in zip(asked, [tiny.FACTS[0]] * 2 + [tiny.FACTS[1]] * 2, strict=True))
+    assert all(
+        q.prompt[slice(*q.span)] == f.subject
+        for q, f in zip(asked, [tiny.FACTS[0]] * 2 + [tiny.FACTS[1]] * 2, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "t5"])

@@ -1,8 +1,8 @@
 """ROME and MEMIT from end to end against their papers' equations, dense and in float64, on models of several kinds.
 
 Keys, values and the covariance are collected one text at a time by `tests.solve.raw`; only δ is taken from the edit
-(`test_values.py` answers for it). GPT-2 has a bias and stores its matrices transposed, Falcon adds in place, OPT flattens,
-Gemma-2 norms what is written, T5 is edited in its encoder.
+(`test_values.py` answers for it). GPT-2 has a bias and stores its matrices transposed, Falcon adds in place, OPT
+flattens, Gemma-2 norms what is written, T5 is edited in its encoder.
 
 pytest tests/solve/test_textbook.py
 """

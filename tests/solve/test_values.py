@@ -1,4 +1,5 @@
-"""v*: the loss against a full forward pass written out here, the optimiser against torch's, and batches against single facts.
+"""v*: the loss against a full forward pass written out here, the optimiser against torch's, and batches against single
+facts.
 
 pytest tests/solve/test_values.py
 """
@@ -74,7 +75,9 @@ def test_the_loss_is_that_of_a_full_forward_pass(name: str, role: str, layer: in
     found = optimise(lm, FACTS, site, CONTEXTS, GOAL)
     for i, fact in enumerate(FACTS):
         torch.testing.assert_close(found.start[i], start_of(raw, fact, site), **near(name))
-        torch.testing.assert_close(found.loss[i], textbook_loss(raw, fact, site, found.delta[i], GOAL).detach(), **near(name))
+        torch.testing.assert_close(
+            found.loss[i], textbook_loss(raw, fact, site, found.delta[i], GOAL).detach(), **near(name)
+        )
     assert torch.equal(found.target, found.start + found.delta)
     if layer < lm.reachable - 1 or name == "t5":  # after a decoder's last block nobody looks at the subject
         assert found.delta.norm() > 0
@@ -197,8 +200,27 @@ def test_a_batch_gives_what_its_facts_give_alone(name: str, role: str) -> None:
     together = optimise(lm, FACTS, site, CONTEXTS, replace(GOAL, stop=4.0))
     alone = [optimise(lm, [fact], site, CONTEXTS, replace(GOAL, stop=4.0)) for fact in FACTS]
     for part in ("start", "delta", "loss"):
-        torch.testing.assert_close(getattr(together, part), torch.cat([getattr(v, part) for v in alone]), atol=1e-7, rtol=1e-6)
+        torch.testing.assert_close(
+            getattr(together, part), torch.cat([getattr(v, part) for v in alone]), atol=1e-7, rtol=1e-6
+        )
     assert together.steps.tolist() == [int(v.steps) for v in alone]
+
+
+def test_facts_about_one_subject_share_their_delta() -> None:
+    lm, site = doubled("gpt2"), Site(1, "down")
+    raw = raw_of("gpt2", lm)
+    other = Fact(prompt="People in France speak", subject="France", target="German")
+    found = optimise(lm, [FACTS[0], FACTS[1], other], site, CONTEXTS, GOAL)
+    assert torch.equal(found.delta[0], found.delta[2])
+    assert found.loss[0] == found.loss[2]
+    alone = optimise(lm, [FACTS[1]], site, CONTEXTS, GOAL)
+    torch.testing.assert_close(found.delta[1], alone.delta[0], atol=1e-7, rtol=1e-6)
+    for i, fact in enumerate([FACTS[0], FACTS[1], other]):
+        torch.testing.assert_close(found.start[i], start_of(raw, fact, site), **near("gpt2"))
+    # Half the answers' loss of each, and the rest, which is the subject's, once; z0 is that of its first fact.
+    answers = [textbook_loss(raw, f, site, found.delta[0], replace(GOAL, kl=0.0, decay=0.0)) for f in (FACTS[0], other)]
+    rest = textbook_loss(raw, FACTS[0], site, found.delta[0], GOAL) - answers[0]
+    torch.testing.assert_close(found.loss[0], (sum(answers) / 2 + rest).detach(), **near("gpt2"))
 
 
 def test_single_precision_agrees_with_double() -> None:
@@ -248,17 +270,18 @@ def test_the_layers_below_run_once() -> None:
     for layer, block in enumerate(lm._blocks):
         block.mlp.down_proj.register_forward_hook(lambda *_, layer=layer: ran.append(layer))
     optimise(lm, FACTS, Site(1, "down"), CONTEXTS, GOAL)
-    assert (ran.count(0), ran.count(1), ran.count(2)) == (1, 1 + GOAL.steps, 1 + GOAL.steps)
+    looks = 2 + GOAL.steps  # the whole batch, the cut batch against it, and the steps
+    assert (ran.count(0), ran.count(1), ran.count(2)) == (1, looks, looks)
     ran.clear()
     optimise(lm, FACTS, Site(1, "block"), CONTEXTS, GOAL)
-    assert (ran.count(0), ran.count(1), ran.count(2)) == (1, 1, 1 + GOAL.steps)
+    assert (ran.count(0), ran.count(1), ran.count(2)) == (1, 1, looks)
 
 
 def test_an_overflowing_model_is_an_error() -> None:
     lm = tiny.build("llama")
     with torch.no_grad():
         lm.model.lm_head.weight[5] = float("inf")
-    with pytest.raises(NotFinite, match="not finite.*float32"):
+    with pytest.raises(NotFinite, match=r"not finite.*float32"):
         optimise(lm, FACTS, Site(1, "down"), CONTEXTS, GOAL)
 
 

@@ -39,7 +39,7 @@ def test_moments_are_a_plain_loop_over_tokens(models: Callable[[str], LM], name:
         for text in TEXTS:
             ids = torch.tensor([lm.tokens.ids(text)])
             extra = {"decoder_input_ids": ids[:, :1]} if name == "t5" else {}
-            with hooked((lm.module(site), lambda _, args, __: seen.append(args[0]))), torch.no_grad():
+            with hooked((lm.module(site), lambda _, args, __, seen=seen: seen.append(args[0]))), torch.no_grad():
                 lm.model(input_ids=ids, **extra)
             for key in seen.pop().reshape(-1, lm.inner).double():
                 total += torch.outer(key, key)
@@ -55,7 +55,9 @@ def test_in_double_precision_it_is_the_loop_to_rounding() -> None:
         for text in TEXTS:
             lm.model(torch.tensor([lm.tokens.ids(text)]))
     keys = torch.cat(seen)
-    wanted = sum((torch.outer(key, key) for key in keys), torch.zeros(lm.inner, lm.inner, dtype=torch.float64)) / len(keys)
+    wanted = sum((torch.outer(key, key) for key in keys), torch.zeros(lm.inner, lm.inner, dtype=torch.float64)) / len(
+        keys
+    )
     torch.testing.assert_close(of_batch(lm, [site], *padded(lm))[site].mean, wanted, atol=1e-13, rtol=1e-10)
 
 

@@ -143,7 +143,9 @@ def test_an_interrupted_pass_goes_on_where_it_was(
     passes.clear()
     with pytest.raises(Interrupted):
         second_moments(lm, SITES, tokens=TOKENS, progress=interrupt_after(after))
-    assert not list(store.directory().glob("*.json")) if store.directory().exists() else True  # nothing claims to be whole
+    assert (
+        not list(store.directory().glob("*.json")) if store.directory().exists() else True
+    )  # nothing claims to be whole
     kept = (after - 1) // every * every  # the progress call comes before the save of its batch
     found = second_moments(tiny.build("llama"), SITES, tokens=TOKENS)
     assert all(torch.equal(found[site], whole[site]) for site in SITES)
@@ -196,7 +198,9 @@ def test_a_torn_file_is_computed_again(lm: LM, passes: list[int], harm: Any, suf
 
 
 @pytest.mark.parametrize("harm", [torn_in_half, emptied, zeroed, garbled])
-def test_a_torn_partial_sum_is_begun_again(lm: LM, passes: list[int], monkeypatch: pytest.MonkeyPatch, harm: Any) -> None:
+def test_a_torn_partial_sum_is_begun_again(
+    lm: LM, passes: list[int], monkeypatch: pytest.MonkeyPatch, harm: Any
+) -> None:
     monkeypatch.setattr(store, "SAVE_EVERY", 2)
     with pytest.raises(Interrupted):
         second_moments(lm, SITES, tokens=TOKENS, progress=interrupt_after(5))
@@ -248,7 +252,12 @@ def test_the_manifest_says_what_it_is(lm: LM) -> None:
     second_moments(lm, SITES[:1], tokens=200)
     (manifest,) = store.directory().glob("*.json")
     said = json.loads(manifest.read_text())
-    assert (said["fingerprint"], said["site"], said["corpus"], said["tokens"]) == (lm.fingerprint, "0.down", "primer", 200)
+    assert (said["fingerprint"], said["site"], said["corpus"], said["tokens"]) == (
+        lm.fingerprint,
+        "0.down",
+        "primer",
+        200,
+    )
     assert said["count"] >= 200
     assert said["bytes"] == manifest.with_suffix(".safetensors").stat().st_size
 
@@ -268,7 +277,7 @@ def test_where_it_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 def test_a_corpus_is_a_text_or_jsonl_file(tmp_path: Path, suffix: str) -> None:
     documents = ["Anna Lindgren\nwas born in Oslo.", "Zoë läuft 🎉."]
     lines = [json.dumps({"text": d}) for d in documents]
-    text = "\n\n\n".join(documents) + "\n" if ".txt" in suffix else "\n".join(lines)
+    text = "\n\n\n".join(documents) + "\n" if ".txt" in suffix else "\n".join([*lines, "", " "])
     path = tmp_path / f"corpus{suffix}"
     path.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode())
     wanted = [d.replace("\n", " ") for d in documents] if ".txt" in suffix else documents
@@ -307,7 +316,7 @@ def test_a_corpus_that_cannot_be_read_is_named(lm: LM, tmp_path: Path, name: str
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(BadFile, match=said) as caught:
-        second_moments(lm, SITES, corpus=str(path), tokens=50)
+        second_moments(lm, SITES, corpus=str(path), tokens=30_000)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 

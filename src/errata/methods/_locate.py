@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from errata.delta import Site
-from errata.methods.base import Method, Report
+from errata.methods.base import Method
 from errata.model.lm import LM
 from errata.solve.least_squares import Ridge
 from errata.solve.values import Goal, Values
@@ -20,8 +20,12 @@ class LocateThenEdit(Method):
     """A method that learns v* at the subject's last token and writes it with a closed form under a covariance."""
 
     steps: int | Auto = field(default="auto", metadata={"help": "steps of v*", "least": 1})
-    lr: float | Auto = field(default="auto", metadata={"help": "step size of v*; auto: a fraction of the size of z0", "above": 0})
-    kl: float = field(default=0.0625, metadata={"help": "weight of the KL to the base on the subject's essence", "least": 0})
+    lr: float | Auto = field(
+        default="auto", metadata={"help": "step size of v*; auto: a fraction of the size of z0", "above": 0}
+    )
+    kl: float = field(
+        default=0.0625, metadata={"help": "weight of the KL to the base on the subject's essence", "least": 0}
+    )
     decay: float | Auto = field(default="auto", metadata={"help": "weight of ‖δ‖/‖z0‖²", "least": 0})
     clamp: float | Auto = field(default="auto", metadata={"help": "largest ‖δ‖ as a multiple of ‖z0‖", "above": 0})
     stop: float = field(default=0.05, metadata={"help": "loss at which v* is good enough", "least": 0})
@@ -31,7 +35,9 @@ class LocateThenEdit(Method):
 
     def goal(self) -> Goal:
         """Return the settings of v* of a resolved method."""
-        assert self.steps != "auto" and self.decay != "auto" and self.clamp != "auto"
+        assert self.steps != "auto"
+        assert self.decay != "auto"
+        assert self.clamp != "auto"
         return Goal(steps=self.steps, lr=self.lr, kl=self.kl, decay=self.decay, clamp=self.clamp, stop=self.stop)
 
     def prepare(self, lm: LM, progress: Progress | None = None) -> None:
@@ -52,8 +58,7 @@ class LocateThenEdit(Method):
         found: Ridge = lm.memory[key]
         return found
 
-    def learned(self, values: Values) -> Report:
+    def learned(self, values: Values) -> dict[str, Any]:
         """Report how the optimisation of each fact ended."""
         losses = [round(x, 6) for x in values.loss.tolist()]
         return {"loss": losses, "steps": values.steps.tolist(), "converged": [x < self.stop for x in losses]}
-

@@ -12,6 +12,7 @@ from errata.fact import Fact
 from errata.methods.base import Method
 from errata.model.lm import LM
 from errata.model.tokens import Query
+from errata.solve.attribution import Where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,21 +20,26 @@ class Neuronal(Method):
     """A method that changes columns of `down` matrices, of an encoder and a decoder alike."""
 
     layers: tuple[int, ...] | Literal["all"] = field(default="all", metadata={"help": "layers with candidates"})
+    where: Where = field(
+        default="subject", metadata={"help": "score neurons at the subject's last token, or everywhere"}
+    )
 
     def resolve(self, lm: LM) -> Self:
         """Return the method with its layers named and every "auto" filled in.
 
         Raises:
-            BadConfig: a share above 1. UnsupportedModel, UnknownSite: as `Method.resolve`.
+            BadConfig: a share above 1. UnsupportedModel, UnknownSite: as `Method.resolve`; a decoder that is given the prompt
+                by an encoder has layers only if ``where="everywhere"``.
         """
         for share in ("p", "t"):
             if getattr(self, share, 0) > 1:
                 raise BadConfig(f"{share} = {getattr(self, share):g} makes no sense; it is a share, at most 1.")
-        # Unlike methods that look up a prompt's token, these do not stop at the layers a prompt reaches: a decoder's
-        # neurons have scores as an encoder's have.
-        found = super(Neuronal, replace(self, layers="all")).resolve(lm)
-        layers = tuple(range(lm.depth)) if self.layers == "all" else tuple(sorted(self.layers))
-        found = replace(found, layers=layers)
+        reached = lm.reachable if self.where == "subject" else lm.depth
+        layers = tuple(range(reached)) if self.layers == "all" else tuple(sorted(self.layers))
+        if self.where == "subject":
+            return super(Neuronal, replace(self, layers=layers)).resolve(lm)
+        # Under "all" a method has no sites yet, so nothing is refused for lying in a decoder.
+        found = replace(super(Neuronal, replace(self, layers="all")).resolve(lm), layers=layers)
         for site in found.sites():
             lm.module(site)
         return found

@@ -1,7 +1,7 @@
 """The range of a setting, stated beside its help and checked when a method is made.
 
-    steps: int = field(default=20, metadata={"help": "steps of v*", "least": 1})
-    lr: float = field(default=0.5, metadata={"help": "step size", "above": 0})
+steps: int = field(default=20, metadata={"help": "steps of v*", "least": 1})
+lr: float = field(default=0.5, metadata={"help": "step size", "above": 0})
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a method is: a frozen set of settings with ``solve(lm, facts, past) -> Edit``.
 
-A method is one file in this folder and exists by being there. It never writes to the model, keeps no state, and gives the
-same bytes for the same inputs and seed; what later edits need to know is carried in the edit.
+A method is one file in this folder and exists by being there. It never writes to the model, keeps no state, and gives
+the same bytes for the same inputs and seed; what later edits need to know is carried in the edit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from errata.model.trace import no_grads_kept
 from errata.stats.store import Progress
 
 PARENTS = 32  # ids of the edits below that an edit names; the state as a whole is named by one hash
-Report = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -37,15 +36,15 @@ class Solution:
     deltas: Mapping[Site, Change]
     carry: Mapping[str, Tensor] = field(default_factory=dict)
     prefixes: tuple[str, ...] = ()
-    report: Report = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
     """Settings common to all methods.
 
-    A setting left at "auto" is taken from `tuned` for a published model and from the model's own size otherwise; `resolve`
-    fills it in, and the edit records the result.
+    A setting left at "auto" is taken from `tuned` for a published model and from the model's own size otherwise;
+    `resolve` fills it in, and the edit records the result.
     """
 
     seed: int = field(default=0, metadata={"help": "what random numbers are drawn from"})
@@ -65,13 +64,13 @@ class Method(ABC):
             UnsupportedModel: the method cannot work on this kind of model. UnknownSite: a layer it does not have.
         """
         if lm.row.kind not in self.kinds:
-            raise UnsupportedModel(f"{self.name} works on {' and '.join(self.kinds)} models; {lm.name} is an {lm.row.kind}.")
+            wanted = " and ".join(self.kinds)
+            raise UnsupportedModel(f"{self.name} works on {wanted} models; {lm.name} is an {lm.row.kind}.")
         settings = {**self.automatic(lm), **self.tuned.get(lm.published, {})}
         found = replace(self, **{k: v for k, v in settings.items() if getattr(self, k) == "auto"})
         for site in found.sites():
             if not 0 <= site.layer < lm.reachable:
-                last = lm.reachable - 1
-                raise UnknownSite(f"{lm.name} has layers 0 to {last}; set layer to one of them, not {site.layer}.")
+                raise UnknownSite(f"{lm.name} has layers 0 to {lm.reachable - 1}; set one of them, not {site.layer}.")
             lm.module(site)
         return found
 
@@ -99,12 +98,12 @@ class Method(ABC):
 
         Raises:
             BadFact: facts contradict each other. BadConfig: several facts, and the method writes one at a time.
-            UnsupportedModel, UnknownSite: the method or a layer does not fit the model. NotFinite: the update is not finite.
+            UnsupportedModel, UnknownSite: the method or a layer does not fit the model. NotFinite: the update is not.
         """
         check_consistent(facts)
         method = self.resolve(lm)
         if len(facts) > 1 and not self.batched:
-            raise BadConfig(f"{self.name} writes one fact at a time; give them one by one, or use a batch method such as memit.")
+            raise BadConfig(f"{self.name} writes one fact at a time; give them one by one, or use a batch method.")
         solution = Solution({})
         if facts:
             with no_grads_kept(lm.model):

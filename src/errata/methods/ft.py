@@ -7,9 +7,9 @@ https://arxiv.org/abs/2202.05262, and FT-M as in EasyEdit, Wang et al., https://
     last   (FT-L):  min_Δ  mean_facts mean_j −log P(target_j | prompt),  ‖Δ‖∞ ≤ bound
 
 Differs from the paper: the change is a tensor of its own, so the model is never written to and the lower layers run once;
-learning stops when the mean loss falls below `stop`; on models
-nobody tuned, the step is a fiftieth of the root mean square of the weights. FT-L asks the last prompt position for every target token, which cannot
-make a model say a target of several tokens; it is kept because the literature compares with it.
+learning stops when the mean loss falls below `stop`; on models nobody tuned, the step is a fiftieth of the root mean
+square of the weights. FT-L asks the last prompt position for every target token, which cannot make a model say a target
+of several tokens; it is kept because the literature compares with it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class FineTune(Method):
     lr: float | Auto = field(
         default="auto", metadata={"help": "Adam's step; auto: a fiftieth of the RMS of W", "above": 0}
     )
-    bound: float | Auto | None = field(default="auto", metadata={"help": "largest change of an entry; auto: none, FT-L 5e-4", "above": 0})
+    bound: float | Auto | None = field(
+        default="auto", metadata={"help": "largest change of an entry; auto: none, FT-L 5e-4", "above": 0}
+    )
     stop: float = field(default=0.01, metadata={"help": "mean loss at which to stop", "least": 0})
 
     name: ClassVar[str] = "ft"
@@ -65,11 +67,14 @@ class FineTune(Method):
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the trained change."""
         (site,) = self.sites()
-        assert self.bound != "auto" and self.lr != "auto"
+        assert self.bound != "auto"
+        assert self.lr != "auto"
         schedule = Schedule(self.steps, self.lr, self.stop, self.bound)
         masked = self.variant == "masked"
         asked = queries(facts, [""], answers=masked)
         batch = lm.tokens.batch(queries(facts, [""], answers=True))
         labels = None if masked else [batch.labels[batch.rows == i].tolist() for i in range(len(facts))]
         change, loss, steps = fit(lm, site, asked, schedule, labels)
-        return Solution({site: Dense(change)}, report={"loss": [loss], "steps": [steps], "converged": [loss < self.stop]})
+        return Solution(
+            {site: Dense(change)}, report={"loss": [loss], "steps": [steps], "converged": [loss < self.stop]}
+        )

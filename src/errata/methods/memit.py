@@ -52,8 +52,22 @@ class Memit(LocateThenEdit):
     name: ClassVar[str] = "memit"
     batched: ClassVar[bool] = True
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "gpt2-xl": {"layers": (13, 14, 15, 16, 17), "steps": 20, "lr": 0.5, "decay": 0.5, "clamp": 0.75, "weight": 20000.0},
-        "gpt-j-6b": {"layers": (3, 4, 5, 6, 7, 8), "steps": 25, "lr": 0.5, "decay": 0.5, "clamp": 0.75, "weight": 15000.0},
+        "gpt2-xl": {
+            "layers": (13, 14, 15, 16, 17),
+            "steps": 20,
+            "lr": 0.5,
+            "decay": 0.5,
+            "clamp": 0.75,
+            "weight": 20000.0,
+        },
+        "gpt-j-6b": {
+            "layers": (3, 4, 5, 6, 7, 8),
+            "steps": 25,
+            "lr": 0.5,
+            "decay": 0.5,
+            "clamp": 0.75,
+            "weight": 15000.0,
+        },
         "llama-2-7b": _LLAMA2,
         "mistral-7b": _LLAMA2,
         "llama-3-8b": _LLAMA3,
@@ -64,7 +78,13 @@ class Memit(LocateThenEdit):
     def automatic(self, lm: LM) -> Mapping[str, Any]:
         """Return settings for a model nobody tuned: early layers, λ by the size of k."""
         first, last = layer_at(lm, 0.12), layer_at(lm, 0.25)
-        return {"layers": tuple(range(first, last + 1)), "steps": 25, "decay": 0.5, "clamp": 4.0, "weight": float(lm.inner)}
+        return {
+            "layers": tuple(range(first, last + 1)),
+            "steps": 25,
+            "decay": 0.5,
+            "clamp": 4.0,
+            "weight": float(lm.inner),
+        }
 
     def sites(self) -> tuple[Site, ...]:
         """Return the sites written to, ascending."""

@@ -68,8 +68,6 @@ class LM:
         # Only what differs from the defaults: a later transformers may have more settings for the same model.
         self.fingerprint = fingerprint(model, model.config.to_diff_dict())
 
-    # ---------------------------------------------------------------- modules and matrices
-
     def module(self, site: Site) -> nn.Module:
         """Return a site's module; the role ``block`` is the block itself, ``up`` the last of the up projections.
 
@@ -87,7 +85,8 @@ class LM:
                 f"{self.name} ({self.model.config.model_type}) has experts in place of one dense {site.role} "
                 "projection; edit its dense relative, or use a method that works on attention or adapters."
             )
-        return block.get_submodule(paths[site.role])
+        found: nn.Module = block.get_submodule(paths[site.role])
+        return found
 
     def parameter(self, site: Site) -> Float[Tensor, "out in"]:
         """Return the live weight of a site as (out, in)."""
@@ -98,14 +97,12 @@ class LM:
 
     def head(self) -> nn.Module:
         """Return the output embedding."""
-        head = self.model.get_output_embeddings()
-        assert isinstance(head, nn.Module)
+        head: nn.Module = self.model.get_output_embeddings()
         return head
 
     def embedding(self) -> nn.Module:
         """Return the input embedding."""
-        embedding = self.model.get_input_embeddings()
-        assert isinstance(embedding, nn.Module)
+        embedding: nn.Module = self.model.get_input_embeddings()
         return embedding
 
     def below(self, layer: int) -> list[tuple[nn.Module, int]]:
@@ -113,7 +110,6 @@ class LM:
         return list(zip(self._blocks[:layer], self._tuples, strict=False))
 
     def _measure_tuples(self) -> list[int]:
-        # What a block returns differs between architectures and is written nowhere: look once.
         with torch.no_grad():
             return tuple_lengths(self._blocks, lambda: self.forward(self.tokens.batch([Query("a")])))
 
@@ -130,21 +126,24 @@ class LM:
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        return self.embedding().weight.device  # type: ignore[return-value, union-attr]
+        return self.embedding().weight.device  # type: ignore[return-value]
 
-    # ---------------------------------------------------------------- running
+    def cache(self) -> Any:
+        """Return an empty cache of keys and values, for `forward` to fill."""
+        return transformers.DynamicCache()
 
-    def forward(self, batch: Batch) -> Float[Tensor, "b t v"]:
-        """Return logits; gradients flow if the caller wants them."""
-        logits = self.model(**batch.to(self.device).inputs, use_cache=False).logits
+    def forward(self, batch: Batch, cache: Any = None) -> Float[Tensor, "b t v"]:
+        """Return logits; gradients flow if the caller wants them. A cache is read and added to."""
+        cached = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
+        logits = self.model(**batch.to(self.device).inputs, **cached).logits
         assert isinstance(logits, Tensor)
         return logits
 
-    def answer_logits(self, batch: Batch) -> Float[Tensor, "a v"]:
+    def answer_logits(self, batch: Batch, cache: Any = None) -> Float[Tensor, "a v"]:
         """Return the logits that predict the batch's labels, in float32 or better, computing no others."""
         batch = batch.to(self.device)
         with answers_only(self, batch.rows, batch.cols):
-            logits = self.forward(batch)[0]
+            logits = (self.forward(batch) if cache is None else self.forward(batch, cache))[0]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @torch.no_grad()
@@ -207,7 +206,7 @@ class LM:
         ids = ids.to(self.device)
         given = {"attention_mask": torch.ones_like(ids), "logits_processor": [_finite] if options["do_sample"] else []}
         with self._without_taste():
-            out = self.model.generate(ids, generation_config=settings, **given)
+            out: Tensor = self.model.generate(ids, generation_config=settings, **given)
         return out[:, ids.shape[1] :] if self.row.kind == "decoder" else out[:, 1:]
 
     @contextmanager

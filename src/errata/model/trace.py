@@ -168,14 +168,14 @@ def _passed_through(block: nn.Module, length: int) -> Iterator[None]:
     """Let `block` return its input, in the shape its callers expect, without computing."""
     # An instance attribute shadows the class's forward; accelerate sets one too, so put back what was there.
     before = block.__dict__.get("forward")
-    block.forward = partial(_hand_on, length)  # type: ignore[method-assign]
+    block.forward = partial(_hand_on, length)
     try:
         yield
     finally:
         if before is None:
             del block.forward
         else:
-            block.forward = before  # type: ignore[method-assign]
+            block.forward = before
 
 
 def _hand_on(length: int, *args: Any, **kwargs: Any) -> Any:

@@ -80,7 +80,7 @@ def _loss(lm: LM, site: Site, batch: Batch, hidden: Float[Tensor, "b t d"], chan
 
 
 def _changed(change: Float[Tensor, "out in"], inputs: Sequence[Tensor], output: Float[Tensor, "b t out"]) -> Tensor:
-    """Return what the matrix would put out with the change, given its own output and the input it was just called with."""
+    """Return what the matrix would put out with the change, given what it puts out and its last input."""
     return output + (inputs[-1].to(change.dtype) @ change.T).to(output.dtype)
 
 

@@ -18,7 +18,7 @@ ROWS = 256  # rows of one forward pass
 
 
 def prefixes(lm: LM, seed: int, count: int = 5, length: int = 10) -> tuple[str, ...]:
-    """Return the context prefixes an edit is computed with: `count` texts sampled from the base model, and the bare prompt.
+    """Return the contexts an edit is computed in: the bare prompt, and what it follows, `count` samples of the base.
 
     Each ends in a full stop, so that the prompt begins a sentence of its own (ROME, arXiv 2202.05262, App. E.5).
     """
@@ -40,7 +40,7 @@ def queries(facts: Sequence[Fact], contexts: Sequence[str], *, answers: bool) ->
 def gather(
     lm: LM, asked: Sequence[Query], *, inputs: Sequence[Site] = (), outputs: Sequence[Site] = ()
 ) -> tuple[dict[Site, Float[Tensor, "q in"]], dict[Site, Float[Tensor, "q out"]]]:
-    """Return the inputs and outputs of sites at each query's lookup token, in one pass that ends after the deepest block."""
+    """Return inputs and outputs of sites at each query's lookup token, in one pass up to the deepest block."""
     stop = Site(max(site.layer for site in (*inputs, *outputs)), "block")
     parts: list[tuple[dict[Site, Tensor], dict[Site, Tensor]]] = []
     for part in _chunks(asked):
@@ -48,9 +48,14 @@ def gather(
         with Trace(lm, inputs=inputs, outputs=outputs, stop=stop) as trace:
             lm.forward(batch)
         parts.append(
-            ({s: at(trace.inputs[s], batch.lookup) for s in inputs}, {s: at(trace.outputs[s], batch.lookup) for s in outputs})
+            (
+                {s: at(trace.inputs[s], batch.lookup) for s in inputs},
+                {s: at(trace.outputs[s], batch.lookup) for s in outputs},
+            )
         )
-    return {s: torch.cat([p[0][s] for p in parts]) for s in inputs}, {s: torch.cat([p[1][s] for p in parts]) for s in outputs}
+    return {s: torch.cat([p[0][s] for p in parts]) for s in inputs}, {
+        s: torch.cat([p[1][s] for p in parts]) for s in outputs
+    }
 
 
 def _chunks(asked: Sequence[Query]) -> Iterator[Sequence[Query]]:
@@ -58,7 +63,9 @@ def _chunks(asked: Sequence[Query]) -> Iterator[Sequence[Query]]:
         yield asked[start : start + ROWS]
 
 
-def mean_keys(lm: LM, sites: Sequence[Site], facts: Sequence[Fact], contexts: Sequence[str]) -> dict[Site, Float[Tensor, "n in"]]:
+def mean_keys(
+    lm: LM, sites: Sequence[Site], facts: Sequence[Fact], contexts: Sequence[str]
+) -> dict[Site, Float[Tensor, "n in"]]:
     """Return k*: the key of each fact's subject, averaged over the contexts."""
     found, _ = gather(lm, queries(facts, contexts, answers=False), inputs=sites)
     return {site: k.reshape(len(facts), len(contexts), -1).mean(1) for site, k in found.items()}

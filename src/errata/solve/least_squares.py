@@ -1,7 +1,7 @@
 """Closed forms: which change of a matrix sends keys to values and disturbs ordinary keys least.
 
-Tensors in, tensors out, float64 inside. No ``in × in`` system is solved per edit: C is factored once, and a batch of n keys
-costs an n × n system (Woodbury).
+Tensors in, tensors out, float64 inside. No ``in × in`` system is solved per edit: C is factored once, and a batch of n
+keys costs an n × n system (Woodbury).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Ridge:
         weight: λ.
         damping: share of C's mean diagonal added to it first.
 
-    A covariance estimated from few tokens can be singular; then the smallest multiple of its mean diagonal that lets the
-    factorisation through, from 1e-10 up, is added to the diagonal and kept in `jitter`.
+    A covariance estimated from few tokens can be singular; then the smallest multiple of its mean diagonal that lets
+    the factorisation through, from 1e-10 up, is added to the diagonal and kept in `jitter`.
 
     Raises:
         NotFinite: it is zero, not finite, or no covariance.
@@ -45,8 +45,8 @@ class Ridge:
             if not bool(failed) and bool(self._factor.isfinite().all()):
                 return
         raise NotFinite(
-            "the covariance of the keys is zero or not finite: the model gives nothing usable on the corpus; load it in "
-            "float32 or bfloat16, or name another corpus."
+            "the covariance of the keys is zero or not finite: the model gives nothing usable on the corpus; "
+            "load it in float32 or bfloat16, or name another corpus."
         )
 
     def solve(self, keys: Keys) -> Keys:
@@ -54,7 +54,9 @@ class Ridge:
         return torch.cholesky_solve(keys.double().cpu().T, self._factor).T
 
 
-def rank_one(residual: Float[Tensor, " out"], key: Float[Tensor, " in"], current: Float[Tensor, " in"], ridge: Ridge) -> LowRank:
+def rank_one(
+    residual: Float[Tensor, " out"], key: Float[Tensor, " in"], current: Float[Tensor, " in"], ridge: Ridge
+) -> LowRank:
     """ROME's update: ``ΔW = (v* − W k)(C⁻¹ k*)ᵀ / (kᵀ C⁻¹ k*)`` (arXiv 2202.05262, Eq. 2).
 
     Args:
@@ -73,7 +75,7 @@ def batch(residuals: Rows, keys: Keys, ridge: Ridge, past: Past | None = None) -
 
     Args:
         residuals: R, one row a fact. keys: K, one row a fact.
-        past: keys of earlier edits, (m, in), whose outputs are to stay (``history``); None or no rows leaves the term out.
+        past: keys of earlier edits, (m, in), whose outputs are to stay (``history``); None or no rows: no such term.
     """
     keys, residuals = keys.double().cpu(), residuals.double().cpu()
     solved = _shielded(keys, ridge, past)  # A⁻¹K as rows, (n, in)

@@ -1,15 +1,17 @@
 """v*: what a layer should put out at the subject's last token so that the model says the target.
 
-For fact i a vector δ_i is learned by Adam and added there, minimising (ROME, arXiv 2202.05262, Eq. 4; MEMIT, arXiv 2210.07229)
+For fact i a vector δ_i is learned by Adam and added there, minimising (arXiv 2202.05262, Eq. 4; 2210.07229, Eq. 16)
 
     L_i(δ) = mean over contexts of NLL(target)/len + kl · KL(p_0(· | "{subject} is a") ‖ p_δ) + decay · ‖δ‖ / ‖z0‖²
 
-with ‖δ‖ ≤ clamp · ‖z0‖, until L_i < stop. A whole batch of facts is learned at once: every fact has rows of its own, so a
-batch gives what its facts give alone. The lower layers run once; each step starts from the cached hidden states at the edited
-layer, only answer positions go through the head, gradients go no deeper than δ, and facts that have converged leave the batch.
+with ‖δ‖ ≤ clamp · ‖z0‖, until L_i < stop. A whole batch of facts is learned at once: every fact has rows of its own,
+so a batch gives what its facts give alone. Each step starts from the cached hidden states at the edited layer and runs
+only the positions from the lookup token on (`model.tail`); only answer positions go through the head, gradients go no
+deeper than δ, and facts that have converged leave the batch.
 
-Differs from the papers: ``lr="auto"`` is a fraction of the root mean square of z0, because a fixed step of 0.5 suits hidden
-states of norm 1 to 50 and no others.
+Differs from the papers: facts about one subject in one batch share their δ and are learned together, because they share
+their key, and a key can be given one value only. ``lr="auto"`` is a fraction of the root mean square of z0, because a
+fixed step of 0.5 suits hidden states of norm 1 to 50 and no others.
 """
 
 from __future__ import annotations
@@ -23,17 +25,20 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from errata.delta import Site
 from errata.errors import NotFinite
 from errata.fact import Fact
 from errata.model.lm import LM
+from errata.model.tail import cut
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, at, resume
 from errata.solve.keys import queries
 
 Penalty = Callable[[Float[Tensor, "n out"]], Float[Tensor, " n"]]
-FACTS = 32  # facts learned at once; with six contexts and one essence prompt each, 224 rows
+FACTS = 128  # facts learned at once, at most
+LOGITS = 32_000_000  # numbers of one pass that go through the head, about
 _BETAS, _EPS = (0.9, 0.999), 1e-8  # Adam's
 
 
@@ -83,7 +88,11 @@ def optimise(
     Raises:
         NotFinite: a loss is not finite.
     """
-    parts = [_learn(_Problem(lm, facts[i : i + FACTS], site, contexts, goal), penalty) for i in range(0, len(facts), FACTS)]
+    vocabulary = int(lm.head().weight.shape[0])  # type: ignore[index, union-attr]
+    size = max(1, min(FACTS, LOGITS // (vocabulary * 2 * (len(contexts) + 1))))
+    parts = [
+        _learn(_Problem(lm, facts[i : i + size], site, contexts, goal), penalty) for i in range(0, len(facts), size)
+    ]
     return Values(*(torch.cat([getattr(p, name) for p in parts]) for name in ("start", "delta", "loss", "steps")))
 
 
@@ -91,49 +100,64 @@ class _Problem:
     """Cached rows of some facts: everything that does not change while δ is learned."""
 
     def __init__(self, lm: LM, facts: Sequence[Fact], site: Site, contexts: Sequence[str], goal: Goal) -> None:
-        self.lm, self.site, self.goal, self.n, self.contexts = lm, site, goal, len(facts), len(contexts)
+        self.lm, self.site, self.goal = lm, site, goal
+        subjects = list(dict.fromkeys(fact.subject for fact in facts))
+        self.n = len(subjects)
+        self.subject = torch.tensor([subjects.index(fact.subject) for fact in facts], device=lm.device)  # of each fact
+        first = torch.tensor([[f.subject for f in facts].index(s) for s in subjects], device=lm.device)
         asked = queries(facts, contexts, answers=True)
-        asked += [Query(f"{f.subject} is a", "", (0, len(f.subject))) for f in facts]  # the subject's essence
+        asked += [Query(f"{s} is a", "", (0, len(s))) for s in subjects]  # the subject's essence
         self.batch = lm.tokens.batch(asked).to(lm.device)
-        self.owner = torch.arange(self.n, device=lm.device)  # fact of each row
-        self.owner = torch.cat([self.owner.repeat_interleave(self.contexts), self.owner])
-        # After the block a layer deeper can start; the last block's output has no layer after it, and is replaced instead.
+        rows = self.subject.repeat_interleave(len(contexts))
+        self.owner = torch.cat([rows, torch.arange(self.n, device=lm.device)])  # subject of each row
+        self.count = torch.bincount(rows, minlength=self.n)  # rows with an answer, of each subject
+        # After the block a layer deeper can start; the last block has none after it: its output is replaced instead.
         self.deeper = site.role == "block" and site.layer + 1 < lm.reachable
         block = Site(site.layer, "block")
         with torch.no_grad(), Trace(lm, inputs=[block], outputs=[site]) as trace:
-            logits = lm.answer_logits(self.batch)
+            cache = lm.cache() if lm.row.kind == "decoder" else None
+            logits = lm.answer_logits(self.batch, cache)
         self.hidden = trace.outputs[block] if self.deeper else trace.inputs[block]
         self.essence = logits[self.batch.labels < 0].log_softmax(-1)  # (n, v)
-        self.start = at(trace.outputs[site], self.batch.lookup)[: self.n * self.contexts : self.contexts]
-        self.start = self.start.to(torch.promote_types(self.start.dtype, torch.float32))
+        found = at(trace.outputs[site], self.batch.lookup)[: len(rows) : len(contexts)]
+        self.starts = found.to(torch.promote_types(found.dtype, torch.float32))  # (n facts, out)
+        self.start = self.starts[first]  # (n subjects, out)
+        self.first = site.layer + self.deeper  # layer each step begins at
+        self.tail = None if cache is None else cut(lm, self.batch, self.hidden, self.first, (logits, cache))
 
     def loss(self, delta: Float[Tensor, "s out"], active: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
-        """Return L of the facts `active`, given their δ."""
+        """Return L of the subjects `active`, given their δ."""
         place = torch.full((self.n,), -1, device=active.device)
         place[active] = torch.arange(len(active), device=active.device)
         rows = torch.nonzero(place[self.owner] >= 0)[:, 0]
-        batch, fact = self.batch.take(rows), place[self.owner[rows]]
-        logp = self._run(batch, self.hidden[rows], delta[fact]).log_softmax(-1)
+        owner = self.owner[rows]
+        batch, logits = self._run(rows, delta[place[owner]])
+        logp = logits.log_softmax(-1)
         answer = batch.labels >= 0
         row = batch.rows[answer]
         nll = -logp[answer].gather(1, batch.labels[answer][:, None])[:, 0]
         length = torch.bincount(row, minlength=len(batch))[row]
         total = torch.zeros(len(active), dtype=nll.dtype, device=nll.device)
-        total = total.index_add(0, fact[row], nll / length / self.contexts)
+        total = total.index_add(0, place[owner][row], nll / length / self.count[owner][row])
         before = self.essence[active]
         kl = (before.exp() * (before - logp[~answer])).sum(-1)
         decay = delta.norm(dim=1) / self.start[active].norm(dim=1) ** 2
-        return total + self.goal.kl * kl + self.goal.decay * decay
+        loss: Tensor = total + self.goal.kl * kl + self.goal.decay * decay
+        return loss
 
-    def _run(self, batch: Batch, hidden: Float[Tensor, "b t out"], delta: Float[Tensor, "b out"]) -> Float[Tensor, "a v"]:
+    def _run(self, rows: Int[Tensor, " b"], delta: Float[Tensor, "b out"]) -> tuple[Batch, Float[Tensor, "a v"]]:
+        """Return some rows as they were run, and their logits with δ added."""
+        tail = None if self.tail is None else self.tail.take(rows)
+        batch = self.batch.take(rows) if tail is None else tail.batch
+        hidden = self.hidden[rows] if tail is None else tail.hidden
         add = partial(_add_at, batch.lookup, delta)
         with ExitStack() as stack:
-            if self.deeper:
-                stack.enter_context(resume(self.lm, self.site.layer + 1, add(hidden)))
-            else:
+            if hidden.device.type == "cpu":  # the flash kernel's backward is several times slower there on short rows
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if not self.deeper:
                 stack.enter_context(Trace(self.lm, replace={self.site: add}))
-                stack.enter_context(resume(self.lm, self.site.layer, hidden))
-            return self.lm.answer_logits(batch)
+            stack.enter_context(resume(self.lm, self.first, add(hidden) if self.deeper else hidden))
+            return batch, self.lm.answer_logits(batch, None if tail is None else tail.cache(self.lm))
 
 
 def _add_at(position: Int[Tensor, " b"], delta: Float[Tensor, "b out"], output: Float[Tensor, "b t out"]) -> Tensor:
@@ -148,7 +172,7 @@ def step_size(start: Float[Tensor, "n out"], goal: Goal) -> Float[Tensor, "n 1"]
     Adam moves a coordinate by about lr a step, so δ grows by lr·√out = lr·‖z0‖/rms(z0).
     """
     if goal.lr == "auto":
-        rms = start.norm(dim=1, keepdim=True) / start.shape[1] ** 0.5
+        rms: Tensor = start.norm(dim=1, keepdim=True) / start.shape[1] ** 0.5
         return rms * goal.clamp * 2 / goal.steps
     return torch.full_like(start[:, :1], float(goal.lr))
 
@@ -167,7 +191,9 @@ def _learn(problem: _Problem, penalty: Penalty | None) -> Values:
             whole = value if penalty is None else value + penalty(leaf)
             (gradient,) = torch.autograd.grad(whole.sum(), leaf)
         if not bool(gradient.isfinite().all()):
-            raise NotFinite("the loss of an edit is not finite: the model overflows on this prompt; load it in float32 or bfloat16.")
+            raise NotFinite(
+                "the loss of an edit is not finite: the model overflows on this prompt; load it in float32 or bfloat16."
+            )
         loss[active] = value.detach()
         keep = value.detach() >= goal.stop
         active, gradient = active[keep], gradient[keep]
@@ -180,4 +206,4 @@ def _learn(problem: _Problem, penalty: Penalty | None) -> Values:
         limit = goal.clamp * start[active].norm(dim=1, keepdim=True)
         delta[active] = moved * (limit / moved.norm(dim=1, keepdim=True)).clamp(max=1)
         steps[active] += 1
-    return Values(start, delta, loss, steps)
+    return Values(problem.starts, *(found[problem.subject] for found in (delta, loss, steps)))

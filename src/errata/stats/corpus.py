@@ -1,7 +1,7 @@
 """A text corpus as token batches, by name and revision.
 
-Two kinds: ``"primer"``, written by the world generator and always at hand, and a file of the user's own (plain text with
-blank lines between documents, or JSONL with a ``text`` field; either may be gzipped).
+Two kinds: ``"primer"``, written by the world generator and always at hand, and a file of the user's own (plain text
+with blank lines between documents, or JSONL with a ``text`` field; either may be gzipped).
 """
 
 from __future__ import annotations
@@ -39,10 +39,12 @@ class Corpus:
         """Yield the documents, the same in every run."""
         return _built_in() if self.name == BUILT_IN else _read(Path(self.name))
 
-    def batches(self, lm: LM, tokens: int, *, context: int = 256, rows: int = 16) -> Iterator[tuple[Int[Tensor, "b t"], Bool[Tensor, "b t"]]]:
-        """Yield (ids, real) until `tokens` real tokens have been given or the corpus ends; documents are cut at `context`.
+    def batches(
+        self, lm: LM, tokens: int, *, context: int = 256, rows: int = 16
+    ) -> Iterator[tuple[Int[Tensor, "b t"], Bool[Tensor, "b t"]]]:
+        """Yield (ids, real) until `tokens` real tokens have been given or the corpus ends.
 
-        Documents are taken in groups and sorted by length within a group, so that little is padded.
+        Documents are cut at `context` tokens and sorted by length within groups, so that little is padded.
         """
         documents, given = self.documents(), 0
         while given < tokens and (group := list(islice(documents, rows * 8))):
@@ -99,11 +101,9 @@ def _read(path: Path) -> Iterator[str]:
 
 
 def _documents(path: Path) -> Iterator[str]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8")
-    with opened as file:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         if ".jsonl" in path.suffixes:
-            for number, line in enumerate(file, 1):
-                yield _text_of(line, path, number)
+            yield from (_text_of(line, path, number) for number, line in enumerate(file, 1) if line.strip())
             return
         paragraph: list[str] = []
         for line in file:

@@ -47,7 +47,9 @@ class SecondMoment:
 
 
 @torch.no_grad()
-def of_batch(lm: LM, sites: Sequence[Site], ids: Int[Tensor, "b t"], real: Bool[Tensor, "b t"]) -> Mapping[Site, SecondMoment]:
+def of_batch(
+    lm: LM, sites: Sequence[Site], ids: Int[Tensor, "b t"], real: Bool[Tensor, "b t"]
+) -> Mapping[Site, SecondMoment]:
     """Return each site's moment over the real tokens of one batch; the pass ends after the deepest block."""
     inputs = {"input_ids": ids, "attention_mask": real.long()}
     if lm.row.kind == "encoder-decoder":

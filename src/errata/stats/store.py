@@ -1,7 +1,7 @@
 """Statistics computed once: keyed by everything they depend on, resumable, complete only when their manifest is there.
 
-A statistic's name is the hash of a frozen `Key`; the key is also written inside and compared when loading. A pass that is
-interrupted leaves a partial sum behind and goes on from it.
+A statistic's name is the hash of a frozen `Key`; the key is also written inside and compared when loading. A pass that
+is interrupted leaves a partial sum behind and goes on from it.
 """
 
 from __future__ import annotations
@@ -89,9 +89,13 @@ def second_moments(
     return {site: moment.mean for site, moment in known.items() if moment is not None}
 
 
-def _collect(lm: LM, sites: Sequence[Site], keys: Sequence[Key], source: Corpus, progress: Progress | None) -> dict[Site, SecondMoment]:
+def _collect(
+    lm: LM, sites: Sequence[Site], keys: Sequence[Key], source: Corpus, progress: Progress | None
+) -> dict[Site, SecondMoment]:
     tokens = keys[0].tokens
-    partial = directory() / f"{hashlib.sha256(''.join(k.name() for k in keys).encode()).hexdigest()[:32]}.partial.safetensors"
+    partial = (
+        directory() / f"{hashlib.sha256(''.join(k.name() for k in keys).encode()).hexdigest()[:32]}.partial.safetensors"
+    )
     sums, done = _resume(partial, sites)
     for number, (ids, real) in enumerate(source.batches(lm, tokens, context=CONTEXT)):
         if number < done:
@@ -101,7 +105,11 @@ def _collect(lm: LM, sites: Sequence[Site], keys: Sequence[Key], source: Corpus,
         if progress is not None:
             progress(min(sums[sites[0]].count, tokens), tokens)
         if (number + 1) % SAVE_EVERY == 0:
-            _write(partial, {str(s): m.total for s, m in sums.items()}, {"done": str(number + 1), "count": str(sums[sites[0]].count)})
+            _write(
+                partial,
+                {str(s): m.total for s, m in sums.items()},
+                {"done": str(number + 1), "count": str(sums[sites[0]].count)},
+            )
     sums = sums or {site: SecondMoment(torch.zeros(lm.inner, lm.inner, dtype=torch.float64), 0) for site in sites}
     for site, key in zip(sites, keys, strict=True):
         _save(key, sums[site])

@@ -1,0 +1,289 @@
+"""Benchmark runs: cases edited one after the other or each alone, measured at checkpoints, resumable to the same bytes.
+
+A run lives in a directory: `run.json` (what was asked for), `rows.jsonl` (every probe), `marks.jsonl` (how far the rows
+are complete), `book/` (the edits of a sequential run), `summary.json` (the numbers, written last). A unit of work is a
+checkpoint, or a case of an independent run: its rows are on the disk before its mark is, so a killed run cuts its rows
+at the last mark and goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from errata import methods
+from errata.config import to_dict
+from errata.edit import Edit
+from errata.errors import BadConfig
+from errata.evaluate.asking import Options
+from errata.evaluate.case import Case, with_subject
+from errata.evaluate.keeping import append, marks, peak_bytes
+from errata.evaluate.metrics import TfIdf, retention
+from errata.evaluate.rows import About, config_hash, score
+from errata.evaluate.scoring import Scorer
+from errata.evaluate.summary import at, dump_row, read_rows, summarize
+from errata.evaluate.texts import Read, measure, site_rows, text_rows
+from errata.methods.base import Method, versions
+from errata.model.lm import LM
+from errata.registry.log import Book
+from errata.stats.corpus import open_corpus
+
+CONTROL = "none"  # writes nothing; what every method is to be compared with
+ALL = 300  # up to this many edits every case is asked at a checkpoint, beyond it the groups of retention
+TEXTS = 60  # texts of the perplexity
+Tell = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run does.
+
+    Args:
+        cases: their name, as `errata.evaluate.cases.parse` takes it.
+        edits: how many cases are edited. batch: facts an edit, for methods that write batches.
+        checkpoints: numbers of edits at which everything is measured; the last edit always is one.
+        independent: each case alone, taken back afterwards.
+        generation: also generate freely (fluency, consistency); slow.
+        stop_at_perplexity: end a sequential run whose model has collapsed beyond this.
+        text: corpus of the perplexity. command: for the report.
+    """
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    cases: str = ""
+    edits: int = 100
+    batch: int = 1
+    checkpoints: tuple[int, ...] = (1, 10, 100, 1000, 10000)
+    independent: bool = False
+    seed: int = 0
+    generation: bool = False
+    stop_at_perplexity: float | None = None
+    text: str = "primer"
+    command: str = ""
+
+    @property
+    def mode(self) -> str:
+        """Return "independent" or "sequential"."""
+        return "independent" if self.independent else "sequential"
+
+
+class Run:
+    """One method on one set of cases, in one directory.
+
+    Args:
+        lm: the base model; put back when the run ends.
+        cases: at least `plan.edits` of them. out: the directory, new or of this very run.
+
+    Raises:
+        BadConfig: the directory holds another run, or nothing of the cases can be edited.
+        UnknownMethod: no such method.
+    """
+
+    def __init__(self, plan: Plan, lm: LM, cases: Sequence[Case], out: Path) -> None:
+        self._plan, self._lm, self._out = plan, lm, out
+        given = list(islice(cases, plan.edits))
+        self._cases, self._refused = with_subject(given, plan.method)
+        if not self._cases:
+            raise BadConfig(
+                f"{plan.method} can edit none of the {len(given)} cases of {plan.cases}: they name no subject."
+            )
+        self._method = None if plan.method == CONTROL else methods.make(plan.method, dict(plan.options)).resolve(lm)
+        config = {} if self._method is None else to_dict(self._method)
+        self._about = About(method=plan.method, config=config_hash(config), model=lm.fingerprint, seed=plan.seed)
+        self._scorer, self._texts = Scorer(lm), list(islice(open_corpus(plan.text).documents(), TEXTS))
+        probes = (*Options().probes, "generation") if plan.generation else Options().probes
+        self._options = Options(probes=probes, seed=plan.seed, idf=TfIdf(t for c in self._cases for t in c.references))
+        self._identity = {
+            **asdict(plan),
+            "config": config,
+            "mode": plan.mode,
+            "model": lm.name,
+            "fingerprint": lm.fingerprint,
+        }
+        self._identity |= {"width": lm.width, "inner": lm.inner, "versions": versions()}
+        self._stopped: str | None = None
+        self._spent: list[tuple[float, int, int]] = []  # seconds, facts and bytes of the edits since the last mark
+        self._open()
+
+    def _open(self) -> None:
+        self._out.mkdir(parents=True, exist_ok=True)
+        identity = json.dumps(self._identity, indent=1, sort_keys=True, default=str)
+        known, compared = self._out / "run.json", ("command", "versions")
+        if known.exists():
+            there = json.loads(known.read_text(encoding="utf-8"))
+            mine = json.loads(identity)
+            if {k: v for k, v in there.items() if k not in compared} != {
+                k: v for k, v in mine.items() if k not in compared
+            }:
+                raise BadConfig(
+                    f"{self._out} holds another run ({there.get('method')} on {there.get('cases')}); name another directory."
+                )
+        else:
+            known.write_text(identity, encoding="utf-8")
+        self._marks = marks(self._out / "marks.jsonl")
+        size = self._marks[-1]["bytes"] if self._marks else 0
+        with (self._out / "rows.jsonl").open("ab") as rows:
+            rows.truncate(size)
+
+    def go(self, tell: Tell | None = None) -> dict[str, Any]:
+        """Do what is left of the run and return its summary.
+
+        Args:
+            tell: called with (edits done, edits wanted).
+        """
+        try:
+            self._lm.weights.stand([])
+            self._before: Read = measure(self._scorer, self._texts)
+            self._unit("base", 0, lambda: self._measure(self._cases, 0, {}, None))
+            self._base = at(read_rows(self._out / "rows.jsonl"), checkpoint=0)
+            if self._plan.independent:
+                self._independent(tell)
+            else:
+                self._sequential(tell)
+        finally:
+            self._lm.weights.stand([])
+        return self._summary()
+
+    # ---------------------------------------------------------------- the two modes
+
+    def _independent(self, tell: Tell | None) -> None:
+        for number, case in enumerate(self._cases, 1):
+            self._unit(f"case {case.id}", 1, partial(self._alone, case))
+            if tell is not None:
+                tell(number, len(self._cases))
+
+    def _alone(self, case: Case) -> list[dict[str, Any]]:
+        if self._method is None:
+            return self._measure([case], 1, {}, None)
+        edit = self._solve(self._method, [case], [])
+        with self._lm.weights.trial([edit.deltas]):
+            return self._measure([case], 1, {case.id: [edit.id]}, edit)
+
+    def _sequential(self, tell: Tell | None) -> None:
+        wanted = sorted({c for c in self._plan.checkpoints if c < len(self._cases)} | {len(self._cases)})
+        with Book.open(self._out / "book", base=self._lm.fingerprint, name=self._lm.name) as book:
+            edits = [Edit.from_bytes(book.read(record)) for record in book.stand()]
+            self._lm.weights.stand([edit.deltas for edit in edits])
+            for target in wanted:
+                self._write_up_to(target, book, edits, tell)
+                self._unit(f"T={target}", target, partial(self._standing, edits, target))
+                if self._collapsed(target):
+                    return
+
+    def _write_up_to(self, target: int, book: Book, edits: list[Edit], tell: Tell | None) -> None:
+        done = sum(len(_cases_of(edit)) for edit in edits)
+        while self._method is not None and done < target:
+            edits.append(self._write(book, edits, self._cases[done : min(done + self._plan.batch, target)]))
+            done += len(_cases_of(edits[-1]))
+            if tell is not None:
+                tell(done, len(self._cases))
+
+    def _standing(self, edits: Sequence[Edit], target: int) -> list[dict[str, Any]]:
+        owners = {case: [edit.id] for edit in edits for case in _cases_of(edit)}
+        return self._measure(self._asked(target), target, owners, edits[-1] if edits else None)
+
+    def _write(self, book: Book, edits: Sequence[Edit], cases: Sequence[Case]) -> Edit:
+        assert self._method is not None
+        edit = self._solve(self._method, cases, edits)
+        self._lm.weights.stand([e.deltas for e in (*edits, edit)])
+        book.append([(edit.meta(), edit.to_bytes())])
+        return edit
+
+    def _solve(self, method: Method, cases: Sequence[Case], past: Sequence[Edit]) -> Edit:
+        method.prepare(self._lm)
+        started = time.perf_counter()
+        edit = method.solve(self._lm, [fact for case in cases for fact in case.facts], past)
+        self._spent.append((time.perf_counter() - started, len(edit.facts), len(edit.to_bytes())))
+        return replace(edit, report={**edit.report, "cases": [case.id for case in cases]})
+
+    # ---------------------------------------------------------------- measuring
+
+    def _asked(self, edits: int) -> list[Case]:
+        """Return the cases asked with `edits` edits standing: all, or retention's groups where that would be many."""
+        standing = self._cases[:edits]
+        if edits <= ALL:
+            return list(standing)
+        wanted = {case for group in self._groups(edits).values() for case in group}
+        return [case for case in standing if case.id in wanted]
+
+    def _groups(self, edits: int) -> dict[str, tuple[str, ...]]:
+        return retention([case.id for case in self._cases[:edits]], seed=self._plan.seed)
+
+    def _measure(
+        self, cases: Sequence[Case], checkpoint: int, owners: Mapping[str, Sequence[str]], last: Edit | None
+    ) -> list[dict[str, Any]]:
+        about = replace(self._about, checkpoint=checkpoint, edits=owners)
+        base = None if checkpoint == 0 else self._base
+        rows = score(self._lm, cases, base=base, about=about, options=self._options, scorer=self._scorer)
+        if self._plan.independent and checkpoint:
+            return rows  # what one edit does to general text is too little to measure for each of them
+        rows += text_rows(self._texts, measure(self._scorer, self._texts), before=self._before, about=about)
+        return rows + (site_rows(self._lm, list(last.deltas), self._texts[:8], about=about) if last else [])
+
+    def _unit(self, name: str, checkpoint: int, work: Callable[[], list[dict[str, Any]]]) -> None:
+        """Do a unit of work unless it is done; its rows are on the disk before its mark is."""
+        if any(mark["unit"] == name for mark in self._marks):
+            return
+        rows = work()
+        append(self._out / "rows.jsonl", (dump_row(row) for row in rows))
+        mark = {"unit": name, "checkpoint": checkpoint, "bytes": (self._out / "rows.jsonl").stat().st_size}
+        mark |= {"spent": self._spent, "peak_bytes": peak_bytes(self._lm)}
+        self._spent = []
+        append(self._out / "marks.jsonl", [json.dumps(mark)])
+        self._marks.append(mark)
+
+    def _collapsed(self, checkpoint: int) -> bool:
+        limit = self._plan.stop_at_perplexity
+        found = summarize(at(read_rows(self._out / "rows.jsonl"), checkpoint=checkpoint)).get("perplexity")
+        if limit is None or found is None or found.mean <= limit:
+            return False
+        self._stopped = f"perplexity {found.mean:.4g} at {checkpoint} edits"
+        return True
+
+    # ---------------------------------------------------------------- the numbers
+
+    def _summary(self) -> dict[str, Any]:
+        rows = read_rows(self._out / "rows.jsonl")
+        points = sorted({mark["checkpoint"] for mark in self._marks})
+        summary = {
+            **{key: self._identity[key] for key in ("method", "config", "model", "cases", "seed", "mode", "versions")},
+            "checkpoints": [self._point(point, at(rows, checkpoint=point)) for point in points],
+            "refused": len(self._refused),
+            "stopped": self._stopped,
+        }
+        text = json.dumps(summary, indent=1, default=str)
+        temporary = self._out / ".summary.json"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self._out / "summary.json")
+        return summary
+
+    def _point(self, checkpoint: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        metrics = {name: found.to_dict() for name, found in summarize(rows).items()}
+        if checkpoint and not self._plan.independent and self._method is not None:
+            for group, cases in self._groups(checkpoint).items():
+                said = summarize(rows, facts=cases).get("said")
+                metrics |= {f"retention_{group}": said.to_dict()} if said else {}
+        marks = [mark for mark in self._marks if mark["checkpoint"] <= checkpoint]
+        spent = [each for mark in marks for each in mark["spent"]]
+        facts = sum(count for _, count, _ in spent)
+        point: dict[str, Any] = {"edits": checkpoint, "metrics": metrics}
+        point["seconds"] = round(sum(seconds for seconds, _, _ in spent), 3)
+        point["peak_bytes"] = max(mark["peak_bytes"] for mark in marks)
+        if facts:
+            point["seconds_per_edit"] = round(point["seconds"] / facts, 4)
+            point["bytes_per_edit"] = sum(size for _, _, size in spent) // facts
+        return point
+
+
+def _cases_of(edit: Edit) -> list[str]:
+    """Return the ids of the cases an edit of a run wrote."""
+    cases = edit.report["cases"]
+    assert isinstance(cases, list)
+    return cases
