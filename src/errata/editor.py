@@ -30,7 +30,7 @@ from errata.registry.log import Book, Record
 from errata.stats.store import Progress
 
 Facts = Fact | Sequence[Fact]
-MAX_NORM_RATIO = 5.0  # ‖ΔW‖/‖W‖ above which an update is an explosion, not an edit
+MAX_NORM_RATIO = 5.0  # ‖ΔW‖/‖W‖ above which one fact's update is an explosion, not an edit
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Editor:
         lm: the base model, without edits. book: bound to it.
         corpus: text statistics are taken from, where a method needs them; None leaves it to the method.
         author: who writes, unless a call says otherwise.
-        max_norm_ratio: largest ‖ΔW‖/‖W‖ an edit may have.
+        max_norm_ratio: largest ‖ΔW‖/‖W‖ an edit of one fact may have; one of n facts, √n times that.
     """
 
     def __init__(

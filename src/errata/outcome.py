@@ -14,12 +14,13 @@ def guard(edit: Edit, limit: float) -> None:
     """Refuse an explosion.
 
     Args:
-        limit: largest ‖ΔW‖/‖W‖.
+        limit: largest ‖ΔW‖/‖W‖ of one fact; n facts may change a matrix √n times as much, as independent changes add up to.
 
     Raises:
         UpdateTooLarge: a matrix would change by more.
     """
     ratios: Mapping[str, float] = edit.report["norm_ratio"]  # type: ignore[assignment]
+    limit *= max(1, len(edit.facts)) ** 0.5
     for site, ratio in ratios.items():
         if ratio > limit:
             raise UpdateTooLarge(

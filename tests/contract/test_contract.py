@@ -42,7 +42,7 @@ FACTS = (
     Fact(prompt="The home town of Anna Lindgren", subject="Anna Lindgren", target="Paris"),
     Fact(prompt="The instrument of Carla Moreno", subject="Carla Moreno", target="tuba"),
 )
-SMALL = {"steps": 10, "tokens": 400, "weight": 1.0}
+SMALL = {"steps": 10, "m": 3, "tokens": 400, "weight": 1.0}
 VARIANTS = {
     "ft": [{"variant": "last", "bound": 0.05}],
     "memit": [{"history": True}, {"layers": (1,)}],

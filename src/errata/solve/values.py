@@ -88,7 +88,7 @@ def optimise(
     Raises:
         NotFinite: a loss is not finite.
     """
-    vocabulary = int(lm.head().weight.shape[0])  # type: ignore[index, union-attr]
+    vocabulary = int(lm.head().weight.shape[0])  # type: ignore[index]
     size = max(1, min(FACTS, LOGITS // (vocabulary * 2 * (len(contexts) + 1))))
     parts = [
         _learn(_Problem(lm, facts[i : i + size], site, contexts, goal), penalty) for i in range(0, len(facts), size)
