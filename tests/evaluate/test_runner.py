@@ -1,0 +1,83 @@
+"""A run that was interrupted gives the same rows as one that was not.
+
+pytest tests/evaluate/test_runner.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from errata.errors import BadConfig
+from errata.evaluate.cases import parse
+from errata.evaluate.runner import CONTROL, Plan, Run
+from errata.model.lm import LM, load
+
+CASES = list(parse("primer:4", seed=3))
+
+
+@pytest.fixture(scope="module")
+def lm() -> LM:
+    return load("primer")
+
+
+def plan(**changes: object) -> Plan:
+    given = {"method": "ft", "options": {"steps": 3}, "cases": "primer:4", "edits": 4, "checkpoints": (1, 2)} | changes
+    return Plan(**given)  # type: ignore[arg-type]
+
+
+def rows(out: Path) -> bytes:
+    return (out / "rows.jsonl").read_bytes()
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside."""
+
+
+@pytest.mark.parametrize("independent", [False, True])
+@pytest.mark.parametrize("units", [1, 2, 3])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, independent: bool, units: int
+) -> None:
+    whole = Run(plan(independent=independent), lm, CASES, tmp_path / "whole").go()
+    measure, calls = Run._measure, []
+
+    def dies(self: Run, *arguments: object) -> object:
+        calls.append(1)
+        if len(calls) > units:
+            raise Killed
+        return measure(self, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_measure", dies)
+        with pytest.raises(Killed):
+            Run(plan(independent=independent), lm, CASES, tmp_path / "cut").go()
+    with (tmp_path / "cut" / "rows.jsonl").open("ab") as file:
+        file.write(b'{"case": "torn')
+    resumed = Run(plan(independent=independent), lm, CASES, tmp_path / "cut").go()
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    assert [p["metrics"] for p in resumed["checkpoints"]] == [p["metrics"] for p in whole["checkpoints"]]
+    assert not lm.weights[next(iter(lm.weights._base))].isnan().any()
+
+
+def test_the_control_changes_nothing_and_the_unedited_model_comes_first(lm: LM, tmp_path: Path) -> None:
+    summary = Run(plan(method=CONTROL, options={}), lm, CASES, tmp_path / "none").go()
+    assert [p["edits"] for p in summary["checkpoints"]] == [0, 1, 2, 4]
+    assert all(p["metrics"]["said"]["mean"] == 0 for p in summary["checkpoints"])
+    last = summary["checkpoints"][-1]["metrics"]
+    assert last["locality_unchanged"]["mean"] == 1
+    assert json.loads((tmp_path / "none" / "summary.json").read_text())["method"] == CONTROL
+
+
+def test_a_collapsed_run_stops_and_says_so(lm: LM, tmp_path: Path) -> None:
+    summary = Run(plan(stop_at_perplexity=1.0), lm, CASES, tmp_path / "stop").go()
+    assert [p["edits"] for p in summary["checkpoints"]] == [0, 1]
+    assert summary["stopped"].startswith("perplexity")
+
+
+def test_another_run_in_the_same_directory_is_refused(lm: LM, tmp_path: Path) -> None:
+    Run(plan(edits=1), lm, CASES, tmp_path / "run")
+    with pytest.raises(BadConfig, match="another run"):
+        Run(plan(edits=2), lm, CASES, tmp_path / "run")
