@@ -24,7 +24,7 @@ LEVELS = (
     ("methods", "evaluate", "registry"),
     ("editor", "outcome", "locate"),
     ("cluster", "report", "demo", "_options", "_rows", "_show"),
-    ("cli", "_bench", "serve"),
+    ("cli", "_bench", "_where", "serve"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms} | {
     "evaluate.runner": 4,
@@ -136,7 +136,7 @@ def test_others_are_imported_in_one_place_each() -> None:
     assert users("transformers") <= {"model.lm"}
     assert users("peft") <= {"methods.lora"}
     assert {room(m) for m in users("sqlite3")} <= {"registry"}
-    assert users("typer") <= {"cli", "_bench", "_options"}
+    assert users("typer") <= {"cli", "_bench", "_where", "_options"}
     assert users("rich") <= {"cli", "_show"}
 
 

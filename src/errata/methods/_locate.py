@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from errata.delta import Site
-from errata.methods.base import Method
+from errata.methods.base import Method, layer_at
 from errata.model.lm import LM
 from errata.solve.least_squares import Ridge
 from errata.solve.values import Goal, Values
 from errata.stats.store import Progress, second_moments
+from errata.stats.traced import remembered
 
 Auto = Literal["auto"]
 
@@ -62,3 +63,9 @@ class LocateThenEdit(Method):
         """Report how the optimisation of each fact ended."""
         losses = [round(x, 6) for x in values.loss.tolist()]
         return {"loss": losses, "steps": values.steps.tolist(), "converged": [x < self.stop for x in losses]}
+
+
+def home(lm: LM, share: float) -> int:
+    """Return the layer facts were traced to on this very model (`errata locate --remember`), else `layer_at`."""
+    known = remembered(lm)
+    return layer_at(lm, share) if known is None else known

@@ -30,7 +30,7 @@ from torch import Tensor
 from errata.delta import LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods._locate import Auto, LocateThenEdit
+from errata.methods._locate import Auto, LocateThenEdit, home
 from errata.methods.base import Solution, layer_at
 from errata.model.lm import LM
 from errata.solve import keys
@@ -76,8 +76,9 @@ class Memit(LocateThenEdit):
     }
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
-        """Return settings for a model nobody tuned: early layers, λ by the size of k."""
-        first, last = layer_at(lm, 0.12), layer_at(lm, 0.25)
+        """Return settings for a model nobody tuned: early layers, or those up to the traced one; λ by the size of k."""
+        last = home(lm, 0.25)
+        first = max(0, last + layer_at(lm, 0.12) - layer_at(lm, 0.25))
         return {
             "layers": tuple(range(first, last + 1)),
             "steps": 25,

@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 from errata.delta import Site
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods._locate import Auto, LocateThenEdit
-from errata.methods.base import Solution, layer_at
+from errata.methods._locate import Auto, LocateThenEdit, home
+from errata.methods.base import Solution
 from errata.model.lm import LM
 from errata.solve import keys
 from errata.solve.least_squares import rank_one
@@ -51,8 +51,8 @@ class Rome(LocateThenEdit):
     }
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
-        """Return settings for a model nobody tuned: an early layer, the original's clamp."""
-        return {"layer": layer_at(lm, 0.17), "steps": 25, "decay": 0.5, "clamp": 4.0}
+        """Return settings for a model nobody tuned: the traced layer or an early one, the original's clamp."""
+        return {"layer": home(lm, 0.17), "steps": 25, "decay": 0.5, "clamp": 4.0}
 
     def sites(self) -> tuple[Site, ...]:
         """Return the one site written to."""

@@ -25,7 +25,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from errata.delta import Site
 from errata.errors import NotFinite
@@ -33,7 +32,7 @@ from errata.fact import Fact
 from errata.model.lm import LM
 from errata.model.tail import cut
 from errata.model.tokens import Batch, Query
-from errata.model.trace import Trace, at, resume
+from errata.model.trace import Trace, at, plain_attention, resume
 from errata.solve.keys import queries
 
 Penalty = Callable[[Float[Tensor, "n out"]], Float[Tensor, " n"]]
@@ -152,8 +151,7 @@ class _Problem:
         hidden = self.hidden[rows] if tail is None else tail.hidden
         add = partial(_add_at, batch.lookup, delta)
         with ExitStack() as stack:
-            if hidden.device.type == "cpu":  # the flash kernel's backward is several times slower there on short rows
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(plain_attention(hidden.device))
             if not self.deeper:
                 stack.enter_context(Trace(self.lm, replace={self.site: add}))
             stack.enter_context(resume(self.lm, self.first, add(hidden) if self.deeper else hidden))
