@@ -134,6 +134,7 @@ def test_only_those_who_may_open_the_primer() -> None:
 
 def test_others_are_imported_in_one_place_each() -> None:
     assert users("transformers") <= {"model.lm"}
+    assert users("lm_eval") <= {"evaluate.harness_model"}
     assert users("peft") <= {"methods.lora"}
     assert {room(m) for m in users("sqlite3")} <= {"registry"}
     assert users("typer") <= {"cli", "_bench", "_where", "_options"}

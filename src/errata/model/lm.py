@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from errata.delta import Site
 from errata.errors import BadModel, ErrataError, NotFinite, UnknownSite, UnsupportedModel
 from errata.model import arch
 from errata.model.checkpoint import check_directory, check_place, in_short
+from errata.model.decoding import follow
 from errata.model.tokens import Batch, Query, Tokens
 from errata.model.trace import answers_only, tuple_lengths
 from errata.model.weights import Weights, fingerprint
@@ -128,6 +130,13 @@ class LM:
         """Where inputs go."""
         return self.embedding().weight.device  # type: ignore[return-value]
 
+    @cached_property
+    def stops(self) -> frozenset[int]:
+        """The tokens that end a text."""
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        stops = configured if isinstance(configured, list) else [configured, self.tokenizer.eos_token_id]
+        return frozenset(int(s) for s in stops if s is not None)
+
     def cache(self) -> Any:
         """Return an empty cache of keys and values, for `forward` to fill."""
         return transformers.DynamicCache()
@@ -175,17 +184,13 @@ class LM:
 
         Prompts of one length run together, so there is no padding and a batch says what its rows say alone.
         """
-        read = self.tokens.opening if self.row.kind == "decoder" else self.tokens.ids
-        ids = [read(prompt) for prompt in prompts]
-        said = [""] * len(prompts)
-        for length in {len(i) for i in ids}:
-            same = [i for i, row in enumerate(ids) if len(row) == length]
-            for start in range(0, len(same), rows):
-                part = same[start : start + rows]
-                out = self._run(torch.tensor([ids[i] for i in part]), max_new_tokens=max_new_tokens, do_sample=False)
-                for i, row in zip(part, out, strict=True):
-                    said[i] = self.tokens.decode(row.tolist()).split("\n")[0].strip()
-        return said
+        starts = [self.tokens.opening(prompt) for prompt in prompts]
+        found = follow(self, starts, max_new_tokens, ends=lambda place, token: self.ends(token), rows=rows)
+        return [self.tokens.line(ids) for ids in found]
+
+    def ends(self, token: int) -> bool:
+        """Return whether a text or its line ends with this token; a full stop never ends it."""
+        return token in self.stops or "\n" in self.tokens.word(token)
 
     def sample(self, count: int, length: int, seed: int) -> list[str]:
         """Return `count` texts of about `length` tokens, sampled from nothing; global random state is untouched."""
@@ -201,7 +206,7 @@ class LM:
     def _run(self, ids: Tensor, **options: Any) -> Tensor:
         if self.row.kind == "encoder":
             raise UnsupportedModel(f"{self.name} is an encoder and cannot generate text; ask a model that can.")
-        special = {"pad_token_id": self.tokens.pad, "eos_token_id": self._stops()}
+        special = {"pad_token_id": self.tokens.pad, "eos_token_id": sorted(self.stops) or None}
         settings = transformers.GenerationConfig(**special, decoder_start_token_id=self.tokens.start, **options)
         ids = ids.to(self.device)
         given = {"attention_mask": torch.ones_like(ids), "logits_processor": [_finite] if options["do_sample"] else []}
@@ -225,11 +230,6 @@ class LM:
         with _quiet():
             self.model.save_pretrained(directory)
             self.tokenizer.save_pretrained(directory)
-
-    def _stops(self) -> list[int] | None:
-        configured = getattr(self.model.generation_config, "eos_token_id", None)
-        stops = configured if isinstance(configured, list) else [configured, self.tokenizer.eos_token_id]
-        return sorted({int(s) for s in stops if s is not None}) or None
 
 
 def _finite(ids: Tensor, scores: Tensor) -> Tensor:

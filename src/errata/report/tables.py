@@ -193,6 +193,7 @@ def provenance(runs: Sequence[Run], slots: Slots) -> Safe:
 def _fields(run: Run) -> dict[str, Safe]:
     about = run.about
     plain = {key: about.get(key) for key in ("model", "fingerprint", "cases", "mode", "batch", "seed")}
+    plain["harness"] = ", ".join(map(str, about.get("harness") or ())) or None
     sets = {key: about.get(key) for key in ("config", "options", "versions")}
     fields = {key: text(value) for key, value in plain.items() if value is not None}
     fields |= {key: _pairs(value) for key, value in sets.items() if isinstance(value, dict) and value}
