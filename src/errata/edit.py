@@ -121,6 +121,11 @@ class Edit:
         """Return everything but the tensors as JSON-able values: what the book keeps in its table."""
         return {"id": self.id, **self._fields()}
 
+    def as_recorded(self, meta: Mapping[str, object]) -> Edit:
+        """Return this edit with what a book says of it, the same tensors under the same id: its first file again."""
+        again = self._from_parts(dict(meta), dict(self._tensors()))
+        return again if again.id == self.id else self
+
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         for site, delta in self.deltas.items():
             for name, tensor in delta.tensors().items():

@@ -20,7 +20,7 @@ from typing import Any, overload
 
 from errata import methods
 from errata.edit import Edit
-from errata.errors import InputError
+from errata.errors import InputError, UnknownEdit
 from errata.fact import Fact, check_consistent
 from errata.gates import Gates, Keeper, of_book
 from errata.label import Label, split
@@ -172,12 +172,19 @@ class Editor:
                 for group in [facts] if how.batched and facts else [[fact] for fact in facts]:
                     written.append(self._write_one(how, group, [*self._standing, *written], label))
                 written = keeper.let_through(written)
-                self.book.append([(edit.meta(), edit.to_bytes()) for edit in written])
+                self.book.append([(e.meta(), e.to_bytes()) for e in map(self._as_first_written, written)])
             except BaseException:
                 self.lm.weights.stand([e.deltas for e in self._standing])
                 raise
             self._refresh()
         return written
+
+    def _as_first_written(self, edit: Edit) -> Edit:
+        """Return an edit that is in the book, dropped, as it is recorded there, so that its file, if lost, is whole again."""
+        try:
+            return edit.as_recorded(self.book.get(edit.id).meta)
+        except UnknownEdit:
+            return edit
 
     def _method(self, method: str | Method, options: Mapping[str, Any]) -> Method:
         if isinstance(method, Method):

@@ -58,6 +58,11 @@ def said(records: Iterable[Record]) -> Iterator[Said]:
         yield from (Said(fact, record.id) for fact in record.facts)
 
 
+def same_answer(one: Fact, other: Fact) -> bool:
+    """Return whether two facts give the same answer."""
+    return _same(one.target, other.target)
+
+
 def answers(records: Iterable[Record]) -> dict[Question, Said]:
     """Return what the edits say last of each question."""
     return {question(one.fact): one for one in said(records)}
