@@ -19,7 +19,8 @@
     └── SolveError                  exit code 1: the mathematics did not give a usable update
         ├── NotFinite               NaN or infinite numbers in an update
         ├── UpdateTooLarge          an update out of proportion to the weights it changes
-        └── StatsMissing            statistics of the base model are needed and not there
+        ├── StatsMissing            statistics of the base model are needed and not there
+        └── GateClosed              the edited model would no longer do what a gate asks of it
 
 Each takes one message: a sentence that says what is wrong and what to do about it.
 """
@@ -113,6 +114,10 @@ class UpdateTooLarge(SolveError):
 
 class StatsMissing(SolveError):
     """Statistics of the base model are needed and have not been computed."""
+
+
+class GateClosed(SolveError):
+    """The edited model does not do what a gate asks of it; the message names the gate and the figures."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from errata.methods.base import Method, layer_at
 from errata.model.lm import LM
 from errata.solve.least_squares import Ridge
 from errata.solve.values import Goal, Values
-from errata.stats.store import Progress, second_moments
+from errata.stats.store import Progress, keys, second_moments
 from errata.stats.traced import remembered
 
 Auto = Literal["auto"]
@@ -44,6 +44,10 @@ class LocateThenEdit(Method):
     def prepare(self, lm: LM, progress: Progress | None = None) -> None:
         """Compute the covariance of every site written to, in one pass."""
         second_moments(lm, self.resolve(lm).sites(), self.corpus, self.tokens, progress)
+
+    def statistics(self, lm: LM) -> dict[str, str]:
+        """Return the name of the covariance of every site written to."""
+        return {str(site): key.name() for site, key in keys(lm, self.sites(), self.corpus, self.tokens).items()}
 
     def ridge(self, lm: LM, site: Site, weight: float = 1.0) -> Ridge:
         """Return λC of a site, damped, factored once while the model lives.

@@ -60,6 +60,13 @@ def sample_size(lm: LM) -> int:
     return max(20_000, min(64 * lm.inner, 1_000_000))
 
 
+def keys(lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0) -> dict[Site, Key]:
+    """Return what the second moment of each site is known by; raises BadFile if the corpus cannot be read."""
+    source, tokens = open_corpus(corpus), tokens or sample_size(lm)
+    dtype = str(next(lm.model.parameters()).dtype)
+    return {s: Key(lm.fingerprint, str(s), source.name, source.revision, tokens, CONTEXT, dtype) for s in sites}
+
+
 def second_moments(
     lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0, progress: Progress | None = None
 ) -> dict[Site, Float[Tensor, "in in"]]:
@@ -76,16 +83,14 @@ def second_moments(
     for site in sites:
         if not 0 <= site.layer < lm.reachable:
             raise UnknownSite(f"text is read by layers 0 to {lm.reachable - 1} of {lm.name}; there is no {site}.")
-    source, tokens = open_corpus(corpus), tokens or sample_size(lm)
-    dtype = str(next(lm.model.parameters()).dtype)
-    keys = {s: Key(lm.fingerprint, str(s), source.name, source.revision, tokens, CONTEXT, dtype) for s in sites}
-    known = {site: lm.memory.get(key) or _read(key) for site, key in keys.items()}
+    named = keys(lm, sites, corpus, tokens)
+    known = {site: lm.memory.get(key) or _read(key) for site, key in named.items()}
     missing = [site for site, moment in known.items() if moment is None]
     if missing:
         with lm.weights.at_base():
-            known.update(_collect(lm, missing, [keys[s] for s in missing], source, progress))
+            known.update(_collect(lm, missing, [named[s] for s in missing], open_corpus(corpus), progress))
     for site, moment in known.items():
-        lm.memory[keys[site]] = moment
+        lm.memory[named[site]] = moment
     return {site: moment.mean for site, moment in known.items() if moment is not None}
 
 
