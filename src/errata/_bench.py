@@ -44,6 +44,9 @@ def bench(
     stop: Annotated[float | None, typer.Option("--stop-at-perplexity", help="End a run that has collapsed.")] = None,
     text: Annotated[str, typer.Option("--text", help="Text of the perplexity: primer, or a file.")] = "primer",
     data: Annotated[Path | None, typer.Option("--data", help="Where benchmark files lie; else $ERRATA_DATA.")] = None,
+    judge: Annotated[
+        str, typer.Option("--judge", help="Who also reads what is said: exact, contains, model:DIR, URL#NAME.")
+    ] = "",
     harness: Annotated[
         str, typer.Option("--harness", help="Also these tasks of lm-evaluation-harness: names, files, directories.")
     ] = "",
@@ -59,7 +62,7 @@ def bench(
     plan = Plan(
         method=method, cases=cases, edits=edits, batch=batch, checkpoints=_numbers(checkpoints), seed=seed,
         independent=independent, generation=generation, stop_at_perplexity=stop, text=text,
-        command=shlex.join(["errata", *sys.argv[1:]]), harness=_words(harness),
+        command=shlex.join(["errata", *sys.argv[1:]]), harness=_words(harness), judge=judge,
     )  # fmt: skip
     with import_module("errata._show").progress("editing") as tell:
         known = parse(cases, data=data, seed=seed, skip_bad=skip_bad)

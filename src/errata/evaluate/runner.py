@@ -24,6 +24,7 @@ from errata.errors import BadConfig
 from errata.evaluate.asking import Options
 from errata.evaluate.case import Case, with_subject
 from errata.evaluate.harness import Harness
+from errata.evaluate.judge import judged, named
 from errata.evaluate.keeping import append, costs, keep, marks, peak_bytes, same_run
 from errata.evaluate.metrics import TfIdf, retention
 from errata.evaluate.rows import About, config_hash, score
@@ -54,6 +55,7 @@ class Plan:
         stop_at_perplexity: end a sequential run whose model has collapsed beyond this.
         text: corpus of the perplexity. command: for the report.
         harness: tasks of lm-evaluation-harness, asked of the unedited model and of the last checkpoint's.
+        judge: who also reads what is said, as `errata.evaluate.judge.named` takes it; nobody unless given.
     """
 
     method: str
@@ -69,6 +71,7 @@ class Plan:
     text: str = "primer"
     command: str = ""
     harness: tuple[str, ...] = ()
+    judge: str = ""
 
     @property
     def mode(self) -> str:
@@ -99,7 +102,7 @@ class Run:
         self._method = None if plan.method == CONTROL else methods.make(plan.method, dict(plan.options)).resolve(lm)
         config = {} if self._method is None else to_dict(self._method)
         self._about = About(method=plan.method, config=config_hash(config), model=lm.fingerprint, seed=plan.seed)
-        self._harness = self._tasks()
+        self._harness, self._judge = self._tasks(), named(plan.judge) if plan.judge else None
         self._scorer, self._texts = Scorer(lm), list(islice(open_corpus(plan.text).documents(), TEXTS))
         probes = (*Options().probes, "generation") if plan.generation else Options().probes
         self._options = Options(probes=probes, seed=plan.seed, idf=TfIdf(t for c in self._cases for t in c.references))
@@ -111,6 +114,8 @@ class Run:
             "fingerprint": lm.fingerprint,
         }
         self._identity |= {"width": lm.width, "inner": lm.inner, "versions": versions()}
+        if self._judge is not None:
+            self._identity["judge"] = {"name": self._judge.name, "prompt": self._judge.prompt}
         if self._harness is not None:
             self._identity["versions"]["lm_eval"] = self._harness.version
         self._stopped: str | None = None
@@ -222,6 +227,7 @@ class Run:
         about = replace(self._about, checkpoint=checkpoint, edits=owners)
         base = None if checkpoint == 0 else self._base
         rows = score(self._lm, cases, base=base, about=about, options=self._options, scorer=self._scorer)
+        rows = rows if self._judge is None else judged(rows, self._judge)
         if self._plan.independent and checkpoint:
             return rows  # what one edit does to general text is too little to measure for each of them
         rows += text_rows(self._texts, measure(self._scorer, self._texts), before=self._before, about=about)

@@ -31,6 +31,7 @@ METRICS = {
     "rephrase_easyedit": Metric("Carried over", "up", "efficacy on EasyEdit's rephrase prompts"),
     "portability": Metric("Carried over", "up", "what follows, token accuracy"),
     "portability_said": Metric("Carried over", "up", "what follows is said"),
+    "portability_judged": Metric("Carried over", "up", "what follows, found right by the judge"),
     "neighborhood": Metric("Left alone", "up", "neighbours keep their old answer"),
     "locality_unchanged": Metric("Left alone", "up", "unrelated answers as before"),
     "locality_gold": Metric("Left alone", "up", "unrelated answers right"),

@@ -58,6 +58,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("locality_gold_before", locality_gold, (("unrelated", "locality_gold_before"),)),
     Metric("portability", portability, (("portability.", "token_accuracy"),)),
     Metric("portability_said", portability_said, (("portability.", "said_contains"),)),
+    Metric("portability_judged", judged, (("portability.", "judged"),)),
     Metric("drift", drift, (("text", "drift"),)),
     Metric("perplexity", perplexity, (("text", "nll"), ("text", "tokens")), perplexity, "sum"),
     Metric("fluency", fluency, (("generation", "fluency"),)),
@@ -66,7 +67,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("residual_share", residual_share, (("site", "residual_share"),)),
 )
 
-_BY_KIND = ("portability", "portability_said")
+_BY_KIND = ("portability", "portability_said", "portability_judged")
 
 
 def metrics_of(rows: Iterable[Row]) -> list[Metric]:
