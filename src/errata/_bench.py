@@ -21,11 +21,12 @@ Steps = Annotated[str, typer.Option("--checkpoints", help="Numbers of edits at w
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A value, the view of `_show` that draws it, and whether JSON was asked for."""
+    """A value, the view that draws it (of `_show`, or "module.view"), whether JSON was asked for, and the exit code."""
 
     value: Any
     view: str
     as_json: bool = False
+    code: int = 0
 
 
 @app.command()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FACT_FIELDS = ("prompt", "subject", "target", "before", "after", "said")
 PARTS = ("stats", "solve", "apply")
 PLAIN = ("seq", "id", "method", "stands", "author", "reason", "source", "created_at", "bytes", "sha256")
+LABELS = ("tenant", "valid_from", "valid_until")
 
 
 def answer(given: Answer) -> dict[str, Any]:
@@ -42,7 +43,8 @@ def edit(written: Edit, size: int) -> dict[str, Any]:
 
 def record(kept: Record) -> dict[str, Any]:
     """Return one line of the log: who wrote what, when and why, and whether it stands."""
-    return {name: getattr(kept, name) for name in PLAIN} | {"facts": [fact.to_dict() for fact in kept.facts]}
+    row = {name: getattr(kept, name) for name in (*PLAIN, *LABELS)}
+    return row | {"tags": list(kept.tags), "facts": [fact.to_dict() for fact in kept.facts]}
 
 
 def whole_record(kept: Record, history: Sequence[Event]) -> dict[str, Any]:
