@@ -111,7 +111,7 @@ class Fact:
     @property
     def span(self) -> tuple[int, int]:
         """Characters [start, end) of the prompt's last whole-word occurrence of the subject."""
-        return _find(self.prompt, self.subject)[-1]
+        return occurrences(self.prompt, self.subject)[-1]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fact as a JSON-able dictionary, empty fields left out."""
@@ -203,13 +203,13 @@ def _check_keys(what: str, row: object, known: list[str], needed: Iterable[str])
 
 def _fill(prompt: str, subject: str) -> str:
     """Return the prompt with the subject in it; raises BadFact if it cannot be found or placed."""
-    if _find(prompt, subject):
+    if occurrences(prompt, subject):
         return prompt
     holes = prompt.count("{}")
     if holes > 1:
         raise BadFact(f"the prompt {prompt!r} has {holes} places '{{}}' for the subject: leave exactly one.")
     filled = prompt.replace("{}", subject)
-    if _find(filled, subject):
+    if occurrences(filled, subject):
         return filled
     why = "write it exactly as it stands there"
     if subject in filled:
@@ -219,7 +219,7 @@ def _fill(prompt: str, subject: str) -> str:
     raise BadFact(f"the subject {subject!r} does not stand in the prompt {prompt!r}: {why}.")
 
 
-def _find(text: str, word: str) -> list[tuple[int, int]]:
+def occurrences(text: str, word: str) -> list[tuple[int, int]]:
     """Return all spans at which `word` stands in `text` without being part of a longer word."""
     spans = []
     start = text.find(word)
