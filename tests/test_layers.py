@@ -19,8 +19,8 @@ PACKAGE = SRC / "errata"
 
 LEVELS = (
     ("errors", "fact", "facts_io", "config", "delta", "edit"),
-    ("model", "stats", "primer"),
-    ("solve", "index"),
+    ("model", "stats", "primer", "index"),
+    ("solve",),
     ("methods", "evaluate", "registry"),
     ("editor", "outcome", "locate"),
     ("cluster", "report", "demo", "_options", "_rows", "_show"),

@@ -41,8 +41,10 @@ def edit(written: Edit, size: int) -> dict[str, Any]:
 
 
 def record(kept: Record) -> dict[str, Any]:
-    """Return one line of the log: who wrote what, when and why, and whether it stands."""
-    return {name: getattr(kept, name) for name in PLAIN} | {"facts": [fact.to_dict() for fact in kept.facts]}
+    """Return one line of the log: who wrote what, when and why, whether it stands, and which older edits it overrode."""
+    report: Mapping[str, Any] = kept.meta.get("report") or {}
+    row = {name: getattr(kept, name) for name in PLAIN} | {"facts": [fact.to_dict() for fact in kept.facts]}
+    return row | {"forgotten": [dict(lost) for lost in report.get("forgotten", ())]}
 
 
 def whole_record(kept: Record, history: Sequence[Event]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from errata import methods
+from errata.delta import Graft
 from errata.edit import Edit
 from errata.errors import InputError
 from errata.fact import Fact, check_consistent
@@ -253,12 +254,18 @@ class Editor:
         """Write the model with its standing edits as a checkpoint transformers loads; it appears whole or not at all.
 
         Raises:
-            InputError: the directory exists and is not empty.
+            InputError: the directory exists and is not empty, or an edit stands beside the weights, not in them.
         """
         target = Path(directory)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InputError(f"{target} is there already and not empty; name a new directory.")
         self._refresh()
+        beside = [e.id[:8] for e in self._standing if any(isinstance(d, Graft) for d in e.deltas.values())]
+        if beside:
+            raise InputError(
+                f"{len(beside)} standing edits ({', '.join(beside[:9])}) are routed beside the weights, and no checkpoint "
+                "holds them: keep the book with the base model, or drop them first."
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
         try:

@@ -20,6 +20,7 @@ from typing import Any
 
 from errata import methods
 from errata.config import to_dict
+from errata.delta import Graft
 from errata.edit import Edit
 from errata.errors import BadConfig
 from errata.evaluate.asking import Options
@@ -225,7 +226,8 @@ class Run:
         if self._plan.independent and checkpoint:
             return rows  # what one edit does to general text is too little to measure for each of them
         rows += text_rows(self._texts, measure(self._scorer, self._texts), before=self._before, about=about)
-        return rows + (site_rows(self._lm, list(last.deltas), self._texts[:8], about=about) if last else [])
+        matrices = [site for site, delta in last.deltas.items() if not isinstance(delta, Graft)] if last else []
+        return rows + (site_rows(self._lm, matrices, self._texts[:8], about=about) if matrices else [])
 
     def _unit(self, name: str, checkpoint: int, work: Callable[[], list[dict[str, Any]]]) -> None:
         """Do a unit of work unless it is done; its rows are on the disk before its mark is."""
