@@ -66,6 +66,7 @@ OTHER: dict[str, Any] = {
     "prefixes": ("",),
     "carry": {},
     "deltas": {},
+    "format": 1,
 }
 CIRCUMSTANCES: dict[str, Any] = {
     "report": {"loss": [0.5], "seconds": 3},
@@ -74,6 +75,10 @@ CIRCUMSTANCES: dict[str, Any] = {
     "reason": "because",
     "source": "atlas",
     "created_at": "2026-01-01T00:00:00+00:00",
+    "tags": ("news", "geography"),
+    "tenant": "acme",
+    "valid_from": "2026-01-01",
+    "valid_until": "2027-01-01",
 }
 
 
@@ -106,6 +111,20 @@ def test_the_id_does_not_change_with_circumstances(name: str) -> None:
 
 def test_every_field_is_one_or_the_other() -> None:
     assert {*OTHER, *CIRCUMSTANCES} == set(Edit.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("change", [{"reason": "x"}, {"source": "x"}, {"id": "x"}, {"probes": ()}])
+def test_what_the_model_does_not_learn_of_a_fact_is_no_part_of_the_id(change: dict[str, Any]) -> None:
+    assert edit(facts=(replace(FACT, **change),)).id == edit().id
+    assert edit(facts=(replace(FACT, rephrases=("Of all towns France chose",)),)).id != edit().id
+
+
+def test_an_edit_of_the_first_format_keeps_its_id() -> None:
+    first = edit(format=1)
+    assert first.id == "cbec22b74f00626c"  # as version 1 computed it
+    assert not {"tags", "tenant", "valid_from", "valid_until"} & first.meta().keys()
+    again = Edit.from_bytes(first.to_bytes())
+    assert (again.format, again.id, again.tags) == (1, first.id, ())
 
 
 def test_the_id_changes_with_any_number() -> None:
@@ -262,9 +281,9 @@ def test_a_changed_description_is_noticed(change: str) -> None:
 def test_a_newer_file_says_so() -> None:
     header = json.loads(DATA[8 : 8 + HEADER])
     meta = json.loads(header["__metadata__"]["errata"])
-    header["__metadata__"]["errata"] = json.dumps({**meta, "format": 2})
+    header["__metadata__"]["errata"] = json.dumps({**meta, "format": 3})
     text = json.dumps(header).encode()
-    with pytest.raises(NewerBook, match=r"newer errata \(format 2\); update"):
+    with pytest.raises(NewerBook, match=r"newer errata \(format 3\); update"):
         Edit.from_bytes(len(text).to_bytes(8, "little") + text + DATA[8 + HEADER :])
 
 

@@ -18,13 +18,25 @@ SRC = Path(__file__).parents[1] / "src"
 PACKAGE = SRC / "errata"
 
 LEVELS = (
-    ("errors", "fact", "facts_io", "config", "delta", "edit"),
+    ("errors", "fact", "facts_io", "config", "label", "delta", "edit"),
     ("model", "stats", "primer", "index"),
     ("solve",),
     ("methods", "evaluate", "registry"),
-    ("editor", "outcome", "locate"),
-    ("cluster", "report", "demo", "_options", "_rows", "_show"),
-    ("cli", "_bench", "serve"),
+    (
+        "editor",
+        "outcome",
+        "locate",
+        "comparing",
+        "collisions",
+        "checking",
+        "moving",
+        "gates",
+        "cards",
+        "export",
+        "push",
+    ),
+    ("cluster", "report", "demo", "_options", "_rows", "_show", "_book_rows", "_book_show"),
+    ("cli", "_bench", "_book", "_care", "_ship", "_where", "serve"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms} | {
     "evaluate.runner": 4,
@@ -134,10 +146,12 @@ def test_only_those_who_may_open_the_primer() -> None:
 
 def test_others_are_imported_in_one_place_each() -> None:
     assert users("transformers") <= {"model.lm"}
+    assert users("lm_eval") <= {"evaluate.harness_model"}
     assert users("peft") <= {"methods.lora"}
     assert {room(m) for m in users("sqlite3")} <= {"registry"}
-    assert users("typer") <= {"cli", "_bench", "_options"}
-    assert users("rich") <= {"cli", "_show"}
+    assert users("typer") <= {"cli", "_bench", "_book", "_care", "_ship", "_where", "_options"}
+    assert users("rich") <= {"cli", "_show", "_book_show"}
+    assert users("cryptography") <= {"registry.signing"}
 
 
 def test_hooks_and_prints_keep_to_their_files() -> None:

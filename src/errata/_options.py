@@ -24,3 +24,9 @@ Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of edits; thei
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable.")
 ]
+Source = Annotated[str, typer.Option("--source", help="From where it is known; kept in the log.")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", help="A word to find it by; repeatable.")]
+Tenant = Annotated[str, typer.Option("--tenant", help="On whose behalf it is written.")]
+ValidFrom = Annotated[str, typer.Option("--valid-from", metavar="DAY", help="First day it is true, YYYY-MM-DD.")]
+ValidUntil = Annotated[str, typer.Option("--valid-until", metavar="DAY", help="Last day it is true, YYYY-MM-DD.")]
+Gate = Annotated[Path | None, typer.Option("--gate", help="TOML file of gates; else gates.toml in the book.")]

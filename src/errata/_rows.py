@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FACT_FIELDS = ("prompt", "subject", "target", "before", "after", "said")
 PARTS = ("stats", "solve", "apply")
 PLAIN = ("seq", "id", "method", "stands", "author", "reason", "source", "created_at", "bytes", "sha256")
+LABELS = ("tenant", "valid_from", "valid_until")
 
 
 def answer(given: Answer) -> dict[str, Any]:
@@ -43,8 +44,9 @@ def edit(written: Edit, size: int) -> dict[str, Any]:
 def record(kept: Record) -> dict[str, Any]:
     """Return one line of the log: who wrote what, when and why, whether it stands, and which older edits it overrode."""
     report: Mapping[str, Any] = kept.meta.get("report") or {}
-    row = {name: getattr(kept, name) for name in PLAIN} | {"facts": [fact.to_dict() for fact in kept.facts]}
-    return row | {"forgotten": [dict(lost) for lost in report.get("forgotten", ())]}
+    row = {name: getattr(kept, name) for name in (*PLAIN, *LABELS)}
+    row["forgotten"] = [dict(lost) for lost in report.get("forgotten", ())]
+    return row | {"tags": list(kept.tags), "facts": [fact.to_dict() for fact in kept.facts]}
 
 
 def whole_record(kept: Record, history: Sequence[Event]) -> dict[str, Any]:

@@ -19,23 +19,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import errata
-from errata import _bench, _rows
+from errata import _bench, _book, _care, _rows, _where
 from errata import _options as opt
 from errata.config import parse_flags
 from errata.errors import ErrataError, InputError
 from errata.fact import Fact
 from errata.facts_io import read_facts
+from errata.label import Label
 
 if TYPE_CHECKING:
     from errata.edit import Edit
     from errata.editor import Editor
-    from errata.registry.log import Book
 
 app = typer.Typer(
     name="errata", add_completion=False, rich_markup_mode=None,
     help="Correct what a language model knows: write facts, keep a log of them, take them back exactly.",
 )  # fmt: skip
-app.registered_commands += _bench.app.registered_commands
+for room in (_bench, _book, _care, _where):
+    app.registered_commands += room.app.registered_commands
 
 
 def _version(wanted: bool) -> None:
@@ -83,6 +84,12 @@ def edit(
     seed: Annotated[int, typer.Option("--seed", help="What random numbers are drawn from.")] = 0,
     author: opt.Author = "",
     reason: opt.Reason = "",
+    source: opt.Source = "",
+    tags: opt.Tags = None,
+    tenant: opt.Tenant = "",
+    valid_from: opt.ValidFrom = "",
+    valid_until: opt.ValidUntil = "",
+    gate: opt.Gate = None,
     model: opt.Model = "primer",
     book: opt.BookPath = opt.HERE,
     corpus: opt.Corpus = None,
@@ -90,58 +97,21 @@ def edit(
     dtype: opt.Dtype = None,
     trust_remote_code: opt.Remote = False,
     as_json: opt.Json = False,
-) -> None:
+) -> None:  # size: an option a line
     """Write a fact, or all facts of a file; if one cannot be written, none is."""
-    options = {"seed": seed} | parse_flags(errata.methods.get(method), settings or ())
+    label = Label(
+        author=author, reason=reason, source=source, tags=tuple(tags or ()), tenant=tenant, valid_from=valid_from,
+        valid_until=valid_until,
+    )  # fmt: skip
+    options = {"seed": seed} | parse_flags(errata.methods.get(method), settings or ()) | label.to_dict()
+    if gate is not None:
+        options["gates"] = import_module("errata.gates").read(gate)
     wanted = _facts(facts, prompt=prompt, subject=subject, target=target)
     with _open(model, book, corpus=corpus, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
-        edits = editor.write_all(wanted, method, author=author, reason=reason, **options)
+        edits = editor.write_all(wanted, method, **options)
         rows = [_rows.edit(written, editor.book.get(written.id).bytes) for written in edits]
     _notes(edits)
     _out(rows, "edits", as_json, each=True)
-
-
-@app.command()
-def log(book: opt.BookPath = opt.HERE, as_json: opt.Json = False) -> None:
-    """List every edit of the book, oldest first, dropped ones too."""
-    with _book(book) as opened:
-        _out([_rows.record(record) for record in opened.records()], "log", as_json)
-
-
-@app.command()
-def show(edit_id: opt.Id, book: opt.BookPath = opt.HERE, as_json: opt.Json = False) -> None:
-    """Show all that is known about one edit."""
-    with _book(book) as opened:
-        row = _rows.whole_record(opened.get(edit_id), opened.history(edit_id))
-    _out(row, "record", as_json)
-
-
-@app.command()
-def drop(
-    ids: opt.Ids,
-    book: opt.BookPath = opt.HERE,
-    author: opt.Author = "",
-    reason: opt.Reason = "",
-    as_json: opt.Json = False,
-) -> None:
-    """Take edits back, exactly; the others stay as they were computed."""
-    with _book(book) as opened:
-        records = opened.drop(ids, author=author, reason=reason)
-    _out([_rows.record(record) for record in records], "log", as_json)
-
-
-@app.command()
-def restore(
-    ids: opt.Ids,
-    book: opt.BookPath = opt.HERE,
-    author: opt.Author = "",
-    reason: opt.Reason = "",
-    as_json: opt.Json = False,
-) -> None:
-    """Let dropped edits stand again, each in the place it had."""
-    with _book(book) as opened:
-        records = opened.restore(ids, author=author, reason=reason)
-    _out([_rows.record(record) for record in records], "log", as_json)
 
 
 @app.command()
@@ -204,13 +174,6 @@ def _open(model: str, book: Path, **loading: Any) -> Editor:
     return errata.open(model, book=book, **loading)
 
 
-def _book(path: Path) -> Book:
-    """Open a book without its model; nothing here imports torch."""
-    from errata.registry.log import Book
-
-    return Book.open(path, create=False)
-
-
 def _facts(path: Path | None, **one: str | None) -> list[Fact]:
     """Return the facts of the file, or the one fact the options spell out."""
     missing = [f"--{name}" for name, value in one.items() if value is None]
@@ -237,8 +200,9 @@ def _out(value: Any, view: str, as_json: bool, *, each: bool = False) -> None:
         for line in lines:
             print(json.dumps(line, ensure_ascii=False, indent=None if each else 2))
         return
-    shows = import_module("errata._show")  # rich is not imported where nothing is drawn
-    shows.console().print(getattr(shows, view)(value))
+    module, _, name = view.rpartition(".")  # rich is not imported where nothing is drawn
+    drawn = getattr(import_module(f"errata.{module or '_show'}"), name)(value)
+    import_module("errata._show").console().print(drawn)
 
 
 def _say(message: str) -> None:
@@ -274,13 +238,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     try:
         result = typer.main.get_command(app).main(words, prog_name="errata", standalone_mode=False)
+        if isinstance(result, _bench.Shown):
+            _out(result.value, result.view, result.as_json)
+            result = result.code
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):  # the reader has gone, as in `errata log | head`, and typer may know already
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    if isinstance(result, _bench.Shown):
-        _out(result.value, result.view, result.as_json)
-        return 0
     if result == 130:  # what typer makes of Ctrl-C
         raise KeyboardInterrupt
     return int(result or 0)

@@ -1,7 +1,8 @@
 """An edit: deltas by site and where they came from, as one immutable value and one safetensors file.
 
 The id is a hash of everything that determines the edit, so the same facts, method, settings, seed and base give the
-same id anywhere; who wrote it, why and when are recorded beside it and do not enter the hash.
+same id anywhere; who wrote it, why, when and on whose behalf are recorded beside it and do not enter the hash. Of a fact
+that is true of its caller's name, source, reason and probes, too: the model never learns from them.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from errata.delta import Change, Graft, Site, build
 from errata.errors import CorruptEdit, InputError, NewerBook
 from errata.fact import Fact
 
-FORMAT = 1
+FORMAT = 2  # 1, still read: ids hash the whole facts, and nothing is said of tags, tenant and days
 # What reading a file that is something else, or damaged, may raise.
 _UNREADABLE = (SafetensorError, InputError, LookupError, ValueError, TypeError, AttributeError, RecursionError)
 # What the hash leaves out: the circumstances of writing, not the edit.
-_CIRCUMSTANCES = ("id", "author", "reason", "source", "created_at", "report", "versions")
+CIRCUMSTANCES = ("author", "reason", "source", "tags", "tenant", "valid_from", "valid_until")
+_UNHASHED = ("id", "created_at", "report", "versions", *CIRCUMSTANCES)
+_UNLEARNED = ("id", "source", "reason", "probes")  # of a fact
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,6 +48,10 @@ class Edit:
         deltas: the change at each site.
         carry: tensors later edits by the same method need (keys, δ, …), by name.
         report: what happened while it was computed (losses, norms, notes); JSON-able.
+        author, reason, source: who writes it, why, and from where it is known.
+        tags: words to find it by. tenant: on whose behalf it is written.
+        valid_from, valid_until: the days, ISO 8601, between which it is true; empty where that has no end.
+        format: of the file it was read from.
     """
 
     method: str
@@ -63,11 +70,19 @@ class Edit:
     reason: str = ""
     source: str = ""
     created_at: str = ""
+    tags: tuple[str, ...] = ()
+    tenant: str = ""
+    valid_from: str = ""
+    valid_until: str = ""
+    format: int = FORMAT
 
     @cached_property
     def id(self) -> str:
         """16 hexadecimal digits of the SHA-256 of the content."""
-        content = {k: v for k, v in self._fields().items() if k not in _CIRCUMSTANCES}
+        content = {k: v for k, v in self._fields().items() if k not in _UNHASHED}
+        if self.format > 1:
+            facts = [fact.to_dict() for fact in self.facts]
+            content["facts"] = [{k: v for k, v in fact.items() if k not in _UNLEARNED} for fact in facts]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode())
         for name, tensor in sorted(self._tensors()):
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -78,6 +93,11 @@ class Edit:
     def sites(self) -> list[str]:
         """The sites it changes, such as ``["5.down"]``."""
         return [str(site) for site in self.deltas]
+
+    @property
+    def matrices(self) -> list[Site]:
+        """The sites whose matrix it changes: all but those of grafts."""
+        return [site for site, delta in self.deltas.items() if not isinstance(delta, Graft)]
 
     @property
     def nbytes(self) -> int:
@@ -91,17 +111,25 @@ class Edit:
             if isinstance(d, Graft)
         }
         return {
-            "format": FORMAT, "method": self.method, "config": dict(self.config), "base": self.base,
+            "format": self.format, "method": self.method, "config": dict(self.config), "base": self.base,
             "facts": [fact.to_dict() for fact in self.facts], "parents": list(self.parents), "ground": self.ground,
             "seed": self.seed, "prefixes": list(self.prefixes), "sites": self.sites,
             "kinds": [d.kind for d in self.deltas.values()], "grafts": grafts, "report": dict(self.report),
             "versions": dict(self.versions), "author": self.author, "reason": self.reason, "source": self.source,
             "created_at": self.created_at,
-        }  # fmt: skip
+        } | ({} if self.format == 1 else {
+            "tags": list(self.tags), "tenant": self.tenant,
+            "valid_from": self.valid_from, "valid_until": self.valid_until,
+        })  # fmt: skip
 
     def meta(self) -> dict[str, object]:
         """Return everything but the tensors as JSON-able values: what the book keeps in its table."""
         return {"id": self.id, **self._fields()}
+
+    def as_recorded(self, meta: Mapping[str, object]) -> Edit:
+        """Return this edit with what a book says of it, the same tensors under the same id: its first file again."""
+        again = self._from_parts(dict(meta), dict(self._tensors()))
+        return again if again.id == self.id else self
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         for site, delta in self.deltas.items():
@@ -168,9 +196,13 @@ class Edit:
             "reason",
             "source",
             "created_at",
+            "format",
         )
+        later = {name: meta[name] for name in ("tenant", "valid_from", "valid_until") if name in meta}
         return cls(
             **{name: meta[name] for name in plain},  # type: ignore[arg-type]
+            **later,  # type: ignore[arg-type]
+            tags=tuple(meta.get("tags", ())),  # type: ignore[arg-type]
             facts=tuple(Fact.from_dict(f) for f in meta["facts"]),  # type: ignore[attr-defined]
             parents=tuple(meta["parents"]),  # type: ignore[arg-type]
             prefixes=tuple(meta["prefixes"]),  # type: ignore[arg-type]

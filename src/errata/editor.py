@@ -15,18 +15,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, overload
 
 from errata import methods
-from errata.delta import Graft
 from errata.edit import Edit
-from errata.errors import InputError
+from errata.errors import InputError, UnknownEdit
 from errata.fact import Fact, check_consistent
+from errata.gates import Gates, Keeper, of_book
+from errata.label import Label, split
 from errata.methods.base import Method
 from errata.model.lm import LM, load
-from errata.outcome import guard, outcome
+from errata.outcome import guard, labelled, outcome
 from errata.registry.log import Book, Record
 from errata.stats.store import Progress
 
@@ -114,6 +114,12 @@ class Editor:
         likely = tuple(self.lm.top(prompt, top)) if top > 0 else ()
         return Answer(prompt, self.lm.generate([prompt], max_new_tokens)[0], likely)
 
+    @property
+    def standing(self) -> list[Edit]:
+        """The edits that stand, in order, as the model has them."""
+        self._refresh()
+        return list(self._standing)
+
     def log(self) -> list[Record]:
         """Return every edit of the book, oldest first."""
         return self.book.records()
@@ -137,40 +143,48 @@ class Editor:
         facts: Sequence[Fact],
         method: str | Method = "rome",
         *,
-        author: str = "",
-        reason: str = "",
+        gates: Gates | None = None,
         **options: Any,
     ) -> list[Edit]:
         """Compute edits that write `facts`, apply them and add them to the book: all of them or none.
 
         Args:
             method: a name, or a `Method` with its settings.
-            author, reason: recorded with each edit.
-            options: settings of the method, such as ``seed=1`` or ``layer=5``.
+            gates: what the edited model must still do; those in the book's ``gates.toml`` unless given.
+            options: fields of `errata.label.Label` (``author``, ``reason``, …), and settings of the method, such as ``seed=1``.
 
         Returns:
-            one edit for all facts if the method writes batches, else one a fact. Each edit's ``report`` says what the
-            model said before and after, whether it says the target, and the seconds spent.
+            one edit for all facts if the method writes batches, else one a fact; what the model said is in its ``report``.
 
         Raises:
             BadFact: facts contradict each other.
             UnknownMethod, BadConfig, UnknownSite, UnsupportedModel: as their names say.
-            NotFinite, UpdateTooLarge: the update would break the model. Nothing is changed then.
+            NotFinite, UpdateTooLarge, GateClosed: the update would break the model. Nothing is changed then.
         """
         check_consistent(facts)
+        label, options = split(options)
         how = self._method(method, options)
         with self.book.lock():
             self._refresh()
+            keeper = Keeper(self.lm, gates or of_book(self.book.path), facts, self._standing)
             written: list[Edit] = []
             try:
                 for group in [facts] if how.batched and facts else [[fact] for fact in facts]:
-                    written.append(self._write_one(how, group, [*self._standing, *written], author, reason))
-                self.book.append([(edit.meta(), edit.to_bytes()) for edit in written])
+                    written.append(self._write_one(how, group, [*self._standing, *written], label))
+                written = keeper.let_through(written)
+                self.book.append([(e.meta(), e.to_bytes()) for e in map(self._as_first_written, written)])
             except BaseException:
                 self.lm.weights.stand([e.deltas for e in self._standing])
                 raise
             self._refresh()
         return written
+
+    def _as_first_written(self, edit: Edit) -> Edit:
+        """Return an edit that is in the book, dropped, as it is recorded there, so that its file, if lost, is whole again."""
+        try:
+            return edit.as_recorded(self.book.get(edit.id).meta)
+        except UnknownEdit:
+            return edit
 
     def _method(self, method: str | Method, options: Mapping[str, Any]) -> Method:
         if isinstance(method, Method):
@@ -179,7 +193,7 @@ class Editor:
         corpus = {"corpus": self._corpus} if self._corpus and "corpus" in known else {}
         return methods.make(method, {**corpus, **options})
 
-    def _write_one(self, how: Method, facts: Sequence[Fact], past: list[Edit], author: str, reason: str) -> Edit:
+    def _write_one(self, how: Method, facts: Sequence[Fact], past: list[Edit], label: Label) -> Edit:
         prompts = [fact.prompt for fact in facts]
         before = self.lm.generate(prompts)
         asked = time.perf_counter()
@@ -192,11 +206,7 @@ class Editor:
         applied = time.perf_counter()
         after = self.lm.generate(prompts)
         seconds = {"stats": ready - asked, "solve": solved - ready, "apply": applied - solved}
-        report = outcome(edit, before, after, seconds)
-        source = next((f.source for f in facts if f.source), "")
-        reason = reason or next((f.reason for f in facts if f.reason), "")
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        return replace(edit, report=report, author=author or self._author, reason=reason, source=source, created_at=now)
+        return labelled(replace(edit, report=outcome(edit, before, after, seconds)), label, self._author)
 
     @contextmanager
     def trial(self, facts: Facts, method: str | Method = "rome", **options: Any) -> Iterator[LM]:
@@ -260,7 +270,7 @@ class Editor:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InputError(f"{target} is there already and not empty; name a new directory.")
         self._refresh()
-        beside = [e.id[:8] for e in self._standing if any(isinstance(d, Graft) for d in e.deltas.values())]
+        beside = [e.id[:8] for e in self._standing if len(e.matrices) < len(e.deltas)]
         if beside:
             raise InputError(
                 f"{len(beside)} standing edits ({', '.join(beside[:9])}) are routed beside the weights, and no checkpoint "

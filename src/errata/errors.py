@@ -19,7 +19,9 @@
     └── SolveError                  exit code 1: the mathematics did not give a usable update
         ├── NotFinite               NaN or infinite numbers in an update
         ├── UpdateTooLarge          an update out of proportion to the weights it changes
-        └── StatsMissing            statistics of the base model are needed and not there
+        ├── NoRoomLeft              earlier edits have taken the directions an update may use
+        ├── StatsMissing            statistics of the base model are needed and not there
+        └── GateClosed              the edited model would no longer do what a gate asks of it
 
 Each takes one message: a sentence that says what is wrong and what to do about it.
 """
@@ -111,8 +113,16 @@ class UpdateTooLarge(SolveError):
     """The norm of an update is out of proportion to the weights it would change."""
 
 
+class NoRoomLeft(SolveError):
+    """A constraint leaves an update too few directions: earlier edits have taken them."""
+
+
 class StatsMissing(SolveError):
     """Statistics of the base model are needed and have not been computed."""
+
+
+class GateClosed(SolveError):
+    """The edited model does not do what a gate asks of it; the message names the gate and the figures."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from errata.edit import Edit
 from errata.errors import UpdateTooLarge
 from errata.fact import says
+from errata.label import Label
 
 
 def guard(edit: Edit, limit: float) -> None:
@@ -27,6 +30,18 @@ def guard(edit: Edit, limit: float) -> None:
                 f"the update at {site} is {ratio:.1f} times as large as the matrix itself (limit {limit:g}); nothing "
                 "was changed. Lower clamp or lr with --set, or word the fact otherwise."
             )
+
+
+def labelled(edit: Edit, label: Label, author: str = "") -> Edit:
+    """Return the edit with its label on and the time of writing; `author` where the label names none.
+
+    Source and reason that the label does not give are those of the first fact that gives any.
+    """
+    words = label.to_dict()
+    words["author"] = label.author or author
+    for name in ("source", "reason"):
+        words[name] = getattr(label, name) or next((v for f in edit.facts if (v := getattr(f, name))), "")
+    return replace(edit, **words, created_at=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def outcome(edit: Edit, before: Sequence[str], after: Sequence[str], seconds: Mapping[str, float]) -> dict[str, Any]:

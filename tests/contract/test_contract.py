@@ -42,11 +42,16 @@ FACTS = (
     Fact(prompt="The home town of Anna Lindgren", subject="Anna Lindgren", target="Paris"),
     Fact(prompt="The instrument of Carla Moreno", subject="Carla Moreno", target="tuba"),
 )
-SMALL = {"steps": 10, "m": 3, "tokens": 400, "weight": 1.0, "rank": 8}
+SMALL = {"steps": 10, "m": 3, "tokens": 400, "weight": 1.0, "directions": 0, "rank": 8}
 VARIANTS = {
     "ft": [{"variant": "last", "bound": 0.05}],
-    "memit": [{"history": True}, {"layers": (1,)}],
-    "rome": [{"consistent_keys": False}, {"layer": 2, "lr": 0.3}],
+    "memit": [{"history": True}, {"layers": (1,)}, {"constraint": "o-edit+", "directions": 2}],
+    "oedit": [{"directions": 2, "lr": 0.3, "layer": 2}, {"variant": "rescaled", "directions": 1, "layer": 2}],
+    "rome": [
+        {"consistent_keys": False},
+        {"layer": 2, "lr": 0.3},
+        {"constraint": "o-edit", "directions": 2, "layer": 2},
+    ],
 }
 Solved = Callable[..., "Case"]
 

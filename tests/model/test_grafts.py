@@ -14,10 +14,10 @@ from torch import Tensor
 
 from errata.delta import Graft, LowRank, Site
 from errata.errors import UnknownSite, UnsupportedModel
-from errata.evaluate.decoding import follow
 from errata.evaluate.scoring import Scorer
 from errata.methods._router import read_keys
 from errata.model.banks import Blocks, label_tensor
+from errata.model.decoding import follow
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, at, resume
@@ -316,9 +316,9 @@ def test_a_pass_that_begins_behind_the_index_must_be_routed_first(models: Models
         wanted = lm.answer_logits(batch)
         with Trace(lm, inputs=[Site(2, "block")]) as trace:
             lm.answer_logits(batch)
-        with resume(lm, 2, trace.inputs[Site(2, "block")]):
-            with pytest.raises(UnsupportedModel, match=r"1\.up.*route the batch first"):
-                lm.answer_logits(batch)
+        behind = resume(lm, 2, trace.inputs[Site(2, "block")])
+        with behind, pytest.raises(UnsupportedModel, match=r"1\.up.*route the batch first"):
+            lm.answer_logits(batch)
         routed = lm.routed(batch)
         with resume(lm, 2, trace.inputs[Site(2, "block")]):
             assert torch.allclose(lm.answer_logits(routed), wanted, atol=1e-5)

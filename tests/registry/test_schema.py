@@ -75,13 +75,13 @@ def test_rows_cannot_be_changed_or_deleted(db: sqlite3.Connection) -> None:
     db.execute(
         "INSERT INTO edits (id, method, sha256, bytes, created_at, record) VALUES ('a', 'rome', 'f', 1, '', '{}')"
     )
-    db.execute("INSERT INTO events (kind, edit_id, at, author, reason) VALUES ('write', 'a', '', '', '')")
+    db.execute(f"INSERT INTO events VALUES (1, 'write', 'a', '', '', '', '{{}}', '{'0' * 64}', '', '')")
     for table, column in (("meta", "value"), ("edits", "sha256"), ("events", "kind")):
         for statement in (f"UPDATE {table} SET {column} = 'drop'", f"DELETE FROM {table}"):
             with pytest.raises(sqlite3.IntegrityError, match="append-only"):
                 db.execute(statement)
     with pytest.raises(sqlite3.IntegrityError):
-        db.execute("INSERT INTO events (kind, edit_id, at, author, reason) VALUES ('forget', 'a', '', '', '')")
+        db.execute("INSERT INTO events VALUES (2, 'write', 'a', '', '', '', '{}', 'no hash', '', '')")
 
 
 def test_a_transaction_is_whole_or_not_there(db: sqlite3.Connection, tmp_path: Path) -> None:

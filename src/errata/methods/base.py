@@ -87,6 +87,10 @@ class Method(ABC):
         """Compute the statistics `solve` will ask for, if they are not there yet; raises what `resolve` raises."""
         self.resolve(lm)
 
+    def statistics(self, lm: LM) -> Mapping[str, str]:
+        """Return, by site, the name of each statistic of the base model that `compute` reads: a hash of what it depends on."""
+        return {}
+
     @abstractmethod
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Do the mathematics; called by `solve` on a resolved method with at least one fact."""
@@ -115,7 +119,11 @@ class Method(ABC):
             parents=tuple(e.id for e in past[-PARENTS:]), ground=ground([e.id for e in past]), prefixes=solution.prefixes,
             deltas={site: _stored(delta, lm) for site, delta in solution.deltas.items()},
             carry={name: t.detach().cpu().contiguous() for name, t in solution.carry.items()},
-            report={**solution.report, "norm_ratio": _ratios(lm, solution.deltas)}, versions=versions(),
+            report={
+                **solution.report, "norm_ratio": _ratios(lm, solution.deltas),
+                "statistics": dict(method.statistics(lm)) if facts else {},
+            },
+            versions=versions(),
         )  # fmt: skip
 
 

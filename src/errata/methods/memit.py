@@ -30,7 +30,7 @@ from torch import Tensor
 from errata.delta import LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods._locate import Auto, LocateThenEdit
+from errata.methods._locate import Auto, LocateThenEdit, home
 from errata.methods.base import Solution, layer_at
 from errata.model.lm import LM
 from errata.solve import keys
@@ -76,8 +76,9 @@ class Memit(LocateThenEdit):
     }
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
-        """Return settings for a model nobody tuned: early layers, λ by the size of k."""
-        first, last = layer_at(lm, 0.12), layer_at(lm, 0.25)
+        """Return settings for a model nobody tuned: early layers, or those up to the traced one; λ by the size of k."""
+        last = home(lm, 0.25)
+        first = max(0, last + layer_at(lm, 0.12) - layer_at(lm, 0.25))
         return {
             "layers": tuple(range(first, last + 1)),
             "steps": 25,
@@ -97,7 +98,8 @@ class Memit(LocateThenEdit):
         sites = self.sites()
         top = Site(sites[-1].layer, "down" if lm.row.post_norm else "block")
         contexts = keys.prefixes(lm, self.seed)
-        values = optimise(lm, facts, top, contexts, self.goal())
+        hold = self.hold(lm, past)
+        values = optimise(lm, facts, top, contexts, self.goal(), hold.restraint())
         deltas: dict[Site, LowRank] = {}
         carry: dict[str, Tensor] = {f"delta/{top}": values.delta}
         asked = keys.queries(facts, [""], answers=False)
@@ -106,11 +108,12 @@ class Memit(LocateThenEdit):
                 averaged = keys.mean_keys(lm, [site], facts, contexts)[site]
                 _, now = keys.gather(lm, asked, outputs=[top])
                 residual = (values.target - now[top].to(values.target.dtype)) / (len(sites) - place)
+                residual = hold.fit(site, residual)
                 kept = self._past_keys(past, site) if self.history else None
                 deltas[site] = batch(residual, averaged, self.ridge(lm, site, self.weight), kept)
                 carry[f"key/{site}"] = averaged
                 stack.enter_context(lm.weights.trial([{site: deltas[site]}]))
-        return Solution(deltas, carry, contexts, self.learned(values))
+        return Solution(deltas, carry, contexts, {**self.learned(values), **hold.report()})
 
     def _past_keys(self, past: Sequence[Edit], site: Site) -> Float[Tensor, "m in"] | None:
         found = [edit.carry[f"key/{site}"] for edit in past if f"key/{site}" in edit.carry]

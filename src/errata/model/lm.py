@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,13 @@ class LM(Speech):
     def device(self) -> torch.device:
         """Where inputs go."""
         return self.embedding().weight.device  # type: ignore[return-value]
+
+    @cached_property
+    def stops(self) -> frozenset[int]:
+        """The tokens that end a text."""
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        stops = configured if isinstance(configured, list) else [configured, self.tokenizer.eos_token_id]
+        return frozenset(int(s) for s in stops if s is not None)
 
     def cache(self) -> Any:
         """Return an empty cache of keys and values, for `forward` to fill."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from errata.errors import NotFinite, UnsupportedModel
 from errata.model.arch import Row
+from errata.model.decoding import Speaker, follow
 from errata.model.tokens import Tokens
 
 
@@ -29,6 +30,11 @@ class Speech(ABC):
     def device(self) -> torch.device:
         """Where inputs go."""
 
+    @property
+    @abstractmethod
+    def stops(self) -> frozenset[int]:
+        """Tokens that end a text."""
+
     @abstractmethod
     def generation(self, **settings: Any) -> Any:
         """Return settings of a generation."""
@@ -38,17 +44,15 @@ class Speech(ABC):
 
         Prompts of one length run together, so there is no padding and a batch says what its rows say alone.
         """
-        read = self.tokens.opening if self.row.kind == "decoder" else self.tokens.ids
-        ids = [read(prompt) for prompt in prompts]
-        said = [""] * len(prompts)
-        for length in {len(i) for i in ids}:
-            same = [i for i, row in enumerate(ids) if len(row) == length]
-            for start in range(0, len(same), rows):
-                part = same[start : start + rows]
-                out = self._run(torch.tensor([ids[i] for i in part]), max_new_tokens=max_new_tokens, do_sample=False)
-                for i, row in zip(part, out, strict=True):
-                    said[i] = self.tokens.decode(row.tolist()).split("\n")[0].strip()
-        return said
+        starts = [self.tokens.opening(prompt) for prompt in prompts]
+        found = follow(
+            cast(Speaker, self), starts, max_new_tokens, ends=lambda place, token: self.ends(token), rows=rows
+        )
+        return [self.tokens.line(ids) for ids in found]
+
+    def ends(self, token: int) -> bool:
+        """Return whether a text or its line ends with this token; a full stop never ends it."""
+        return token in self.stops or "\n" in self.tokens.word(token)
 
     def sample(self, count: int, length: int, seed: int) -> list[str]:
         """Return `count` texts of about `length` tokens, sampled from nothing; global random state is untouched."""
@@ -64,7 +68,7 @@ class Speech(ABC):
     def _run(self, ids: Tensor, **options: Any) -> Tensor:
         if self.row.kind == "encoder":
             raise UnsupportedModel(f"{self.name} is an encoder and cannot generate text; ask a model that can.")
-        special = {"pad_token_id": self.tokens.pad, "eos_token_id": self._stops()}
+        special = {"pad_token_id": self.tokens.pad, "eos_token_id": sorted(self.stops) or None}
         settings = self.generation(**special, decoder_start_token_id=self.tokens.start, **options)
         ids = ids.to(self.device)
         given = {"attention_mask": torch.ones_like(ids), "logits_processor": [_finite] if options["do_sample"] else []}
@@ -82,11 +86,6 @@ class Speech(ABC):
             yield
         finally:
             self.model.generation_config = before
-
-    def _stops(self) -> list[int] | None:
-        configured = getattr(self.model.generation_config, "eos_token_id", None)
-        stops = configured if isinstance(configured, list) else [configured, self.tokenizer.eos_token_id]
-        return sorted({int(s) for s in stops if s is not None}) or None
 
 
 def _finite(ids: Tensor, scores: Tensor) -> Tensor:

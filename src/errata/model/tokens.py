@@ -128,11 +128,16 @@ class Tokens:
             )
         self._tokenizer, self.kind, self.start, self._end = tokenizer, kind, decoder_start, tokenizer.eos_token_id
         special = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        self._words: dict[int, str] = {}
         self.pad = next(token for token in special if token is not None)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without special tokens."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def line(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids` up to the end of its first line."""
+        return self.decode(ids).split("\n")[0].strip()
 
     def ids(self, text: str) -> list[int]:
         """Return token ids of `text` with the special tokens the model expects around a text."""
@@ -141,16 +146,19 @@ class Tokens:
     def opening(self, text: str) -> list[int]:
         """Return token ids of `text` as something to be gone on with.
 
-        A tokenizer may close every text, and what comes after that is a new text, not an answer.
+        A tokenizer may close every text, and what comes after that is a new text, not an answer; only an encoder reads
+        the end with the rest.
         """
-        return self._open(self.ids(text))
+        return self._open(self.ids(text)) if self.kind == "decoder" else self.ids(text)
 
     def _open(self, ids: list[int]) -> list[int]:
         return ids[:-1] if len(ids) > 1 and ids[-1] == self._end else ids
 
     def word(self, token: int) -> str:
         """Return one token as text, for display."""
-        return str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        if token not in self._words:
+            self._words[token] = str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        return self._words[token]
 
     def _offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoding = self._tokenizer(text, return_offsets_mapping=True, verbose=False)

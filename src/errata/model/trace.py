@@ -17,13 +17,14 @@ of `model.arch`, the role ``block`` stands for the block's input and output.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from errata.delta import Site
 
@@ -244,6 +245,11 @@ def tuple_lengths(blocks: Iterable[nn.Module], run: Callable[[], object]) -> lis
             stack.callback(block.register_forward_hook(hook).remove)
         run()
     return lengths
+
+
+def plain_attention(device: torch.device) -> AbstractContextManager[Any]:
+    """On a CPU, attend without the flash kernel, whose backward is several times slower on short rows."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 @contextmanager

@@ -65,6 +65,10 @@ class Weights:
         """Return the base matrix, on the CPU if it has been touched."""
         return self._base.get(site, self._owner.parameter(site))
 
+    def touched(self) -> tuple[Site, ...]:
+        """Return the sites whose base has been set aside, because they were edited once."""
+        return tuple(self._base)
+
     def _touch(self, site: Site) -> Tensor:
         if site not in self._base:
             self._base[site] = self._owner.parameter(site).detach().to("cpu", copy=True)

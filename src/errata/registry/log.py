@@ -16,21 +16,24 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 import filelock
 
-from errata.errors import BadBook, BookBusy, BookOfAnotherModel
-from errata.registry import files, record
-from errata.registry.record import Event, Record
-from errata.registry.schema import check_version, migrate, transaction, version
+from errata.errors import BadBook, BookBusy, BookOfAnotherModel, ErrataError
+from errata.registry import admission, chain, files, record
+from errata.registry.opening import connect, explain, prepare
+from errata.registry.record import Event, Note, Record, Signs
+from errata.registry.schema import transaction
+from errata.registry.signing import Signer
 
-__all__ = ["Book", "Event", "Record"]
+__all__ = ["Book", "Event", "Note", "Record"]
 
 WAIT: Final = 30.0  # seconds to wait for another process before BookBusy
+Item = tuple[Mapping[str, Any], bytes]  # what is said of an edit, and its file's content
 
 
 class Book:
@@ -44,14 +47,15 @@ class Book:
         BadBook: the database is damaged, or the disk refuses.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, wait: float) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, wait: float, signer: Signs | None = None) -> None:
         self.path = path
         self.base: str | None = None
         self.name: str | None = None
         self._edits = path / "edits"
         self._connection = connection
         self._threads = threading.RLock()
-        self._wait = wait
+        self._wait, self._signer = wait, signer
+        self._held: tuple[int, str] | None = None  # up to where the chain was found to hold
         self._lock = filelock.FileLock(path / "lock")
 
     @classmethod
@@ -63,7 +67,8 @@ class Book:
         *,
         create: bool = True,
         wait: float = WAIT,
-    ) -> Book:
+        key: str | os.PathLike[str] | None = None,
+    ) -> Book:  # size: one way to open a book, and its options
         """Open the book in the directory `path`, made if it is not there.
 
         Args:
@@ -72,17 +77,22 @@ class Book:
             name: the base model's name, for messages.
             create: whether to make a book that is not there.
             wait: seconds to wait for other processes, here and in later calls.
+            key: file of the private key that signs what is changed; else $ERRATA_KEY; without one nothing is signed.
 
         Raises:
             BadBook: `path` is a file, there is no book and `create` is False, or it is damaged.
             BookOfAnotherModel: the book is bound to another base.
             NewerBook: the book was written by a newer version.
+            BadFile: there is no key in that file.
         """
         directory = Path(path).absolute()
-        connection = _connect(directory, create, wait)
-        book = cls(directory, connection, wait)
+        key = key or os.environ.get("ERRATA_KEY") or None
+        signer = Signer(key) if key else None
+        connection = connect(directory, create, wait)
+        book = cls(directory, connection, wait, signer)
         try:
-            book._prepare()
+            with book._query() as db:
+                prepare(db, directory, book.lock)
             book._bind(base, name)
         except BaseException:
             connection.close()
@@ -107,8 +117,14 @@ class Book:
             return record.fetch_all(db)
 
     def stand(self) -> list[Record]:
-        """Return the edits in force, in the order in which they are to be applied."""
+        """Return the edits in force, in the order in which they are to be applied; raises BadBook if history was altered."""
+        with self._query() as db:
+            self._held = chain.require(db, self.path, self._held)
         return [edit for edit in self.records() if edit.stands]
+
+    def query(self) -> AbstractContextManager[sqlite3.Connection]:
+        """Give the database, to look into; to the rooms of this package."""
+        return self._query()
 
     def get(self, id: str) -> Record:
         """Return one edit's record; raises UnknownEdit if the id fits none or several."""
@@ -131,7 +147,7 @@ class Book:
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
-    def append(self, items: Sequence[tuple[Mapping[str, Any], bytes]]) -> list[Record]:
+    def append(self, items: Sequence[Item]) -> list[Record]:
         """Add edits, all or none: each a JSON-able description with at least "id" and "method", and its file's content.
 
         A dropped edit that is appended again is restored, to its old place and with its old record.
@@ -140,19 +156,8 @@ class Book:
             BadBook: an edit already stands or is given twice, the book is bound to no model, or the disk refuses.
             BookOfAnotherModel: an edit was computed on another base.
         """
-        with self.lock():
-            dropped = self._admit([meta for meta, _ in items])
-            stored = [self._store(data, dropped.get(meta["id"])) for meta, data in items]
-            if stored:
-                files.sync(self._edits)
-            with self._query() as db, transaction(db):
-                for (meta, _), (sha256, size) in zip(items, stored, strict=True):
-                    new = meta["id"] not in dropped
-                    if new:
-                        record.insert(db, meta, sha256, size)
-                    what = "write" if new else "restore"
-                    record.add_event(db, what, meta["id"], meta.get("author", ""), meta.get("reason", ""))
-            return [self.get(meta["id"]) for meta, _ in items]
+        self.change(write=items)
+        return [self.get(meta["id"]) for meta, _ in items]
 
     def drop(self, ids: Iterable[str], *, author: str = "", reason: str = "") -> list[Record]:
         """Take edits out of force, all or none, and return them; the others stay as they were computed.
@@ -161,7 +166,7 @@ class Book:
             UnknownEdit: an id fits no edit or several.
             BadBook: an edit is dropped already.
         """
-        return self._change(ids, "drop", author, reason)
+        return self.change(drop=ids, note=Note(author, reason))
 
     def restore(self, ids: Iterable[str], *, author: str = "", reason: str = "") -> list[Record]:
         """Put dropped edits back in force, each in its old place, all or none, and return them.
@@ -171,7 +176,53 @@ class Book:
             BadBook: an edit stands already.
             CorruptEdit: an edit's file is missing or altered.
         """
-        return self._change(ids, "restore", author, reason)
+        return self.change(restore=ids, note=Note(author, reason))
+
+    def change(
+        self,
+        *,
+        drop: Iterable[str] = (),
+        restore: Iterable[str] = (),
+        write: Sequence[Item] = (),
+        note: Note | None = None,
+    ) -> list[Record]:
+        """Drop, restore and write edits in one transaction, in this order; return those dropped and restored.
+
+        Args:
+            note: who and why; of what is written, the description's own author and reason unless given here.
+
+        Raises:
+            UnknownEdit, BadBook, BookOfAnotherModel, CorruptEdit: as `drop`, `restore` and `append`. Nothing is changed then.
+        """
+        with self.lock(), self._query() as db:
+            dropped = [edit.id for edit in admission.droppable(db, drop)]
+            restored = [edit.id for edit in admission.restorable(db, restore, self.read)]
+            again = admission.admit(db, [meta for meta, _ in write], self)
+            new = {meta["id"] for meta, _ in write} - again.keys()
+            stored: list[tuple[str, int]] = []
+            try:
+                for meta, data in write:
+                    stored.append(self._store(data, again.get(meta["id"])))
+                if stored:
+                    files.sync(self._edits)
+                with transaction(db):
+                    for id in dropped:
+                        self._tell(db, "drop", id, note)
+                    for id in restored:
+                        self._tell(db, "restore", id, note)
+                    for (meta, _), (sha256, size) in zip(write, stored, strict=True):
+                        self._add(db, meta, sha256, size, new=meta["id"] in new, note=note)
+            except BaseException:
+                self._sweep([sha256 for sha256, _ in stored])
+                raise
+            return [record.resolve(db, id) for id in (*dropped, *restored)]
+
+    def note(self, kind: str, note: Note, id: str | None = None) -> None:
+        """Add an event that drops and restores nothing, such as a tag."""
+        if self.base is None:
+            raise BadBook(f"the book {self.path} is bound to no model yet: open it with the model first.")
+        with self.lock(), self._query() as db, transaction(db):
+            record.add_event(db, kind, id, note, self._signer)
 
     @contextmanager
     def lock(self, timeout: float | None = None) -> Iterator[None]:
@@ -190,24 +241,6 @@ class Book:
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
-        """Bring the tables up to date, one process at a time; raises BadBook for what is not a book of ours."""
-        with self._query() as db:
-            db.execute("PRAGMA synchronous = FULL")  # a commit that was reported survives a power cut
-            db.execute("PRAGMA foreign_keys = ON")
-            if check_version(db):
-                return
-            with self.lock():
-                new = version(db) == 0
-                if new and db.execute("SELECT 1 FROM sqlite_master").fetchone():
-                    raise BadBook(
-                        f"{self.path / 'book.sqlite'} belongs to another program: give the book another path."
-                    )
-                if new and next(self._edits.glob("*.safetensors"), None):
-                    raise BadBook(f"{self.path} has edits but its book.sqlite is lost: restore that from a copy.")
-                db.execute("PRAGMA journal_mode = WAL")
-                migrate(db)
-
     def _bind(self, base: str | None, name: str | None) -> None:
         with self._query() as db:
             bound = dict(db.execute("SELECT key, value FROM meta"))
@@ -223,28 +256,6 @@ class Book:
                 f"({base[:12]}): open that model, or give another book."
             )
 
-    def _admit(self, metas: Sequence[Mapping[str, Any]]) -> dict[str, Record]:
-        """Check that these may be appended, and return those of them that are in the book, dropped."""
-        dropped: dict[str, Record] = {}
-        if metas and self.base is None:
-            raise BadBook(f"the book {self.path} is bound to no model yet: open it with the model to write to it.")
-        if len({meta["id"] for meta in metas}) < len(metas):
-            raise BadBook("an edit is given twice: append it once.")
-        for meta in metas:
-            id = meta["id"]
-            if meta.get("base", self.base) != self.base:
-                raise BookOfAnotherModel(
-                    f"edit {id} was computed on another base model ({meta['base'][:12]}) than {self.name} "
-                    f"({str(self.base)[:12]}), which the book {self.path} corrects: write it again on that."
-                )
-            with self._query() as db:
-                known = record.fetch(db, id)
-            if known is not None and known.stands:
-                raise BadBook(f"edit {id} already stands: drop it first to write it again.")
-            if known is not None:
-                dropped[id] = known
-        return dropped
-
     def _store(self, data: bytes, dropped: Record | None) -> tuple[str, int]:
         """Write the file of an edit; of a dropped one, only if it is the same file, which may have been lost since."""
         if dropped is None or hashlib.sha256(data).hexdigest() == dropped.sha256:
@@ -252,21 +263,23 @@ class Book:
         self.read(dropped)  # the same edit with another author or date: the first file counts, if it is whole
         return dropped.sha256, dropped.bytes
 
-    def _change(self, ids: Iterable[str], kind: str, author: str, reason: str) -> list[Record]:
-        with self.lock(), self._query() as db:
-            given = [ids] if isinstance(ids, str) else ids
-            edits = {edit.id: edit for edit in (record.resolve(db, id) for id in given)}
-            for edit in edits.values():
-                if edit.stands and kind == "restore":
-                    raise BadBook(f"edit {edit.id} already stands: there is nothing to restore.")
-                if not edit.stands and kind == "drop":
-                    raise BadBook(f"edit {edit.id} is dropped already: restore it to bring it back.")
-                if kind == "restore":
-                    self.read(edit)
-            with transaction(db):
-                for id in edits:
-                    record.add_event(db, kind, id, author, reason)
-            return [record.resolve(db, id) for id in edits]
+    def _add(
+        self, db: sqlite3.Connection, meta: Mapping[str, Any], sha256: str, size: int, *, new: bool, note: Note | None
+    ) -> None:
+        if new:
+            record.insert(db, meta, sha256, size)
+        own = Note(meta.get("author", ""), meta.get("reason", ""))
+        self._tell(db, "write" if new else "restore", meta["id"], note or own)
+
+    def _tell(self, db: sqlite3.Connection, kind: str, id: str, note: Note | None) -> None:
+        record.add_event(db, kind, id, note or Note(), self._signer)
+
+    def _sweep(self, hashes: Sequence[str]) -> None:
+        """Remove files that were written for rows that then were not, as far as the disk lets us."""
+        with suppress(ErrataError, OSError), self._query() as db:
+            for sha256 in hashes:
+                if not db.execute("SELECT 1 FROM edits WHERE sha256 = ?", (sha256,)).fetchone():
+                    files.path_of(self._edits, sha256).unlink(missing_ok=True)
 
     @contextmanager
     def _query(self) -> Iterator[sqlite3.Connection]:
@@ -275,21 +288,4 @@ class Book:
             try:
                 yield self._connection
             except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter is how sqlite3 reports damaged text
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                    raise BookBusy(f"another process keeps the book {self.path}: try again when it is done.") from error
-                raise BadBook(
-                    f"cannot use {self.path / 'book.sqlite'} ({error}): if it is damaged, restore it from a copy."
-                ) from error
-
-
-def _connect(directory: Path, create: bool, wait: float) -> sqlite3.Connection:
-    database = directory / "book.sqlite"
-    try:
-        if directory.exists() and not directory.is_dir():
-            raise BadBook(f"{directory} is a file: a book is a directory, give another path.")
-        if not create and not database.exists():
-            raise BadBook(f"there is no book at {directory}: check the path, or write an edit to start one.")
-        (directory / "edits").mkdir(parents=True, exist_ok=True)
-        return sqlite3.connect(database, timeout=wait, isolation_level=None, check_same_thread=False)
-    except (OSError, ValueError, sqlite3.Error) as error:
-        raise BadBook(f"cannot open a book at {directory}: {error}.") from error
+                raise explain(self.path, error) from error

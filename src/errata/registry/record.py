@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from errata.errors import BadBook, BadFact, UnknownEdit
 from errata.fact import Fact
+from errata.registry import chain
 
 SHORTEST_ID: Final = 6  # characters of an id that are enough, if they fit one edit only
 
-# An edit stands unless the last thing that happened to it is a drop.
+# An edit stands if the last thing that happened to it put it there.
 _SELECT: Final = """
     SELECT seq, id, method, sha256, bytes, created_at, record,
-           (SELECT kind FROM events WHERE edit_id = edits.id ORDER BY events.seq DESC LIMIT 1) IS NOT 'drop'
+           (SELECT kind FROM events WHERE edit_id = edits.id ORDER BY events.seq DESC LIMIT 1) IN ('write', 'restore')
     FROM edits
 """
 
@@ -39,6 +40,9 @@ class Record:
         created_at: when it was made, ISO 8601 in UTC.
         stands: whether it is in force now.
         seq: its place in the book, from 1.
+        valid_from, valid_until: the days, ISO 8601, between which it is true; empty where that has no end.
+        tags: words to find it by.
+        tenant: on whose behalf it was written.
     """
 
     id: str
@@ -53,11 +57,24 @@ class Record:
     created_at: str
     stands: bool
     seq: int
+    valid_from: str = ""
+    valid_until: str = ""
+    tags: tuple[str, ...] = ()
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to an edit: `kind` is "write", "drop" or "restore"; `at` is ISO 8601 in UTC."""
+    """Something that happened, at a moment: ISO 8601 in UTC.
+
+    Args:
+        kind: "write", "drop", "restore" or "forget" of an edit; "tag" or "untag" of the book.
+        edit_id: empty where it is about the whole book.
+        data: what else belongs to it, such as a tag's name.
+        hash: of this event and all before it.
+        signer: public key of whoever signed it, in hex; empty where nobody did.
+        signature: of the hash, in hex.
+    """
 
     seq: int
     kind: str
@@ -65,6 +82,28 @@ class Event:
     at: str
     author: str
     reason: str
+    data: Mapping[str, Any]
+    hash: str
+    signer: str
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What is written beside an event: who, why, and what else belongs to it."""
+
+    author: str = ""
+    reason: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Signs(Protocol):
+    """Whoever signs events."""
+
+    public: str
+
+    def sign(self, text: str) -> str:
+        """Return the signature of a text, in hex."""
 
 
 def fetch_all(db: sqlite3.Connection) -> list[Record]:
@@ -105,20 +144,34 @@ def insert(db: sqlite3.Connection, meta: Mapping[str, Any], sha256: str, size: i
     )
 
 
-def add_event(db: sqlite3.Connection, kind: str, id: str, author: str, reason: str) -> None:
-    """Add what happened to an edit, now."""
+def add_event(db: sqlite3.Connection, kind: str, id: str | None, note: Note, signer: Signs | None = None) -> None:
+    """Add what happened now, to an edit or (None) to the book, at the end of the chain."""
     # Text from a terminal may hold bytes that are no UTF-8, which SQLite does not take.
-    who, why = (text.encode("utf-8", "replace").decode() for text in (author, reason))
-    db.execute(
-        "INSERT INTO events (kind, edit_id, at, author, reason) VALUES (?, ?, ?, ?, ?)", (kind, id, _now(), who, why)
-    )
+    who, why = (text.encode("utf-8", "replace").decode() for text in (note.author, note.reason))
+    seq, previous = chain.head(db)
+    event = (seq + 1, kind, id, _now(), who, why, json.dumps(dict(note.data), sort_keys=True))
+    row = None
+    if kind == "write":
+        row = db.execute("SELECT method, sha256, bytes, created_at, record FROM edits WHERE id = ?", (id,)).fetchone()
+    found = chain.digest(previous, event, row)
+    signed = (signer.public, signer.sign(found)) if signer else ("", "")
+    db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*event, found, *signed))
 
 
 def fetch_events(db: sqlite3.Connection, id: str | None) -> list[Event]:
-    """Return what happened to one edit, or to all, oldest first."""
+    """Return what happened to one edit, or everything, oldest first."""
     which, values = ("", ()) if id is None else ("WHERE edit_id = ?", (id,))
-    rows = db.execute(f"SELECT seq, kind, edit_id, at, author, reason FROM events {which} ORDER BY seq", values)
-    return [Event(*row) for row in rows]
+    columns = "seq, kind, COALESCE(edit_id, ''), at, author, reason, data, hash, signer, signature"
+    rows = db.execute(f"SELECT {columns} FROM events {which} ORDER BY seq", values)
+    return [_event(row) for row in rows]
+
+
+def _event(row: Sequence[Any]) -> Event:
+    try:
+        seq, kind, id, at, author, reason, data, hash, signer, signature = row
+        return Event(seq, kind, id, at, author, reason, dict(json.loads(data)), hash, signer, signature)
+    except (ValueError, TypeError) as error:
+        raise BadBook(f"event {row[0]} cannot be read ({error}): restore book.sqlite from a copy.") from error
 
 
 def _record(row: Sequence[Any]) -> Record:
@@ -138,6 +191,10 @@ def _record(row: Sequence[Any]) -> Record:
             created_at=created_at,
             stands=bool(stands),
             seq=seq,
+            valid_from=meta.get("valid_from", ""),
+            valid_until=meta.get("valid_until", ""),
+            tags=tuple(meta.get("tags", ())),
+            tenant=meta.get("tenant", ""),
         )
     except (ValueError, TypeError, AttributeError, BadFact) as error:
         raise BadBook(f"the entry of edit {id} cannot be read ({error}): restore book.sqlite from a copy.") from error

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from errata.errors import NewerBook
+from errata.registry import chain
 
 Migration = Callable[[sqlite3.Connection], None]
 
@@ -49,7 +50,39 @@ def m001_initial(db: sqlite3.Connection) -> None:
             )
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (m001_initial,)
+def m002_chain(db: sqlite3.Connection) -> None:
+    """Let events carry data, the hash of the chain, and a signature; events there already are chained as they stand."""
+    db.execute(
+        """CREATE TABLE chained (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            kind TEXT NOT NULL,
+            edit_id TEXT REFERENCES edits (id),
+            at TEXT NOT NULL,
+            author TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            data TEXT NOT NULL,
+            hash TEXT NOT NULL CHECK (length(hash) = 64),
+            signer TEXT NOT NULL,
+            signature TEXT NOT NULL
+        )"""
+    )
+    previous = chain.genesis(db)
+    rows = "SELECT method, sha256, bytes, created_at, record FROM edits WHERE id = ?"
+    for event in db.execute("SELECT seq, kind, edit_id, at, author, reason, '{}' FROM events ORDER BY seq").fetchall():
+        row = db.execute(rows, (event[2],)).fetchone() if event[1] == "write" else None
+        previous = chain.digest(previous, event, row)
+        db.execute("INSERT INTO chained VALUES (?, ?, ?, ?, ?, ?, ?, ?, '', '')", (*event, previous))
+    db.execute("DROP TABLE events")
+    db.execute("ALTER TABLE chained RENAME TO events")
+    db.execute("CREATE INDEX events_of_edit ON events (edit_id, seq)")
+    for verb in ("UPDATE", "DELETE"):
+        db.execute(
+            f"CREATE TRIGGER events_no_{verb.lower()} BEFORE {verb} ON events "
+            "BEGIN SELECT RAISE(ABORT, 'the book is append-only'); END"
+        )
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (m001_initial, m002_chain)
 
 
 def version(db: sqlite3.Connection) -> int:

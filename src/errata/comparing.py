@@ -1,0 +1,117 @@
+"""Two states of a book side by side, fact by fact and matrix by matrix.
+
+diff(book, "release-1", "now").sites        # what the weights of one would have to be changed by to get the other's
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from errata.delta import Change, Dense, Graft, LowRank, Site
+from errata.edit import Edit
+from errata.registry import facts, states
+from errata.registry.log import Book, Record
+
+
+@dataclass(frozen=True, slots=True)
+class SiteChange:
+    """How one matrix differs: Frobenius norms of the change in the one state, in the other, and between them.
+
+    Args:
+        grafts: wrappers that stand in one state only, which have no norm.
+    """
+
+    site: str
+    before: float
+    after: float
+    between: float
+    grafts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What separates two states: edits only one has, questions they answer differently, matrices."""
+
+    a: states.State
+    b: states.State
+    dropped: list[str]
+    added: list[str]
+    facts: list[facts.Change]
+    sites: list[SiteChange]
+
+
+def diff(book: Book, a: str, b: str) -> Difference:
+    """Compare two states, named as `errata.registry.states.at` reads them.
+
+    Raises:
+        InputError: no such state. CorruptEdit: the file of an edit that only one of them has is missing or altered.
+    """
+    old, new = states.at(book, a), states.at(book, b)
+    records = {record.id: record for record in book.records()}
+    dropped, added = [i for i in old.ids if i not in new.ids], [i for i in new.ids if i not in old.ids]
+    changed = facts.difference([records[i] for i in old.ids], [records[i] for i in new.ids])
+    return Difference(
+        old, new, dropped, added, changed, _sites(book, [[records[i] for i in s.ids] for s in (old, new)])
+    )
+
+
+def load(book: Book, records: Iterable[Record]) -> list[Edit]:
+    """Read edits from a book; raises CorruptEdit for a file that is missing or altered."""
+    return [Edit.from_bytes(book.read(record), f"edit {record.id}") for record in records]
+
+
+def total(deltas: Sequence[Change]) -> LowRank | Dense | None:
+    """Return the sum of changes to one matrix, factors stacked as long as all have some; None of nothing.
+
+    Grafts are left out. Columns become factors of their own rank.
+    """
+    sums = [d for d in deltas if not isinstance(d, Graft)]
+    whole = [d.shape for d in sums if d.kind != "columns"]
+    width = max((shape[1] for shape in whole or [d.shape for d in sums]), default=0)
+    found: LowRank | Dense | None = None
+    for delta in sums:
+        if isinstance(delta, LowRank | Dense):
+            part: LowRank | Dense = delta
+        else:
+            right = delta.values.new_zeros(width, len(delta.index))
+            right[delta.index, range(len(delta.index))] = 1.0
+            part = LowRank(delta.values, right)
+        added = part if found is None else found + part
+        assert isinstance(added, LowRank | Dense)
+        found = added
+    return found
+
+
+def _sites(book: Book, sides: Sequence[Sequence[Record]]) -> list[SiteChange]:
+    shared = {r.id for r in sides[0]} & {r.id for r in sides[1]}
+    edits = {edit.id: edit for edit in load(book, {r.id: r for side in sides for r in side}.values())}
+    before, after = (_by_site([edits[r.id] for r in side]) for side in sides)
+    own = [_by_site([edits[r.id] for r in side if r.id not in shared]) for side in sides]
+    return [
+        SiteChange(
+            str(site),
+            _norm(before.get(site, [])),
+            _norm(after.get(site, [])),
+            _norm([*own[1].get(site, []), *_negative(own[0].get(site, []))]),
+            sum(isinstance(d, Graft) for side in own for d in side.get(site, [])),
+        )
+        for site in sorted({**own[0], **own[1]})
+    ]
+
+
+def _by_site(edits: Iterable[Edit]) -> Mapping[Site, list[Change]]:
+    found: dict[Site, list[Change]] = {}
+    for edit in edits:
+        for site, delta in edit.deltas.items():
+            found.setdefault(site, []).append(delta)
+    return found
+
+
+def _negative(deltas: Sequence[Change]) -> list[Change]:
+    return [d * -1.0 for d in deltas if not isinstance(d, Graft)]
+
+
+def _norm(deltas: Sequence[Change]) -> float:
+    summed = total(deltas)
+    return 0.0 if summed is None else summed.norm()

@@ -1,0 +1,227 @@
+"""Gates: what an edited model must still do. An edit that fails one is refused, and nothing is changed.
+
+    # gates.toml, beside the book's database or named with --gate
+    said = 0.9              # of the new facts, by the model's own words
+    neighborhood = 0.95     # of the neighbours it knew before
+    perplexity = 2.0        # per cent it may rise on ordinary text
+
+What a gate needs is measured before the edit and after it; a gate for which there is nothing to measure lets through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import islice
+from math import exp, fsum, isfinite
+from pathlib import Path
+from typing import Any, Final
+
+from errata.config import from_toml
+from errata.edit import Edit
+from errata.errors import BadConfig, BadFile, GateClosed
+from errata.evaluate.scoring import Scorer
+from errata.evaluate.texts import measure
+from errata.fact import Fact, says
+from errata.facts_io import read_facts
+from errata.model.lm import LM
+from errata.registry.facts import question
+from errata.stats.corpus import open_corpus
+
+NAME: Final = "gates.toml"
+LENGTH: Final = 24  # most tokens of what is said
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """Limits; None is no gate. All but the last two rows are shares of what is asked, and the least that will do."""
+
+    said: float | None = field(default=None, metadata={"help": "new facts that the model says by itself"})
+    efficacy: float | None = field(default=None, metadata={"help": "new facts likelier than the answer before"})
+    paraphrase: float | None = field(default=None, metadata={"help": "paraphrases answered with the new fact"})
+    neighborhood: float | None = field(default=None, metadata={"help": "neighbours known before and still said"})
+    unrelated: float | None = field(default=None, metadata={"help": "unrelated facts known before and still said"})
+    sentinel: float | None = field(default=None, metadata={"help": "sentinel facts known before and still said"})
+    oldest: float | None = field(default=None, metadata={"help": "oldest standing edits said before and still"})
+    perplexity: float | None = field(default=None, metadata={"help": "most per cent the perplexity may rise"})
+    norm_ratio: float | None = field(default=None, metadata={"help": "most ‖ΔW‖/‖W‖ of a matrix, all edits together"})
+    sentinels: str = field(default="", metadata={"help": "file of facts that must not move"})
+    asked: int = field(default=20, metadata={"help": "how many of the oldest edits are asked"})
+    text: str = field(default="primer", metadata={"help": "text of the perplexity: primer, or a file"})
+    texts: int = field(default=40, metadata={"help": "how many documents of it"})
+
+    def __post_init__(self) -> None:
+        for name in SHARES:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise BadConfig(f"the gate {name} = {value:g} is a share, between 0 and 1.")
+        if self.sentinel is not None and not self.sentinels:
+            raise BadConfig("the gate sentinel needs sentinels = a file of facts.")
+
+
+SHARES: Final = ("said", "efficacy", "paraphrase", "neighborhood", "unrelated", "sentinel", "oldest")
+MOST: Final = ("perplexity", "norm_ratio")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What was measured at a gate.
+
+    Args:
+        gate: its name. value: what was found; None where there was nothing to ask. limit: of the gate, if it is one.
+        asked: how many questions or texts. passed: whether the edit may go through. lost: what moved, in words.
+    """
+
+    gate: str
+    value: float | None
+    limit: float | None
+    asked: int
+    passed: bool
+    lost: tuple[str, ...] = ()
+
+
+def read(path: str | Path) -> Gates:
+    """Read gates from a TOML file; raises BadFile if it cannot be read, BadConfig for what makes no gate."""
+    path = Path(path)
+    try:
+        gates = from_toml(Gates, path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or NUL in the path
+        raise BadFile(f"cannot read the gates in {path}: {error}.") from error
+    except BadConfig as error:
+        raise BadConfig(f"{path}: {error}") from error
+    if gates.sentinels and not Path(gates.sentinels).is_absolute():
+        gates = replace(gates, sentinels=str(path.parent / gates.sentinels))
+    return gates
+
+
+def of_book(directory: Path) -> Gates | None:
+    """Return the gates that lie in a book, if there are any."""
+    return read(directory / NAME) if (directory / NAME).is_file() else None
+
+
+class Keeper:
+    """Measures a model before an edit and after it, and closes the gates.
+
+    Args:
+        lm: the model, not edited yet. gates: None lets everything through. facts: what is to be written.
+        standing: the edits that stand. every: measure what has no limit, too.
+    """
+
+    def __init__(
+        self, lm: LM, gates: Gates | None, facts: Sequence[Fact], standing: Sequence[Edit], *, every: bool = False
+    ) -> None:
+        self._lm, self._gates, self._facts = lm, gates or Gates(), list(facts)
+        self._wanted = {n for n in (*SHARES, *MOST) if every or getattr(self._gates, n) is not None}
+        self._scorer = Scorer(lm)
+        asked = {question(fact) for fact in self._facts}
+        old = [fact for edit in standing for fact in edit.facts if question(fact) not in asked][: self._gates.asked]
+        self._kept: dict[str, list[tuple[str, str]]] = {
+            "neighborhood": self._probes("neighborhood"),
+            "unrelated": self._probes("unrelated"),
+            "sentinel": [(f.prompt, f.target) for f in self._sentinels()],
+            "oldest": [(f.prompt, f.target) for f in old],
+        }
+        self._kept = {name: self._said(pairs) if name in self._wanted else [] for name, pairs in self._kept.items()}
+        self._answers = self._ask([f.prompt for f in self._facts if not f.truth]) if "efficacy" in self._wanted else {}
+        self._perplexity = self._read() if "perplexity" in self._wanted else 0.0
+
+    def let_through(self, written: Sequence[Edit]) -> list[Edit]:
+        """Return the edits with what was measured in their reports.
+
+        Raises:
+            GateClosed: a gate is closed; the message names each, with its figures.
+        """
+        figures = self.figures() if self._wanted and written else []
+        closed = [figure for figure in figures if not figure.passed]
+        if closed:
+            raise GateClosed(f"refused, nothing was changed: {'; '.join(map(sentence, closed))}.")
+        if not figures:
+            return list(written)
+        rows: list[dict[str, Any]] = [{f.name: getattr(one, f.name) for f in fields(one)} for one in figures]
+        for row in rows:
+            row["lost"] = list(row["lost"])
+        return [replace(edit, report={**edit.report, "gates": rows}) for edit in written]
+
+    def figures(self) -> list[Figure]:
+        """Measure the model as it stands now."""
+        new = [(f.prompt, f.target) for f in self._facts]
+        known: dict[str, Callable[[], Figure]] = {
+            "said": lambda: self._share("said", new),
+            "efficacy": self._efficacy,
+            "paraphrase": lambda: self._share("paraphrase", self._probes("paraphrase")),
+            "perplexity": self._rise,
+            "norm_ratio": self._ratio,
+        }
+        kept = {name: lambda name=name: self._share(name, self._kept[name]) for name in self._kept}
+        return [{**known, **kept}[name]() for name in (*SHARES, *MOST) if name in self._wanted]
+
+    # ---------------------------------------------------------------- measuring
+
+    def _share(self, name: str, pairs: Sequence[tuple[str, str]]) -> Figure:
+        said = self._ask([prompt for prompt, _ in pairs])
+        wrong = [
+            f"{prompt} → {said[prompt]} (not {answer})" for prompt, answer in pairs if not says(said[prompt], answer)
+        ]
+        return self._figure(name, 1 - len(wrong) / len(pairs) if pairs else None, len(pairs), tuple(wrong))
+
+    def _efficacy(self) -> Figure:
+        rivals = [(f.prompt, f.target, f.truth or self._answers.get(f.prompt, "")) for f in self._facts]
+        rivals = [(prompt, new, old.rstrip(" .")) for prompt, new, old in rivals if old and not says(old, new)]
+        low = float("-inf")
+        scored = self._scorer.answers([(p, answer) for p, *answers in rivals for answer in answers])
+        lower = [
+            f"{p} → {new} is less likely than {old}"
+            for p, new, old in rivals
+            if (low if (lp := scored[p, new].lp) is None else lp) <= (low if (lp := scored[p, old].lp) is None else lp)
+        ]
+        return self._figure("efficacy", 1 - len(lower) / len(rivals) if rivals else None, len(rivals), tuple(lower))
+
+    def _rise(self) -> Figure:
+        now = self._read()
+        known = isfinite(self._perplexity) and self._perplexity > 0
+        return self._figure("perplexity", 100 * (now / self._perplexity - 1) if known else None, self._gates.texts, ())
+
+    def _ratio(self) -> Figure:
+        ratios = {}
+        for site in self._lm.weights.touched():
+            base = self._lm.weights.base(site).detach().double().cpu()
+            ratios[str(site)] = float((self._lm.weights[site].detach().double().cpu() - base).norm() / base.norm())
+        worst = max(ratios, key=lambda site: ratios[site], default="")
+        return self._figure("norm_ratio", ratios.get(worst), len(ratios), (f"at {worst}",) if worst else ())
+
+    def _figure(self, name: str, value: float | None, asked: int, lost: tuple[str, ...]) -> Figure:
+        limit: float | None = getattr(self._gates, name)
+        passed = limit is None or value is None or (value <= limit if name in MOST else value >= limit)
+        return Figure(name, value, limit, asked, passed, lost)
+
+    def _probes(self, kind: str) -> list[tuple[str, str]]:
+        return [(p.prompt, p.answer) for f in self._facts for p in f.probes if p.kind == kind and p.answer]
+
+    def _sentinels(self) -> list[Fact]:
+        return read_facts(self._gates.sentinels) if self._gates.sentinels and "sentinel" in self._wanted else []
+
+    def _said(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return those the model says now."""
+        said = self._ask([prompt for prompt, _ in pairs])
+        return [(prompt, answer) for prompt, answer in pairs if says(said[prompt], answer)]
+
+    def _ask(self, prompts: Sequence[str]) -> dict[str, str]:
+        return {prompt: text or "" for prompt, text in self._scorer.said(prompts, LENGTH).items()}
+
+    def _read(self) -> float:
+        texts = list(islice(open_corpus(self._gates.text).documents(), self._gates.texts))
+        found = measure(self._scorer, texts)
+        tokens = sum(found.tokens)
+        mean = fsum(n for n in found.nll if n == n) / tokens if tokens else float("nan")
+        return exp(min(mean, 700.0)) if mean == mean else float("nan")
+
+
+def sentence(figure: Figure) -> str:
+    """Say what was measured at a gate, and what it asks for."""
+    if figure.value is None:
+        return f"{figure.gate}: nothing to ask"
+    least = "at most" if figure.gate in MOST else "at least"
+    unit = " %" if figure.gate == "perplexity" else ""
+    limit = "" if figure.limit is None else f", {least} {figure.limit:g}{unit}"
+    lost = "" if figure.passed or not figure.lost else f" ({figure.lost[0]}{', …' if len(figure.lost) > 1 else ''})"
+    return f"the gate {figure.gate} found {figure.value:.3g}{unit} of {figure.asked}{limit}{lost}"

@@ -1,0 +1,70 @@
+"""Signatures: ed25519 over the hash of an event, by the library `cryptography` (the extra ``errata[sign]``).
+
+make_key("ada.pem")                     # a new private key; returns the public one, to be told to others
+signer = Signer("ada.pem")
+holds(signer.public, signer.sign(text), text)
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from errata.errors import BadConfig, BadFile
+
+
+class Signer:
+    """A private key that signs. Raises BadFile if `path` holds none, BadConfig if the library is not installed."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        kind = _library()
+        try:
+            key = import_module("cryptography.hazmat.primitives.serialization").load_pem_private_key(
+                Path(path).read_bytes(), password=None
+            )
+        except (OSError, ValueError, TypeError) as error:  # TypeError: it is encrypted
+            raise BadFile(f"cannot read a private key from {path} ({error}): make one with errata keygen.") from error
+        if not isinstance(key, kind.Ed25519PrivateKey):
+            raise BadFile(f"the key in {path} is not an ed25519 key: make one with errata keygen.")
+        self._key = key
+        self.public = key.public_key().public_bytes_raw().hex()
+
+    def sign(self, text: str) -> str:
+        """Return the signature of a text, in hex."""
+        return str(self._key.sign(text.encode()).hex())
+
+
+def holds(public: str, signature: str, text: str) -> bool:
+    """Return whether `signature` is that of `text` by the owner of the public key; both are hex."""
+    kind = _library()
+    try:
+        kind.Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(bytes.fromhex(signature), text.encode())
+    except (ValueError, import_module("cryptography.exceptions").InvalidSignature):
+        return False
+    return True
+
+
+def make_key(path: str | os.PathLike[str]) -> str:
+    """Write a new private key, readable by its owner only, and return its public key in hex.
+
+    Raises:
+        BadFile: there is a file already, or it cannot be written.
+    """
+    kind, forms = _library(), import_module("cryptography.hazmat.primitives.serialization")
+    key = kind.Ed25519PrivateKey.generate()
+    data = key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption())
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise BadFile(f"cannot write a key to {path} ({error.strerror}): name a new file.") from error
+    return str(key.public_key().public_bytes_raw().hex())
+
+
+def _library() -> Any:
+    try:
+        return import_module("cryptography.hazmat.primitives.asymmetric.ed25519")
+    except ImportError as error:
+        raise BadConfig("signatures need the library cryptography: pip install 'errata[sign]'.") from error
