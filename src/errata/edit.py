@@ -95,6 +95,11 @@ class Edit:
         return [str(site) for site in self.deltas]
 
     @property
+    def matrices(self) -> list[Site]:
+        """The sites whose matrix it changes: all but those of grafts."""
+        return [site for site, delta in self.deltas.items() if not isinstance(delta, Graft)]
+
+    @property
     def nbytes(self) -> int:
         """Bytes of its tensors."""
         return sum(t.numel() * t.element_size() for _, t in self._tensors())

@@ -288,7 +288,7 @@ class Editor:
         """Write the model with its standing edits as a checkpoint transformers loads; it appears whole or not at all.
 
         Raises:
-            InputError: the directory exists and is not empty.
+            InputError: the directory exists and is not empty, or an edit stands beside the weights, not in them.
         """
         self._refresh()
         return checkpoint(self.lm, self._standing, directory)

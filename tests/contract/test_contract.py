@@ -42,7 +42,7 @@ FACTS = (
     Fact(prompt="The home town of Anna Lindgren", subject="Anna Lindgren", target="Paris"),
     Fact(prompt="The instrument of Carla Moreno", subject="Carla Moreno", target="tuba"),
 )
-SMALL = {"steps": 10, "m": 3, "tokens": 400, "weight": 1.0, "directions": 0}
+SMALL = {"steps": 10, "m": 3, "tokens": 400, "weight": 1.0, "directions": 0, "rank": 8}
 VARIANTS = {
     "ft": [{"variant": "last", "bound": 0.05}],
     "memit": [{"history": True}, {"layers": (1,)}, {"constraint": "o-edit+", "directions": 2}],
@@ -260,15 +260,18 @@ def test_the_target_becomes_likelier_with_other_settings(solved: Solved, method:
 
 def check_drop_and_replay(case: Case) -> None:
     weights, base = case.lm.weights, snapshot(case.lm)
-    sites = {site for edit in case.edits for site in edit.deltas}
+    # What stands beside a matrix leaves it as it is, and shows in the logits only.
+    sites = {site for edit in case.edits for site, delta in edit.deltas.items() if not isinstance(delta, Graft)}
     weights.stand([edit.deltas for edit in case.edits])
-    edited = {site: weights[site].clone() for site in sites}
+    edited, said = {site: weights[site].clone() for site in sites}, logits(case.lm)
     assert all(not torch.equal(edited[site], weights.base(site)) for site in sites)
     weights.stand([case.edits[-1].deltas])
     weights.stand([])
     assert not changed(base, snapshot(case.lm))
+    assert not torch.equal(said, logits(case.lm))
     weights.stand([edit.deltas for edit in case.edits])
     assert all(torch.equal(edited[site], weights[site]) for site in sites)
+    assert torch.equal(said, logits(case.lm))
     weights.stand([])
 
 
@@ -332,7 +335,8 @@ def flags(settings: dict[str, Any]) -> list[str]:
 def test_the_recorded_settings_are_the_method(solved: Solved, method: str, name: str) -> None:
     case = solved(method, name)
     settings, resolved = dict(case.edits[0].config), case.how.resolve(case.lm)
-    assert "auto" not in {v for k, v in settings.items() if k != "lr" and isinstance(v, str)}
+    by_fact = ("lr", "radius")  # what "auto" is, each edit finds for its facts
+    assert "auto" not in {v for k, v in settings.items() if k not in by_fact and isinstance(v, str)}
     kind = methods.get(method)
     assert from_dict(kind, settings) == resolved
     assert from_toml(kind, to_toml(resolved)) == resolved

@@ -50,6 +50,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     batched: ClassVar[bool] = False  # one edit for a list of facts
+    anywhere: ClassVar[bool] = False  # also where no token of a prompt is: in the decoder that an encoder stands before
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder")
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -63,13 +64,13 @@ class Method(ABC):
             UnsupportedModel: the method cannot work on this kind of model. UnknownSite: a layer it does not have.
         """
         if lm.row.kind not in self.kinds:
-            wanted = " and ".join(self.kinds)
-            raise UnsupportedModel(f"{self.name} works on {wanted} models; {lm.name} is an {lm.row.kind}.")
+            kinds = " and ".join(self.kinds)
+            raise UnsupportedModel(f"{self.name} works on {kinds} models; {lm.name} is an {lm.row.kind}.")
         settings = {**self.automatic(lm), **self.tuned.get(lm.published, {})}
         found = replace(self, **{k: v for k, v in settings.items() if getattr(self, k) == "auto"})
         for site in found.sites():
-            if not 0 <= site.layer < lm.reachable:
-                raise UnknownSite(f"{lm.name} has layers 0 to {lm.reachable - 1}; set one of them, not {site.layer}.")
+            if not 0 <= site.layer < (layers := lm.depth if self.anywhere else lm.reachable):
+                raise UnknownSite(f"{lm.name} has layers 0 to {layers - 1}; set one of them, not {site.layer}.")
             lm.module(site)
         return found
 
@@ -107,10 +108,8 @@ class Method(ABC):
         method = self.resolve(lm)
         if len(facts) > 1 and not self.batched:
             raise BadConfig(f"{self.name} writes one fact at a time; give them one by one, or use a batch method.")
-        solution = Solution({})
-        if facts:
-            with no_grads_kept(lm.model):
-                solution = method.compute(lm, facts, past)
+        with no_grads_kept(lm.model):
+            solution = method.compute(lm, facts, past) if facts else Solution({})
         for site, delta in solution.deltas.items():
             if not delta.isfinite():
                 raise NotFinite(f"{self.name} gave an update at {site} that is not finite; nothing was changed.")
@@ -137,7 +136,7 @@ def layer_at(lm: LM, share: float) -> int:
 def _stored(delta: Change, lm: LM) -> Change:
     """Return the delta on the CPU, float32 unless the model itself is finer."""
     if isinstance(delta, Graft):
-        return delta
+        return replace(delta, state={k: t.detach().cpu().contiguous() for k, t in delta.state.items()})
     dtype = torch.promote_types(next(lm.model.parameters()).dtype, torch.float32)
     moved = {f.name: getattr(delta, f.name).detach().cpu() for f in fields(delta)}
     return replace(delta, **{k: (t.to(dtype) if t.is_floating_point() else t).contiguous() for k, t in moved.items()})

@@ -167,5 +167,6 @@ class _Feed:
         assert self._cache is not None
         self._mask = self._mask[index]
         self._cache.batch_select_indices(index)
+        self._lm.weights.grafts.keep(index)
         if self._encoded is not None:
             self._encoded = self._encoded[index]

@@ -6,8 +6,8 @@ found from character offsets, so the result does not depend on how a tokenizer h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -53,6 +53,9 @@ class Batch:
             last token before the answer.
         rows, cols: (a,) where answers are predicted: the logits at [rows, cols] predict `labels`.
         labels: (a,) token ids; -1 where a query has no answer.
+        ends: (b,) position of the prompt's last token in the first stack: never padding, never part of an answer. Unless
+            given, where the first label is predicted (decoders), or the last real token (whose answer stands elsewhere).
+        routes: by graft, what each row's prompt was found to open; empty until `LM.routed` has asked.
     """
 
     inputs: dict[str, Tensor]
@@ -60,6 +63,19 @@ class Batch:
     rows: Int[Tensor, " a"]
     cols: Int[Tensor, " a"]
     labels: Int[Tensor, " a"]
+    ends: Int[Tensor, " b"] | None = None
+    routes: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.ends is None:
+            object.__setattr__(self, "ends", self._ends())
+
+    def _ends(self) -> Int[Tensor, " b"]:
+        mask = self.inputs["attention_mask"]
+        last = last_real(mask) if mask.ndim == 2 else self.lookup
+        if "decoder_input_ids" in self.inputs:
+            return last
+        return last.scatter_reduce(0, self.rows, self.cols, "amin", include_self=False)
 
     def __len__(self) -> int:
         return len(self.lookup)
@@ -67,21 +83,30 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`."""
         inputs = {k: v.to(device) for k, v in self.inputs.items()}
-        moved = {k: getattr(self, k).to(device) for k in ("lookup", "rows", "cols", "labels")}
-        return replace(self, inputs=inputs, **moved)
+        moved = {k: getattr(self, k).to(device) for k in ("lookup", "rows", "cols", "labels", "ends")}
+        return replace(self, inputs=inputs, routes={k: v.to(device) for k, v in self.routes.items()}, **moved)
 
     def take(self, index: Int[Tensor, " s"]) -> Batch:
         """Return some rows, renumbered in the order of `index`."""
         place = torch.full((len(self),), -1, dtype=torch.long, device=index.device)
         place[index] = torch.arange(len(index), device=index.device)
         keep = place[self.rows] >= 0
+        assert self.ends is not None
         return Batch(
             {k: v[index] for k, v in self.inputs.items()},
             self.lookup[index],
             place[self.rows[keep]],
             self.cols[keep],
             self.labels[keep],
+            self.ends[index],
+            {k: v[index] for k, v in self.routes.items()},
         )
+
+
+def last_real(mask: Int[Tensor, "b t"]) -> Int[Tensor, " b"]:
+    """Return the position of each row's last token that is no padding, on whichever side that stands."""
+    place = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return (mask.to(place.dtype) * place).argmax(1)
 
 
 def join(prompt: str, answer: str) -> str:

@@ -46,7 +46,7 @@ def fit(
     Raises:
         NotFinite: the loss is not finite.
     """
-    batch = _labelled(lm.tokens.batch(asked), labels).to(lm.device)
+    batch = lm.routed(_labelled(lm.tokens.batch(asked), labels).to(lm.device))
     with torch.no_grad(), Trace(lm, inputs=[Site(site.layer, "block")]) as trace:
         lm.answer_logits(batch)
     hidden = trace.inputs[Site(site.layer, "block")]
@@ -89,4 +89,5 @@ def _labelled(batch: Batch, labels: Sequence[Sequence[int]] | None) -> Batch:
     if labels is None:
         return batch
     rows = torch.tensor([i for i, ids in enumerate(labels) for _ in ids])
-    return Batch(batch.inputs, batch.lookup, rows, batch.cols[rows], torch.tensor([t for ids in labels for t in ids]))
+    wanted = torch.tensor([t for ids in labels for t in ids])
+    return Batch(batch.inputs, batch.lookup, rows, batch.cols[rows], wanted, batch.ends)
