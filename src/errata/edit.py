@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -223,3 +223,8 @@ class Edit:
                 f"{path} cannot be read ({type(error).__name__}); restore the file from a copy."
             ) from error
         return cls.from_bytes(data, str(path))
+
+
+def ground(ids: Sequence[str]) -> str:
+    """Return a hash of the ids that stood, in order: the state an edit was computed on."""
+    return hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16] if ids else ""

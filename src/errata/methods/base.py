@@ -6,7 +6,6 @@ the same bytes for the same inputs and seed; what later edits need to know is ca
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from errata.config import to_dict
 from errata.delta import Change, Graft, Site
-from errata.edit import Edit
+from errata.edit import Edit, ground
 from errata.errors import BadConfig, NotFinite, UnknownSite, UnsupportedModel
 from errata.fact import Fact, check_consistent
 from errata.methods._settings import check
@@ -86,8 +85,8 @@ class Method(ABC):
         """Compute the statistics `solve` will ask for, if they are not there yet; raises what `resolve` raises."""
         self.resolve(lm)
 
-    def statistics(self, lm: LM) -> Mapping[str, str]:
-        """Return, by site, the name of each statistic of the base model that `compute` reads: a hash of what it depends on."""
+    def statistics(self, lm: LM) -> dict[str, str]:
+        """Return, by site, the name of each statistic of the base that `compute` reads: a hash of what it depends on."""
         return {}
 
     @abstractmethod
@@ -120,17 +119,9 @@ class Method(ABC):
             parents=tuple(e.id for e in past[-PARENTS:]), ground=ground([e.id for e in past]), prefixes=solution.prefixes,
             deltas={site: _stored(delta, lm) for site, delta in solution.deltas.items()},
             carry={name: t.detach().cpu().contiguous() for name, t in solution.carry.items()},
-            report={
-                **solution.report, "norm_ratio": _ratios(lm, solution.deltas),
-                "statistics": dict(method.statistics(lm)) if facts else {},
-            },
+            report={**solution.report, "norm_ratio": _ratios(lm, solution.deltas), "statistics": method.statistics(lm)},
             versions=versions(),
         )  # fmt: skip
-
-
-def ground(ids: Sequence[str]) -> str:
-    """Return a hash of the ids that stood, in order: the state an edit was computed on."""
-    return hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16] if ids else ""
 
 
 def versions() -> dict[str, str]:

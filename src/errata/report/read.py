@@ -168,12 +168,17 @@ def comparison(run: Run) -> tuple[str, ...]:
 
 
 def _labelled(runs: Sequence[Run]) -> list[Run]:
-    """Name each run by its method and, where several runs of a method are compared, by the settings that differ."""
+    """Name each run by its method and, where several runs of a method are compared, by the settings that differ from
+    what most of them have."""
     labelled = []
     for run in runs:
         twins = [r for r in runs if r.method == run.method and comparison(r) == comparison(run)]
         mine = _settings(run)
-        differing = [key for key in mine if any(_settings(twin).get(key) != mine[key] for twin in twins)]
+        differing = []
+        for key in mine:
+            same = sum(_settings(twin).get(key) == mine[key] for twin in twins)
+            if same < len(twins) and 2 * same <= len(twins):
+                differing.append(key)
         label = " ".join([run.method, *(f"{key}={mine[key]}" for key in differing)])
         same = [twin for twin in twins if _settings(twin) == mine]
         labelled.append(replace(run, label=label if len(same) == 1 else f"{label} ({run.directory.name})"))
