@@ -2,9 +2,10 @@
 
     python benchmarks/kill.py [--method memit] [--edits 200] [--kills 6] [--seed 0] [--set KEY=VALUE] [--independent]
 
-Runs `errata bench` on the primer once undisturbed, then again with a kill at random moments of the time that the first
-took, resumes it each time with the same command, lets it end, and compares rows.jsonl and the numbers of summary.json.
-Prints one JSON line, with what stood on the disk at each kill; exits 1 if anything differs.
+Runs `errata bench` on the primer once undisturbed, then again with kills: up to three seconds after a random edit has
+been written, every other time after the last edit before a checkpoint, so that measuring and writing rows are hit, too.
+It is resumed each time with the same command and at last let end; rows.jsonl and the numbers of summary.json are
+compared. Prints one JSON line, with what stood on the disk at each kill; exits 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -24,9 +25,14 @@ from typing import Any
 ERRATA = [sys.executable, "-c", "import sys; from errata.cli import main; sys.exit(main())"]
 
 
+def points(edits: int) -> list[int]:
+    """Return the checkpoints."""
+    return [max(1, edits * part // 4) for part in (1, 2, 3, 4)]
+
+
 def command(options: argparse.Namespace, out: Path) -> list[str]:
     """Return the words of one `errata bench`."""
-    checkpoints = ",".join(str(max(1, options.edits * part // 4)) for part in (1, 2, 3))
+    checkpoints = ",".join(map(str, points(options.edits)))
     words = ["bench", "--cases", f"primer:{options.edits}", "--edits", str(options.edits), "--method", options.method]
     words += ["--checkpoints", checkpoints, "--batch", str(options.batch), "--out", str(out), "--json"]
     words += [word for setting in options.set for word in ("--set", setting)]
@@ -50,16 +56,17 @@ def whole(words: list[str]) -> float:
     return time.monotonic() - started
 
 
-def killed(words: list[str], after: float) -> bool:
-    """Run, kill after so many seconds, and return whether there was anything left to kill."""
+def killed(words: list[str], run: Path, moment: int, unit: str, delay: float) -> bool:
+    """Run, kill `delay` seconds after so much was done, and return whether there was anything left to kill."""
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        process.wait(after)
-    except subprocess.TimeoutExpired:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        return True
-    return False
+    while process.poll() is None and state(run)[unit] < moment:
+        time.sleep(0.02)
+    time.sleep(delay)
+    if process.poll() is not None:
+        return False
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    return True
 
 
 def numbers(run: Path) -> list[Any]:
@@ -74,12 +81,14 @@ def main(options: argparse.Namespace) -> int:
         calm, hurt = Path(directory) / "calm", Path(directory) / "hurt"
         seconds = whole(command(options, calm))
         kills: list[dict[str, Any]] = []
-        for number in range(options.kills):
-            # Each start may die anywhere in its share of the run, loading included; together they reach its end.
-            after = rng.uniform(0.1, 1.9) * seconds / (options.kills + 1) + options.start * (number > 0)
-            if not killed(command(options, hurt), after):
-                break
-            kills.append({"after": round(after, 2), **state(hurt / options.method)})
+        unit, stops = ("units", []) if options.independent else ("edits", points(options.edits))
+        moments = [
+            rng.choice(stops) if stops and i % 2 else rng.randint(1, options.edits) for i in range(options.kills)
+        ]
+        for moment in sorted(moments):
+            delay = rng.uniform(0.0, 3.0)
+            if killed(command(options, hurt), hurt / options.method, moment, unit, delay):
+                kills.append({"after": f"{unit[:-1]} {moment} + {delay:.1f} s", **state(hurt / options.method)})
         whole(command(options, hurt))
         one, other = calm / options.method, hurt / options.method
         same = (one / "rows.jsonl").read_bytes() == (other / "rows.jsonl").read_bytes()
@@ -96,7 +105,6 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", type=float, default=4.0, help="seconds until a resumed run is where it was")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--independent", action="store_true")
     sys.exit(main(parser.parse_args()))

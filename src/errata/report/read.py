@@ -181,8 +181,15 @@ def _labelled(runs: Sequence[Run]) -> list[Run]:
                 differing.append(key)
         label = " ".join([run.method, *(f"{key}={mine[key]}" for key in differing)])
         same = [twin for twin in twins if _settings(twin) == mine]
-        labelled.append(replace(run, label=label if len(same) == 1 else f"{label} ({run.directory.name})"))
+        labelled.append(replace(run, label=label if len(same) == 1 else f"{label} ({_place(run, same)})"))
     return labelled
+
+
+def _place(run: Run, twins: Sequence[Run]) -> str:
+    """Return the end of a run's path that sets it apart from its twins."""
+    paths = [twin.directory.resolve().parts for twin in twins]
+    length = next((n for n in range(1, 9) if len({parts[-n:] for parts in paths}) == len(paths)), 1)
+    return "/".join(run.directory.resolve().parts[-length:])
 
 
 def _settings(run: Run) -> dict[str, str]:
