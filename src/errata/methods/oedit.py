@@ -23,11 +23,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from errata.methods._rank_one import RankOne
+from errata.methods._one_matrix import OneMatrix
 
 
 @dataclass(frozen=True, kw_only=True)
-class OEdit(RankOne):
+class OEdit(OneMatrix):
     """One rank-one change of one `down` matrix, in directions nobody uses."""
 
     constraint: Literal["none", "o-edit", "o-edit+"] = field(
