@@ -44,9 +44,10 @@ FACTS = (
 )
 SMALL = {"steps": 10, "m": 3, "tokens": 400, "weight": 1.0, "directions": 2}
 VARIANTS = {
-    "ft": [{"variant": "last", "bound": 0.05}],
-    "memit": [{"history": True}, {"layers": (1,)}, {"constraint": "o-edit+"}],
-    "oedit": [{"variant": "project"}, {"variant": "rescaled", "protect": "implicit"}],
+    "ft": [{"variant": "last", "bound": 0.05}, {"constraint": "o-edit+"}],
+    "locft": [{"size": 1, "constraint": "o-edit"}],
+    "memit": [{"history": True}, {"layers": (1,)}, {"constraint": "o-edit+"}, {"restrain": "prune"}],
+    "oedit": [{"projection": "project"}, {"projection": "rescaled", "protect": "implicit"}],
     "alphaedit": [{"threshold": 0.5, "penalty": 0.1}],
     "emmet": [{"epsilon": 0.0, "constraint": "o-edit"}],
     "ledger": [{"layers": (1,), "constraint": "o-edit+"}],

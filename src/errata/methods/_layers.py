@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from errata.delta import LowRank, Site
+from errata.delta import Change, Dense, LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
 from errata.methods._locate import Auto, LocateThenEdit
@@ -81,9 +81,11 @@ class ManyMatrices(LocateThenEdit):
         top = Site(sites[-1].layer, "down" if lm.row.post_norm else "block")
         contexts, hold = keys.prefixes(lm, self.seed), self.hold(lm, past)
         with ExitStack() as stack:
-            deltas, carry = self.first(lm, facts, past), dict[str, Tensor]()
+            deltas: dict[Site, Change] = dict(self.first(lm, facts, past))
+            carry: dict[str, Tensor] = {}
             stack.enter_context(lm.weights.trial([deltas]))
             values = optimise(lm, facts, top, contexts, self.goal(), hold.restraint())
+            values = self.anchored(lm, facts, top, values)
             carry[f"delta/{top}"] = values.delta
             for place, site in enumerate(sites):
                 averaged = keys.mean_keys(lm, [site], facts, contexts)[site]
@@ -92,10 +94,11 @@ class ManyMatrices(LocateThenEdit):
                 carry[f"key/{site}"] = averaged
                 delta, more = self.update(lm, site, Wanted(facts, hold.fit(site, residual), averaged), past)
                 carry |= more
-                both = deltas[site] + delta if site in deltas else delta
-                assert isinstance(both, LowRank)
+                written = self.restrained(lm, site, delta, past)
+                both = deltas[site] + written if site in deltas else written
+                assert isinstance(both, LowRank | Dense)
                 deltas[site] = both
-                stack.enter_context(lm.weights.trial([{site: delta}]))
+                stack.enter_context(lm.weights.trial([{site: written}]))
         return Solution(deltas, carry, contexts, {**self.learned(values), **hold.report()})
 
     def first(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> dict[Site, LowRank]:

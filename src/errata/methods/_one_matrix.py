@@ -54,6 +54,7 @@ class OneMatrix(LocateThenEdit):
         contexts = keys.prefixes(lm, self.seed)
         hold = self.hold(lm, past)
         values = optimise(lm, facts, site, contexts, self.goal(), hold.restraint())
+        values = self.anchored(lm, facts, site, values)
         averaged = keys.mean_keys(lm, [site], facts, contexts)[site]
         bare, out = keys.gather(lm, keys.queries(facts, [""], answers=False), inputs=[site], outputs=[site])
         current = averaged if self.consistent_keys else bare[site]
@@ -63,7 +64,9 @@ class OneMatrix(LocateThenEdit):
         residual = hold.fit(site, values.target - written)
         delta = self.closed_form(residual, averaged, current, self.ridge(lm, site))
         carry = {f"key/{site}": averaged, f"delta/{site}": values.delta}
-        return Solution({site: delta}, carry, contexts, {**self.learned(values), **hold.report()})
+        return Solution(
+            {site: self.restrained(lm, site, delta, past)}, carry, contexts, {**self.learned(values), **hold.report()}
+        )
 
     def closed_form(self, residual: Tensor, averaged: Tensor, current: Tensor, ridge: Ridge) -> LowRank:
         """Return the update from v* − W k (n, out), k* (n, in) and k (n, in)."""

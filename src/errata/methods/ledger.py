@@ -33,6 +33,7 @@ from torch import Tensor
 from errata.config import from_dict
 from errata.delta import LowRank, Site
 from errata.edit import Edit
+from errata.errors import BadConfig
 from errata.fact import Fact, question
 from errata.methods._layers import Wanted, Weighted
 from errata.methods._stored import stored
@@ -46,6 +47,11 @@ class LedgerEdit(Weighted):
     """Rows added to a ridge regression over all facts that stand."""
 
     name: ClassVar[str] = "ledger"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.restrain != "none":
+            raise BadConfig(f"a ledger cannot take restrain = {self.restrain}: it would be no solution; use memit.")
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return by how much the rows of these facts move the solution."""
