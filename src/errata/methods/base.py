@@ -69,8 +69,9 @@ class Method(ABC):
             raise UnsupportedModel(f"{self.name} works on {kinds} models; {lm.name} is an {lm.row.kind}.")
         settings = {**self.automatic(lm), **self.tuned.get(lm.published, {})}
         found = replace(self, **{k: v for k, v in settings.items() if getattr(self, k) == "auto"})
+        layers = lm.depth if self.anywhere else lm.reachable
         for site in found.sites():
-            if not 0 <= site.layer < (layers := lm.depth if self.anywhere else lm.reachable):
+            if not 0 <= site.layer < layers:
                 raise UnknownSite(f"{lm.name} has layers 0 to {layers - 1}; set one of them, not {site.layer}.")
             lm.module(site)
         return found

@@ -159,4 +159,41 @@ def _size(module: nn.Module) -> tuple[int, int]:
     return (found["nf"], found["nx"]) if "nf" in found else (found["out_features"], found["in_features"])
 
 
-KINDS: Mapping[str, type[Bank]] = {kind.kind: kind for kind in (Blocks,)}
+class Codebook(Keyed):
+    """GRACE's: one value a key, put out in place of what the matrix does."""
+
+    kind = "grace"
+    moving = False
+
+    def __init__(self, index: Site, modules: Modules) -> None:
+        super().__init__(index, modules)
+        self._values: list[Tensor] = []
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The one site it sits at, whose input is the key."""
+        return (self.index,)
+
+    def add(self, grafts: Grafted) -> None:
+        """Take in one edit's key and value."""
+        (graft,) = grafts.values()
+        weight = _weight(self.modules.module(self.index))
+        value = graft.state["value"].to(weight.device)
+        if len(value) != _size(self.modules.module(self.index))[0]:
+            raise UnknownSite(
+                f"a grace edit has a value of {len(value)} numbers at {self.index}, which puts out others."
+            )
+        self.take_keys(graft)
+        self._values.append(value)
+
+    def find(self, x: Tensor, y: Tensor, prompt: Prompt) -> Tensor:
+        """Return each row's value."""
+        return self.open(at(x, prompt.ends))
+
+    def change(self, site: Site, rows: Rows) -> Tensor:
+        """Return the value from the prompt's last token on."""
+        values = torch.stack([self._values[i] for i in rows.route.tolist()]).to(rows.y.dtype)
+        return torch.where(rows.after()[..., None], values[:, None], rows.y)
+
+
+KINDS: Mapping[str, type[Bank]] = {kind.kind: kind for kind in (Blocks, Codebook)}
