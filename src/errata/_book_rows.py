@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from errata.checking import Verdict
     from errata.collisions import Collision
     from errata.comparing import Difference
+    from errata.export import Part
     from errata.moving import Moved
+    from errata.push import Pushed
     from errata.registry.compacting import Compacted
     from errata.registry.facts import Conflict, Said
     from errata.registry.log import Event
@@ -93,4 +96,15 @@ def moved(one: Moved) -> dict[str, Any]:
 
 def compacted(found: Compacted) -> dict[str, Any]:
     """Return {"removed", "forgotten", "before", "after"}."""
+    return asdict(found)
+
+
+def exported(directory: Path, form: str, state: State, model: str, parts: Sequence[Part]) -> dict[str, Any]:
+    """Return {"directory", "form", "model", "at", "edits": […], "parts": […]}."""
+    about = {"directory": str(directory), "form": form, "model": model, "at": state.name, "edits": list(state.ids)}
+    return about | {"parts": [asdict(part) for part in parts]}
+
+
+def pushed(found: Pushed) -> dict[str, Any]:
+    """Return {"url", "name", "path", "answer", "models"}."""
     return asdict(found)

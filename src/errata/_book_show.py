@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from errata._show import Row, _one_line, _short, _table, _value
+from errata._show import Row, _mark, _one_line, _short, _table, _value
 
 _COLOURS = {"holds": "green", "forgotten": "red", "expired": "yellow"}
 
@@ -131,6 +131,42 @@ def compacted(row: Row) -> RenderableType:
     return Text(
         f"removed {_many(row['removed'], 'file')}{forgotten}: {row['before']:,} bytes before, {row['after']:,} after"
     )
+
+
+def card(row: Row) -> RenderableType:
+    """The verdict, the facts, the gates."""
+    parts: list[RenderableType] = []
+    facts = _table("fact", "before", "after", "")
+    for one in row["facts"]:
+        fact = _one_line(f"{one['prompt']} → {one['target']}")
+        facts.add_row(fact, _short(one["before"]), _short(one["after"]), _mark(one["said"]))
+    parts.append(facts)
+    gates = _table("measured", "found", "limit", "asked", "")
+    for one in row["figures"]:
+        found, limit = ("–" if x is None else f"{x:.3g}" for x in (one["value"], one["limit"]))
+        gates.add_row(one["gate"], found, limit, str(one["asked"]), _mark(one["passed"]))
+    parts += [gates] if row["figures"] else []
+    parts += [conflicts({"facts": row["conflicts"], "keys": []})] if row["conflicts"] else []
+    verdict = Text("passed", "green") if row["passed"] else Text(row["refused"] or "refused: a gate is closed", "red")
+    return Group(*parts, verdict)
+
+
+def exported(row: Row) -> RenderableType:
+    """Where it is, and at what rank each matrix."""
+    said = Text(f"{row['directory']}: {row['form']} of {row['model']} with {_many(row['edits'], 'edit')}")
+    if not row["parts"]:
+        return said
+    drawn = _table("matrix", "in the model", "rank", "of", "error")
+    for part in row["parts"]:
+        rank = str(part["rank"] or "whole")
+        drawn.add_row(part["site"], part["module"], rank, str(part["full"]), f"{part['error']:.2g}")
+    return Group(drawn, said)
+
+
+def pushed(row: Row) -> RenderableType:
+    """What the engine said."""
+    text = f"{row['url']} serves it as model {row['name']!r}: {row['answer']}"
+    return Group(exported(row), Text(_one_line(text)))
 
 
 def _many(things: Sequence[object], name: str) -> str:

@@ -56,19 +56,26 @@ def diff(book: Book, a: str, b: str) -> Difference:
     )
 
 
+def at(book: Book, name: str) -> tuple[states.State, list[Edit]]:
+    """Return a state by its name, with its edits; raises what `errata.registry.states.at` and `load` raise."""
+    state = states.at(book, name)
+    return state, load(book, [book.get(id) for id in state.ids])
+
+
 def load(book: Book, records: Iterable[Record]) -> list[Edit]:
     """Read edits from a book; raises CorruptEdit for a file that is missing or altered."""
     return [Edit.from_bytes(book.read(record), f"edit {record.id}") for record in records]
 
 
-def total(deltas: Sequence[Change]) -> LowRank | Dense | None:
+def total(deltas: Sequence[Change], width: int = 0) -> LowRank | Dense | None:
     """Return the sum of changes to one matrix, factors stacked as long as all have some; None of nothing.
 
-    Grafts are left out. Columns become factors of their own rank.
+    Grafts are left out. Columns become factors of their own rank; they do not know how wide their matrix is, so `width` (its
+    `in`) must be given where there may be nothing else.
     """
     sums = [d for d in deltas if not isinstance(d, Graft)]
     whole = [d.shape for d in sums if d.kind != "columns"]
-    width = max((shape[1] for shape in whole or [d.shape for d in sums]), default=0)
+    width = width or max((shape[1] for shape in whole or [d.shape for d in sums]), default=0)
     found: LowRank | Dense | None = None
     for delta in sums:
         if isinstance(delta, LowRank | Dense):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -88,6 +88,12 @@ class Edit:
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().flatten().clone().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
+
+    def with_deltas(self, deltas: Mapping[Site, Change]) -> Edit:
+        """Return the same edit, by its id too, with deltas that were derived anew from the edits that stand below it."""
+        derived = replace(self, deltas=dict(deltas))
+        derived.__dict__["id"] = self.id
+        return derived
 
     @property
     def sites(self) -> list[str]:
@@ -228,3 +234,8 @@ class Edit:
                 f"{path} cannot be read ({type(error).__name__}); restore the file from a copy."
             ) from error
         return cls.from_bytes(data, str(path))
+
+
+def ground(ids: Sequence[str]) -> str:
+    """Return a hash of the ids that stood, in order: the state an edit was computed on."""
+    return hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16] if ids else ""

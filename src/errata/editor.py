@@ -7,10 +7,7 @@ between, the model is put back and the book is as it was.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +17,8 @@ from typing import Any, overload
 
 from errata import methods
 from errata.edit import Edit
-from errata.errors import InputError, UnknownEdit
+from errata.errors import BookOfAnotherModel, InputError, UnknownEdit
+from errata.export import checkpoint
 from errata.fact import Fact, check_consistent
 from errata.gates import Gates, Keeper, of_book
 from errata.label import Label, split
@@ -86,7 +84,8 @@ class Editor:
     ) -> None:
         self.lm, self.book, self.name = lm, book, lm.name
         self._corpus, self._author, self._limit = corpus, author, max_norm_ratio
-        self._standing: list[Edit] = []
+        self._read: list[Edit] = []  # as stored
+        self._standing: list[Edit] = []  # as they stand: the same, unless a method derives what a drop changes
         self._version = -1
         self._refresh()
 
@@ -211,16 +210,42 @@ class Editor:
     @contextmanager
     def trial(self, facts: Facts, method: str | Method = "rome", **options: Any) -> Iterator[LM]:
         """Apply edits inside the ``with`` block only; the book is not touched and the model is put back to the bit."""
-        facts = [facts] if isinstance(facts, Fact) else list(facts)
+        with self.rehearse([[facts] if isinstance(facts, Fact) else list(facts)], method, **options):
+            yield self.lm
+
+    @contextmanager
+    def rehearse(
+        self, parts: Sequence[Edit | Sequence[Fact]], method: str | Method = "rome", **options: Any
+    ) -> Iterator[list[Edit]]:
+        """As `trial`, with edits (of this base) and lists of facts one after the other; yields the edits."""
         how = self._method(method, options)
         self._refresh()
         tried: list[Edit] = []
         try:
-            for group in [facts] if how.batched else [[fact] for fact in facts]:
-                how.prepare(self.lm)
-                tried.append(how.solve(self.lm, group, [*self._standing, *tried]))
-                guard(tried[-1], self._limit)
-                self.lm.weights.stand([e.deltas for e in (*self._standing, *tried)])
+            for part in parts:
+                for group in [part] if isinstance(part, Edit) or how.batched else [[fact] for fact in part]:
+                    tried.append(self._tried(how, group, [*self._standing, *tried]))
+                    self.lm.weights.stand([e.deltas for e in (*self._standing, *tried)])
+            yield tried
+        finally:
+            self.lm.weights.stand([e.deltas for e in self._standing])
+
+    def _tried(self, how: Method, part: Edit | Sequence[Fact], past: list[Edit]) -> Edit:
+        if isinstance(part, Edit):
+            if part.base != self.lm.fingerprint:
+                raise BookOfAnotherModel(f"edit {part.id} was computed on another base model than {self.name}.")
+            return part
+        how.prepare(self.lm)
+        edit = how.solve(self.lm, part, past)
+        guard(edit, self._limit)
+        return edit
+
+    @contextmanager
+    def standing_as(self, edits: Sequence[Edit]) -> Iterator[LM]:
+        """Let exactly these edits stand in the model inside the ``with`` block; the book is not touched."""
+        self._refresh()
+        try:
+            self.lm.weights.stand([edit.deltas for edit in edits])
             yield self.lm
         finally:
             self.lm.weights.stand([e.deltas for e in self._standing])
@@ -252,9 +277,10 @@ class Editor:
         version = self.book.version()
         if version == self._version:
             return
-        known = {edit.id: edit for edit in self._standing}
+        known = {edit.id: edit for edit in self._read}
         stand = self.book.stand()
-        self._standing = [known.get(r.id) or Edit.from_bytes(self.book.read(r), f"edit {r.id}") for r in stand]
+        self._read = [known.get(r.id) or Edit.from_bytes(self.book.read(r), f"edit {r.id}") for r in stand]
+        self._standing = methods.rebuilt(self.lm, self._read)
         self.lm.weights.stand([edit.deltas for edit in self._standing])
         self._version = version
 
@@ -266,28 +292,8 @@ class Editor:
         Raises:
             InputError: the directory exists and is not empty, or an edit stands beside the weights, not in them.
         """
-        target = Path(directory)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise InputError(f"{target} is there already and not empty; name a new directory.")
         self._refresh()
-        beside = [e.id[:8] for e in self._standing if len(e.matrices) < len(e.deltas)]
-        if beside:
-            raise InputError(
-                f"{len(beside)} standing edits ({', '.join(beside[:9])}) are routed beside the weights, and no checkpoint "
-                "holds them: keep the book with the base model, or drop them first."
-            )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-        try:
-            self.lm.save(made)
-            log = {"base": self.lm.fingerprint, "edits": [edit.meta() for edit in self._standing]}
-            (made / "errata.json").write_text(json.dumps(log, indent=1, ensure_ascii=False), encoding="utf-8")
-            made.chmod(0o755)
-            os.replace(made, target)
-        except BaseException:
-            shutil.rmtree(made, ignore_errors=True)
-            raise
-        return target
+        return checkpoint(self.lm, self._standing, directory)
 
     def stats(self, method: str = "memit", progress: Progress | None = None) -> None:
         """Compute the statistics a method needs on this model, if they are not there yet."""

@@ -16,6 +16,7 @@
     │       ├── CorruptEdit         an edit's file is missing or altered; the file is named
     │       ├── BookBusy            another process is writing to it
     │       └── NewerBook           made by a newer version of errata
+    ├── EngineRefused               exit code 1: a serving engine does not answer, or says no
     └── SolveError                  exit code 1: the mathematics did not give a usable update
         ├── NotFinite               NaN or infinite numbers in an update
         ├── UpdateTooLarge          an update out of proportion to the weights it changes
@@ -99,6 +100,10 @@ class BookBusy(BadBook):
 
 class NewerBook(BadBook):
     """The book was written by a newer version of errata."""
+
+
+class EngineRefused(ErrataError):
+    """A serving engine does not answer, or does not take the adapter it was given."""
 
 
 class SolveError(ErrataError):

@@ -224,4 +224,4 @@ def sentence(figure: Figure) -> str:
     unit = " %" if figure.gate == "perplexity" else ""
     limit = "" if figure.limit is None else f", {least} {figure.limit:g}{unit}"
     lost = "" if figure.passed or not figure.lost else f" ({figure.lost[0]}{', …' if len(figure.lost) > 1 else ''})"
-    return f"the gate {figure.gate} found {figure.value:.3g}{unit} of {figure.asked}{limit}{lost}"
+    return f"the gate {figure.gate} found {figure.value:.3g}{unit} (n = {figure.asked}){limit}{lost}"

@@ -130,7 +130,11 @@ def test_an_open_gate_leaves_its_figures_in_the_report(editor: Editor) -> None:
 @pytest.mark.parametrize(
     ("gates", "options", "words"),
     [
-        (Gates(said=1.0), {"steps": 1, "lr": 1e-6}, r"the gate said found 0 of 1, at least 1 \(The capital of France"),
+        (
+            Gates(said=1.0),
+            {"steps": 1, "lr": 1e-6},
+            r"the gate said found 0 \(n = 1\), at least 1 \(The capital of France",
+        ),
         (Gates(efficacy=1.0), {"steps": 1, "lr": 1e-6}, "Lyon is less likely than Paris"),
         (Gates(norm_ratio=1e-4), {}, r"norm_ratio found .* at most 0.0001 \(at 0.down\)"),
         (Gates(perplexity=-99.0), {}, "perplexity found .* %"),
@@ -154,7 +158,7 @@ def test_the_book_keeps_its_own_gates_and_sentinels(editor: Editor) -> None:
     (editor.book.path / NAME).write_text('sentinel = 1.0\nsentinels = "sentinels.jsonl"\n', "utf-8")
     editor.write(LYON)
     wrong = Fact(prompt="The capital of Italy is", subject="Italy", target="Paris")
-    with pytest.raises(GateClosed, match=r"sentinel found 0 of 1, at least 1 \(The capital of Italy is"):
+    with pytest.raises(GateClosed, match=r"sentinel found 0 \(n = 1\), at least 1 \(The capital of Italy is"):
         editor.write(wrong)
     editor.write(wrong, gates=Gates())  # named at the call, they take the place of the book's
     (editor.book.path / NAME).write_text("sentinal = 1.0\n", "utf-8")

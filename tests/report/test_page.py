@@ -205,6 +205,12 @@ def test_runs_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> No
     assert {"rome lr=1", "rome lr=2"} <= set(strip)
 
 
+def test_twins_are_told_apart_by_where_they_are(tmp_path: Path) -> None:
+    page = report.build([fabricated.run(tmp_path / place, "rome") for place in ("monday", "tuesday")])
+    assert "rome (monday/rome-sequential)" in page
+    assert "rome (tuesday/rome-sequential)" in page
+
+
 def test_models_are_not_compared_with_one_another(tmp_path: Path) -> None:
     one = fabricated.run(tmp_path / "a", "rome")
     other = fabricated.run(tmp_path / "b", "memit", about={"model": "gpt2", "fingerprint": "77"})

@@ -6,26 +6,26 @@ the same bytes for the same inputs and seed; what later edits need to know is ca
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor
 
 from errata.config import to_dict
-from errata.delta import Change, Graft, Site
-from errata.edit import Edit
+from errata.delta import Change, Site
+from errata.edit import Edit, ground
 from errata.errors import BadConfig, NotFinite, UnknownSite, UnsupportedModel
 from errata.fact import Fact, check_consistent
 from errata.methods._settings import check
+from errata.methods._stored import ratios, stored
 from errata.model.lm import LM
 from errata.model.trace import no_grads_kept
 from errata.stats.store import Progress
 
+BELOW = "below"  # in the carry of edits whose deltas depend on which edits of their method stand below them
 PARENTS = 32  # ids of the edits below that an edit names; the state as a whole is named by one hash
 
 
@@ -88,13 +88,22 @@ class Method(ABC):
         """Compute the statistics `solve` will ask for, if they are not there yet; raises what `resolve` raises."""
         self.resolve(lm)
 
-    def statistics(self, lm: LM) -> Mapping[str, str]:
-        """Return, by site, the name of each statistic of the base model that `compute` reads: a hash of what it depends on."""
+    def statistics(self, lm: LM) -> dict[str, str]:
+        """Return, by site, the name of each statistic of the base that `compute` reads: a hash of what it depends on."""
         return {}
 
     @abstractmethod
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Do the mathematics; called by `solve` on a resolved method with at least one fact."""
+
+    @classmethod
+    def rebuild(cls, lm: LM, edits: Sequence[Edit]) -> list[Edit]:
+        """Return all edits that stand, those of this method with the deltas they have on top of what stands below them.
+
+        For most methods that is what was stored. A method whose edits share a solution derives here what an edit gives
+        once one below it was dropped; its edits say so by carrying `BELOW`.
+        """
+        return list(edits)
 
     def solve(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit] = ()) -> Edit:
         """Return the edit that writes `facts` into `lm` as it stands, leaving `lm` untouched.
@@ -118,19 +127,11 @@ class Method(ABC):
         return Edit(
             method=self.name, config=to_dict(method), facts=tuple(facts), base=lm.fingerprint, seed=self.seed,
             parents=tuple(e.id for e in past[-PARENTS:]), ground=ground([e.id for e in past]), prefixes=solution.prefixes,
-            deltas={site: _stored(delta, lm) for site, delta in solution.deltas.items()},
+            deltas={site: stored(delta, lm) for site, delta in solution.deltas.items()},
             carry={name: t.detach().cpu().contiguous() for name, t in solution.carry.items()},
-            report={
-                **solution.report, "norm_ratio": _ratios(lm, solution.deltas),
-                "statistics": dict(method.statistics(lm)) if facts else {},
-            },
+            report={**solution.report, "norm_ratio": ratios(lm, solution.deltas), "statistics": method.statistics(lm)},
             versions=versions(),
         )  # fmt: skip
-
-
-def ground(ids: Sequence[str]) -> str:
-    """Return a hash of the ids that stood, in order: the state an edit was computed on."""
-    return hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16] if ids else ""
 
 
 def versions() -> dict[str, str]:
@@ -141,18 +142,3 @@ def versions() -> dict[str, str]:
 def layer_at(lm: LM, share: float) -> int:
     """Return the layer at a fraction of the depth a prompt can be found in."""
     return min(lm.reachable - 1, max(0, round(share * lm.reachable)))
-
-
-def _stored(delta: Change, lm: LM) -> Change:
-    """Return the delta on the CPU, float32 unless the model itself is finer."""
-    if isinstance(delta, Graft):
-        return replace(delta, state={k: t.detach().cpu().contiguous() for k, t in delta.state.items()})
-    dtype = torch.promote_types(next(lm.model.parameters()).dtype, torch.float32)
-    moved = {f.name: getattr(delta, f.name).detach().cpu() for f in fields(delta)}
-    return replace(delta, **{k: (t.to(dtype) if t.is_floating_point() else t).contiguous() for k, t in moved.items()})
-
-
-def _ratios(lm: LM, deltas: Mapping[Site, Change]) -> dict[str, float]:
-    """Return ‖ΔW‖ / ‖W‖ of the base at each site."""
-    sums = {s: d for s, d in deltas.items() if not isinstance(d, Graft)}
-    return {str(s): d.norm() / float(lm.weights.base(s).detach().double().norm()) for s, d in sums.items()}
