@@ -66,7 +66,7 @@ class Method(ABC):
         """
         if lm.row.kind not in self.kinds:
             kinds = " and ".join(self.kinds)
-            raise UnsupportedModel(f"{self.name} works on {kinds} models; {lm.name} is an {lm.row.kind}.")
+            raise UnsupportedModel(f"{self.name} works on {kinds} models; {lm.name} is of kind {lm.row.kind}.")
         settings = {**self.automatic(lm), **self.tuned.get(lm.published, {})}
         found = replace(self, **{k: v for k, v in settings.items() if getattr(self, k) == "auto"})
         layers = lm.depth if self.anywhere else lm.reachable

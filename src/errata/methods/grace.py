@@ -11,7 +11,8 @@ https://arxiv.org/abs/2211.11031.
 
 Differs from the paper: ε is calibrated on the model (``radius="auto"``) where nobody tuned it, as for MELO; on such models the
 step is a share of the root mean square of y; labels are compared as sequences; learning ends early when the loss is below
-`stop`; the codebook is made from the edits that stand, so any of them can be dropped.
+`stop`; in a classifier, which reads its first token, the value stands at every position; the codebook is made from the edits
+that stand, so any of them can be dropped.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ class Grace(Routed):
         value, loss, steps = self._learn(lm, site, batch)
         keys = read_keys(lm, site, [Query(fact.prompt) for fact in facts], entering=True)
         state = {"keys": keys, "labels": label_tensor([tuple(batch.labels.tolist())]), "value": value}
-        graft = Graft("grace", {"index": str(site), "radius": radius, "search": self.search}, state)
+        known = {"index": str(site), "radius": radius, "search": self.search, "everywhere": lm.row.kind == "classifier"}
+        graft = Graft("grace", known, state)
         report = {"loss": [loss], "steps": [steps], "converged": [loss < 0.05], "index": distances}
         return Solution({site: graft}, report={**report, **preview(lm, name, past, graft)})
 
@@ -91,7 +93,7 @@ class Grace(Routed):
             lm.answer_logits(batch)
         value = at(trace.outputs[site], batch.ends)[0].float().clone().requires_grad_()
         place = torch.arange(trace.outputs[site].shape[1], device=batch.ends.device)
-        after = (place >= batch.ends[:, None])[..., None]
+        after = (place >= (0 if lm.row.kind == "classifier" else batch.ends[:, None]))[..., None]
         lr = float(value.detach().square().mean().sqrt()) / 3 if self.lr == "auto" else self.lr
         optimizer = torch.optim.Adam([value], lr=lr)
         for step in range(self.steps + 1):

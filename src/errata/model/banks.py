@@ -168,6 +168,7 @@ class Codebook(Keyed):
     def __init__(self, index: Site, modules: Modules) -> None:
         super().__init__(index, modules)
         self._values: list[Tensor] = []
+        self._everywhere = False  # a classifier reads its first token: the value stands at all of them
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -183,6 +184,7 @@ class Codebook(Keyed):
             raise UnknownSite(
                 f"a grace edit has a value of {len(value)} numbers at {self.index}, which puts out others."
             )
+        self._everywhere = bool(graft.config.get("everywhere", False))
         self.take_keys(graft)
         self._values.append(value)
 
@@ -193,7 +195,8 @@ class Codebook(Keyed):
     def change(self, site: Site, rows: Rows) -> Tensor:
         """Return the value from the prompt's last token on."""
         values = torch.stack([self._values[i] for i in rows.route.tolist()]).to(rows.y.dtype)
-        return torch.where(rows.after()[..., None], values[:, None], rows.y)
+        after = torch.ones_like(rows.after()) if self._everywhere else rows.after()
+        return torch.where(after[..., None], values[:, None], rows.y)
 
 
 KINDS: Mapping[str, type[Bank]] = {kind.kind: kind for kind in (Blocks, Codebook)}

@@ -93,7 +93,7 @@ def follow(
     Raises:
         UnsupportedModel: the model is an encoder.
     """
-    if lm.row.kind == "encoder":
+    if lm.row.kind in ("encoder", "classifier"):
         raise UnsupportedModel(f"{lm.name} is an encoder and cannot generate text; ask it for probabilities instead.")
     found: list[list[int]] = [[] for _ in starts]
     by_length: dict[int, list[int]] = defaultdict(list)

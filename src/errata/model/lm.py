@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ from errata.model.trace import answers_only, tuple_lengths
 from errata.model.weights import Weights, fingerprint
 
 _PRIMER = Path(__file__).parent.parent / "primer" / "model"
+CLASSIFIES = "ForSequenceClassification"  # how the classes are called whose head names a class of a text
 _LOADERS = {
+    "classifier": transformers.AutoModelForSequenceClassification,
     "decoder": transformers.AutoModelForCausalLM,
     "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
     "encoder": transformers.AutoModelForMaskedLM,
@@ -55,9 +58,16 @@ class LM(Speech):
     def __init__(self, model: Any, tokenizer: Any, name: str = "") -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.row = arch.row(model.config.model_type, model.config)
+        if type(model).__name__.endswith(CLASSIFIES):
+            self.row = replace(self.row, kind="classifier")
         config = model.config.get_text_config()
         self.name = name or str(getattr(config, "_name_or_path", "")) or config.model_type
-        self.tokens = Tokens(tokenizer, self.row.kind, getattr(config, "decoder_start_token_id", None) or 0)
+        reads = (
+            {"classes": config.label2id, "limit": getattr(config, "max_position_embeddings", None)}
+            if self.row.kind == "classifier"
+            else {}
+        )
+        self.tokens = Tokens(tokenizer, self.row.kind, getattr(config, "decoder_start_token_id", None) or 0, **reads)
         self._blocks = [b for stack in self.row.stacks for b in model.get_submodule(stack.blocks)]
         self._stacks = [stack for stack in self.row.stacks for _ in model.get_submodule(stack.blocks)]
         self.depth = len(self._blocks)
@@ -98,8 +108,12 @@ class LM(Speech):
         return weight.T if self.row.transposed else weight
 
     def head(self) -> nn.Module:
-        """Return the output embedding."""
-        head: nn.Module = self.model.get_output_embeddings()
+        """Return the output embedding, or what a classifier has in its place."""
+        heads = (
+            self.model.get_output_embeddings(),
+            *(getattr(self.model, name, None) for name in ("classifier", "score")),
+        )
+        head: nn.Module = next(found for found in heads if found is not None)
         return head
 
     def embedding(self) -> nn.Module:
@@ -141,8 +155,11 @@ class LM(Speech):
         """Return an empty cache of keys and values, for `forward` to fill."""
         return transformers.DynamicCache()
 
-    def forward(self, batch: Batch, cache: Any = None) -> Float[Tensor, "b t v"]:
-        """Return logits; gradients flow if the caller wants them. A cache is read and added to."""
+    def forward(self, batch: Batch, cache: Any = None) -> Float[Tensor, "b *t v"]:
+        """Return logits; gradients flow if the caller wants them. A cache is read and added to.
+
+        A classifier gives one row (v) a text.
+        """
         cached = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
         batch = batch.to(self.device)
         with self.weights.grafts.reading(batch):
@@ -157,6 +174,9 @@ class LM(Speech):
     def answer_logits(self, batch: Batch, cache: Any = None) -> Float[Tensor, "a v"]:
         """Return the logits that predict the batch's labels, in float32 or better, computing no others."""
         batch = batch.to(self.device)
+        if self.row.kind == "classifier":
+            logits = self.forward(batch)[batch.rows]
+            return logits.to(torch.promote_types(logits.dtype, torch.float32))
         with answers_only(self, batch.rows, batch.cols):
             logits = (self.forward(batch) if cache is None else self.forward(batch, cache))[0]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -180,10 +200,10 @@ class LM(Speech):
 
     @torch.no_grad()
     def top(self, prompt: str, count: int = 5) -> list[tuple[str, float]]:
-        """Return the likeliest next tokens and their probabilities."""
+        """Return the likeliest next tokens, or classes, and their probabilities."""
         p = self.answer_logits(self.tokens.batch([Query(prompt)]))[0].softmax(-1)
         values, ids = p.topk(min(count, len(p)))
-        return [(self.tokens.word(int(i)), float(v)) for i, v in zip(ids, values, strict=True)]
+        return [(self.word(int(i)), float(v)) for i, v in zip(ids, values, strict=True)]
 
     def generation(self, **settings: Any) -> Any:
         """Return settings of a generation."""
@@ -228,7 +248,8 @@ def load(name: str, *, device: str | None = None, dtype: str | None = None, trus
 def _from_pretrained(path: str, device: str | None, dtype: str | None, trust: bool) -> tuple[Any, Any]:
     common: Mapping[str, Any] = {"trust_remote_code": trust}
     config = transformers.AutoConfig.from_pretrained(path, **common)
-    loader = _LOADERS[arch.row(config.model_type).kind]
+    classifies = any(name.endswith(CLASSIFIES) for name in config.architectures or ())
+    loader = _LOADERS["classifier" if classifies else arch.row(config.model_type).kind]
     spread = {"device_map": "auto"} if device == "auto" else {}
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     options = {"use_safetensors": True, "dtype": dtype or "auto", **spread, **common}

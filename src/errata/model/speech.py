@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from errata.errors import NotFinite, UnsupportedModel
 from errata.model.arch import Row
 from errata.model.decoding import Speaker, follow
-from errata.model.tokens import Tokens
+from errata.model.tokens import Batch, Query, Tokens
 
 
 class Speech(ABC):
@@ -36,19 +37,38 @@ class Speech(ABC):
         """Tokens that end a text."""
 
     @abstractmethod
+    def answer_logits(self, batch: Batch, cache: Any = None) -> Float[Tensor, "a v"]:
+        """Return the logits that predict the batch's labels."""
+
+    @abstractmethod
     def generation(self, **settings: Any) -> Any:
         """Return settings of a generation."""
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int = 32, rows: int = 64) -> list[str]:
         """Return what the model says after each prompt: greedy, up to the end of the text or line.
 
-        Prompts of one length run together, so there is no padding and a batch says what its rows say alone.
+        Prompts of one length run together, so there is no padding and a batch says what its rows say alone. A classifier
+        says the name of the class it takes each for.
         """
+        if self.row.kind == "classifier":
+            return [
+                self.word(int(c)) for at in range(0, len(prompts), rows) for c in self._classes(prompts[at : at + rows])
+            ]
         starts = [self.tokens.opening(prompt) for prompt in prompts]
         found = follow(
             cast(Speaker, self), starts, max_new_tokens, ends=lambda place, token: self.ends(token), rows=rows
         )
         return [self.tokens.line(ids) for ids in found]
+
+    @torch.no_grad()
+    def _classes(self, prompts: Sequence[str]) -> Tensor:
+        return self.answer_logits(self.tokens.batch([Query(prompt) for prompt in prompts])).argmax(-1)
+
+    def word(self, token: int) -> str:
+        """Return what a number of the model's output stands for: a token as text, or the name of a class."""
+        if self.row.kind != "classifier":
+            return self.tokens.word(token)
+        return next((name for name, number in self.tokens.classes.items() if number == token), str(token))
 
     def ends(self, token: int) -> bool:
         """Return whether a text or its line ends with this token; a full stop never ends it."""
@@ -66,7 +86,7 @@ class Speech(ABC):
 
     @torch.no_grad()
     def _run(self, ids: Tensor, **options: Any) -> Tensor:
-        if self.row.kind == "encoder":
+        if self.row.kind in ("encoder", "classifier"):
             raise UnsupportedModel(f"{self.name} is an encoder and cannot generate text; ask a model that can.")
         special = {"pad_token_id": self.tokens.pad, "eos_token_id": sorted(self.stops) or None}
         settings = self.generation(**special, decoder_start_token_id=self.tokens.start, **options)

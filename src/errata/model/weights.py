@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -192,6 +192,6 @@ def fingerprint(model: nn.Module, settings: Mapping[str, object]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _numeric(settings: Mapping[str, object]) -> dict[str, object]:
-    kept = {name: value for name, value in settings.items() if name not in _CIRCUMSTANCES}
+def _numeric(settings: Mapping[Any, object]) -> dict[str, object]:
+    kept = {str(name): value for name, value in settings.items() if name not in _CIRCUMSTANCES}
     return {name: _numeric(value) if isinstance(value, Mapping) else value for name, value in kept.items()}
