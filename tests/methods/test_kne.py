@@ -312,3 +312,28 @@ def test_kn_moves_values_along_the_answers(name: str, models: Callable[[str], LM
     with lm.weights.trial([edit.deltas]):
         after = lm.logprobs(ASKED[:1])[0].mean()
     assert after > lm.logprobs(ASKED[:1])[0].mean()
+
+
+# ------------------------------------------------------------------------------------------------ held off earlier edits
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_under_o_edit_neurons_move_off_what_earlier_edits_wrote(optimizer: str, models: Callable[[str], LM]) -> None:
+    lm = models("llama")
+    common = {"steps": 5, "lr": 0.3, "p": 0.05, "optimizer": optimizer, "tokens": 400}
+    first = Kne(**common).solve(lm, [FACT])
+    held = Kne(**common, constraint="o-edit+", protect="history", spare=1).solve(lm, [OTHER], [first])
+    plain = Kne(**common).solve(lm, [OTHER], [first])
+    both = [site for site in held.deltas if site in first.deltas]
+    assert both
+    for site in both:
+        earlier = torch.linalg.svd(first.deltas[site].dense().double(), full_matrices=False)
+        basis = earlier.U[:, 1e-6 * earlier.S[0] < earlier.S]
+        change, free = held.deltas[site].values.double(), plain.deltas[site].values.double()  # type: ignore[union-attr]
+        assert (basis.T @ change).norm() < 1e-5 * change.norm()
+        assert (basis.T @ free).norm() > 1e-2 * free.norm()
+
+
+def test_entries_cannot_be_held() -> None:
+    with pytest.raises(BadConfig, match="whole columns"):
+        Kne(granularity="element", constraint="o-edit+")

@@ -13,7 +13,7 @@ from errata.delta import Site
 from errata.edit import Edit
 from errata.model.lm import LM
 from errata.solve.subspace import Basis, Room, Similarity, Span, left_vectors, similarity
-from errata.solve.values import Restraint
+from errata.solve.values import Project, Restraint
 from errata.stats.store import gradients
 
 
@@ -54,6 +54,11 @@ class Hold:
         if how.hard and how.projection == "inside":
             return Restraint(project=self._live[-1].project)
         return Restraint(self._penalty) if any(how.weights) else None
+
+    def free(self) -> dict[Site, Project]:
+        """Return, by site, the projection inside whose range an update is to be learned; none unless it is hard."""
+        inside = self._how.hard and self._how.projection == "inside"
+        return {s: room.project for s, room in zip(self._rooms, self._live, strict=True)} if inside else {}
 
     def _penalty(self, delta: Tensor) -> Tensor:
         """Return ``λ1 · mean_j sim(δ, U_j) + λ2 · mean_j sim(δ, Ĝ_j)``, (n,)."""

@@ -7,6 +7,8 @@ https://arxiv.org/abs/2412.20637.
     KNE     = {(l, k): Attr > t_p},  t_p the (1 - p) quantile of Attr over all layers and neurons;  n = |KNE|
     Ŵ       = W + (lr / √n) ΔW,  ΔW zero outside KNE; all layers of it move together  (`solve.columns`)
 
+``constraint=o-edit+`` learns inside the directions that O-Edit leaves free in each layer (`methods._constraint`); an
+edit takes as many directions of a layer as it has neurons there, so set ``energy`` below 1 and ``full=leading``.
 A batch of facts takes the union of their ensembles; ``union=false`` sums Attr over the facts and takes one quantile.
 
 Differs from the paper: there is no public code, so what it leaves open is ours. A neuron is a column of `down` and all its
@@ -27,9 +29,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from errata.delta import Site
+from errata.delta import Columns, Site
 from errata.edit import Edit
+from errata.errors import BadConfig
 from errata.fact import Fact
+from errata.methods._constraint import Constrained
 from errata.methods._neurons import Neuronal, old_answers
 from errata.methods.base import Solution
 from errata.model.lm import LM
@@ -43,8 +47,12 @@ LEAST = 4  # neurons a fact, however small the model: fewer cannot learn to say 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kne(Neuronal):
+class Kne(Neuronal, Constrained):
     """Masked joint training of the neurons a fact depends on."""
+
+    constraint: Literal["none", "o-edit+"] = field(  # type: ignore[assignment]
+        default="none", metadata={"help": "keep the neurons' changes off earlier updates' directions"}
+    )
 
     p: float = field(default=0.01, metadata={"help": "share of the candidates in the ensemble", "above": 0})
     m: int = field(default=1, metadata={"help": "points of the attribution's path", "least": 1})
@@ -74,6 +82,11 @@ class Kne(Neuronal):
     name: ClassVar[str] = "kne"
     batched: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.granularity == "element" and self.constraint != "none":
+            raise BadConfig("a constraint moves whole columns: set granularity=column, or constraint=none.")
+
     def locate(self, lm: LM, facts: Sequence[Fact]) -> tuple[Masks, Masks]:
         """Return the scores of all candidates, summed over `facts`, and which are in the ensemble, by site."""
         answers = [f.target for f in facts] if self.answer == "new" else old_answers(lm, facts)
@@ -101,9 +114,11 @@ class Kne(Neuronal):
         asked = keys.queries(facts, contexts, answers=True)
         if self.kl:
             asked += [Query(f"{f.subject} is a", "", (0, len(f.subject))) for f in facts]
-        learned = train(lm, asked, chosen, self.course())
+        hold = self.hold(lm, past)
+        learned = train(lm, asked, chosen, self.course(), hold.free())
+        deltas = {s: Columns(d.index, hold.fit(s, d.values.T).T.to(d.values)) for s, d in learned.deltas.items()}
         report = {"loss": [learned.loss], "steps": [learned.steps], "converged": [learned.converged], **shares(chosen)}
-        return Solution(learned.deltas, prefixes=contexts, report=report)
+        return Solution(deltas, prefixes=contexts, report={**report, **hold.report()})
 
 
 def shares(chosen: Mapping[Site, Tensor]) -> dict[str, object]:

@@ -31,6 +31,7 @@ from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, plain_attention, resume
 
 Hidden = Float[Tensor, "b t d"]
+Project = Callable[[Float[Tensor, "n out"]], Float[Tensor, "n out"]]
 ROWS = 64  # rows of one pass; gradients add up over passes
 
 
@@ -70,17 +71,25 @@ class Learned:
     converged: bool
 
 
-def train(lm: LM, asked: Sequence[Query], chosen: Mapping[Site, Bool[Tensor, ...]], course: Course) -> Learned:
+def train(
+    lm: LM,
+    asked: Sequence[Query],
+    chosen: Mapping[Site, Bool[Tensor, ...]],
+    course: Course,
+    free: Mapping[Site, Project] | None = None,
+) -> Learned:
     """Learn the chosen entries together.
 
     Args:
         asked: rows with answers; rows without one are essence prompts, whose next token is to stay as it is.
         chosen: by site, which columns (in,) or which entries (out, in) may move. Sites with none are left out.
+        free: by site, a linear projection of (n, out) whose range the columns' change stays in; whole columns only.
 
     Raises:
         NotFinite: the loss is not finite.
     """
     problem = _Problem(lm, asked, chosen, course.kl)
+    free = free or {}
     optimizer: torch.optim.Optimizer | None = None
     streak = step = 0
     while True:
@@ -89,8 +98,10 @@ def train(lm: LM, asked: Sequence[Query], chosen: Mapping[Site, Bool[Tensor, ...
         done = loss < course.stop or 0 < course.hits <= streak
         if done or step == course.steps:
             break
+        problem.project(free)
         optimizer = optimizer or _optimizer(problem, course, loss)
         optimizer.step()
+        problem.project(free)
         step += 1
     deltas = {site: Columns(problem.index[site], change.detach()) for site, change in problem.changes.items()}
     return Learned(deltas, loss, step, done)
@@ -155,6 +166,15 @@ class _Problem:
         dtype = torch.promote_types(weight.dtype, torch.float32)
         self.changes[site] = torch.zeros(weight.shape[0], len(index), dtype=dtype, device=weight.device)
         self.changes[site].requires_grad_()
+
+    @torch.no_grad()
+    def project(self, free: Mapping[Site, Project]) -> None:
+        """Bring changes and gradients into the free directions: Adam's steps leave them though its gradients do not."""
+        for site, onto in free.items():
+            if site in self.changes:
+                change = self.changes[site]
+                change.copy_(onto(change.T).T)
+                change.grad = None if change.grad is None else onto(change.grad.T).T.contiguous()
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients `backward` left, in the order of the changes."""
