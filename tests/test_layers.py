@@ -19,8 +19,8 @@ PACKAGE = SRC / "errata"
 
 LEVELS = (
     ("errors", "fact", "facts_io", "config", "label", "delta", "edit"),
-    ("model", "stats", "primer"),
-    ("solve", "index"),
+    ("model", "stats", "primer", "index"),
+    ("solve",),
     ("methods", "evaluate", "registry"),
     (
         "editor",

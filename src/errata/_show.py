@@ -55,6 +55,9 @@ def log(rows: Sequence[Row]) -> RenderableType:
     for row in rows:
         facts = [Text(_one_line(f"{fact['prompt']} → {fact['target']}")) for fact in row["facts"][:3]]
         more = [Text(f"and {len(row['facts']) - 3} more", "dim")] if len(row["facts"]) > 3 else []
+        more += [
+            Text(_one_line(f"overrides {lost['edit'][:8]}: {lost['prompt']}"), "yellow") for lost in row["forgotten"]
+        ]
         stands = Text("stands", "green") if row["stands"] else Text("dropped", "dim")
         table.add_row(
             str(row["seq"]), row["id"][:8], row["created_at"][:16].replace("T", " "), row["method"],

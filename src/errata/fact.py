@@ -153,12 +153,16 @@ def says(text: str, target: str) -> bool:
     return bool(wanted) and said.startswith(wanted) and not _joined(said, len(wanted))
 
 
+def question(fact: Fact) -> tuple[str, str]:
+    """Return what a fact answers, the same for prompts that differ in case, spaces or the stop at the end."""
+    return " ".join(unicodedata.normalize("NFC", fact.prompt).casefold().split()).rstrip(" .?!:"), fact.subject
+
+
 def check_consistent(facts: Iterable[Fact]) -> None:
     """Raise BadFact if two facts answer the same prompt about the same subject: contradiction or duplicate."""
     seen: dict[tuple[str, str], Fact] = {}
     for fact in facts:
-        asked = " ".join(unicodedata.normalize("NFC", fact.prompt).casefold().split()).rstrip(" .?!:")
-        first = seen.setdefault((asked, fact.subject), fact)
+        first = seen.setdefault(question(fact), fact)
         if first is fact:
             continue
         names = f"{_name(first)} and {_name(fact)}"

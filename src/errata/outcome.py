@@ -66,6 +66,8 @@ def _notes(edit: Edit, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = [
         f"the model said {r['target']!r} after {r['prompt']!r} already." for r in rows if says(r["before"], r["target"])
     ]
+    lost: Any = edit.report.get("forgotten", [])
+    notes += [f"edit {old['edit']} is overridden: its key for {old['prompt']!r} is forgotten." for old in lost]
     converged: Any = edit.report.get("converged", [])
     if not all(converged):
         notes.append(f"the loss of {len(converged) - sum(converged)} of {len(converged)} did not reach its stop value.")

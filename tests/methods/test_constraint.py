@@ -77,7 +77,7 @@ def test_nothing_protected_is_the_base_method(method: str) -> None:
     lm = built()
     plain = write(lm, method, MORE[:1])
     for variant in ("inside", "project", "rescaled"):
-        free = write(lm, method, MORE[:1], constraint="o-edit+", variant=variant, directions=0)
+        free = write(lm, method, MORE[:1], constraint="o-edit+", projection=variant, directions=0)
         for site, delta in plain[0].deltas.items():
             torch.testing.assert_close(free[0].deltas[site].dense(), delta.dense(), atol=1e-12, rtol=1e-9)
 
@@ -96,7 +96,7 @@ def test_the_method_is_rome_with_the_hard_constraint() -> None:
 @pytest.mark.parametrize("method", BASES)
 def test_what_is_written_has_nothing_in_what_is_taken(method: str, variant: str, protect: str) -> None:
     lm = built()
-    edits = write(lm, method, MORE[:3], constraint="o-edit+", variant=variant, protect=protect, directions=4)
+    edits = write(lm, method, MORE[:3], constraint="o-edit+", projection=variant, protect=protect, directions=4)
     for number, edit in enumerate(edits):
         for site, delta in edit.deltas.items():
             q = taken(lm, site, edits[:number], 4, protect)
@@ -118,21 +118,21 @@ def test_single_precision_keeps_to_it_too(name: str) -> None:
 def test_projecting_is_the_formula() -> None:
     lm, site = built(), Site(1, "down")
     past = write(lm, "rome", MORE[:2])
-    options = {"constraint": "o-edit+", "variant": "project", "lambda1": 0.0, "lambda2": 0.0, "directions": 4}
+    options = {"constraint": "o-edit+", "projection": "project", "lambda1": 0.0, "lambda2": 0.0, "directions": 4}
     plain, projected = (write(lm, "rome", MORE[2:3], past, **o)[-1] for o in ({}, options))
     q = taken(lm, site, past, 4)
     wanted = plain.deltas[site].dense() - q @ q.T @ plain.deltas[site].dense()
     torch.testing.assert_close(projected.deltas[site].dense(), wanted, atol=1e-10, rtol=1e-8)
     ratio = float(wanted.norm() / plain.deltas[site].dense().norm())
     assert projected.report["kept"][str(site)] == pytest.approx(ratio, abs=1e-5)
-    rescaled = write(lm, "rome", MORE[2:3], past, **{**options, "variant": "rescaled"})[-1]
+    rescaled = write(lm, "rome", MORE[2:3], past, **{**options, "projection": "rescaled"})[-1]
     torch.testing.assert_close(rescaled.deltas[site].dense(), wanted / ratio, atol=1e-9, rtol=1e-6)
 
 
 def test_inside_nothing_is_lost_and_projecting_loses_a_lot() -> None:
     # With the bare key, what ROME adds is δ itself; the averaged key adds what the contexts change of W k.
     lm, options = built(), {"consistent_keys": False, "lambda1": 0.0, "lambda2": 0.0, "directions": 12}
-    inside, projected = (write(lm, "oedit", MORE[:2], variant=v, **options)[1] for v in ("inside", "project"))
+    inside, projected = (write(lm, "oedit", MORE[:2], projection=v, **options)[1] for v in ("inside", "project"))
     assert inside.report["kept"] == {"1.down": 1.0}
     assert projected.report["kept"]["1.down"] < 0.9
 

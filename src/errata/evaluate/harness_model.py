@@ -34,7 +34,7 @@ class Asked(TemplateLM):
     def __init__(self, scorer: Scorer) -> None:
         super().__init__()
         self.scorer, self.lm, self.tokenizer = scorer, scorer.lm, scorer.lm.tokenizer
-        if self.lm.row.kind == "encoder":
+        if self.lm.row.kind in ("encoder", "classifier"):
             raise UnsupportedModel(f"{self.lm.name} is an encoder; the harness asks models that continue a text.")
         self.backend = "seq2seq" if self.lm.row.kind == "encoder-decoder" else "causal"
         self.max_length = known if (known := context(self.lm)) < 10**9 else LONGEST

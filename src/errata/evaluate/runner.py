@@ -231,7 +231,8 @@ class Run:
         if self._plan.independent and checkpoint:
             return rows  # what one edit does to general text is too little to measure for each of them
         rows += text_rows(self._texts, measure(self._scorer, self._texts), before=self._before, about=about)
-        return rows + (site_rows(self._lm, list(last.deltas), self._texts[:8], about=about) if last else [])
+        matrices = last.matrices if last else []
+        return rows + (site_rows(self._lm, matrices, self._texts[:8], about=about) if matrices else [])
 
     def _general_ability(self, checkpoint: int) -> None:
         harness, about = self._harness, replace(self._about, checkpoint=checkpoint)

@@ -131,7 +131,7 @@ class Scorer:
 
     def _begins(self, line: _Line, other: _Line) -> bool:
         ids, longer = line.inputs[self._moving], other.inputs[self._moving]
-        if self.lm.row.kind == "encoder":  # it looks ahead: what stands behind changes what is before
+        if self.lm.row.kind in ("encoder", "classifier"):  # it looks ahead: what stands behind changes what is before
             return ids == longer
         return longer[: len(ids)] == ids
 
@@ -186,6 +186,8 @@ class Scorer:
             text by prompt; None where the model cannot speak, or the prompt fills its context.
         """
         asked = list(dict.fromkeys(prompts))
+        if self.lm.row.kind == "classifier":
+            return dict(zip(asked, self.lm.generate(asked), strict=True))
         if self.lm.row.kind == "encoder":
             return dict.fromkeys(asked)
         starts = [self._opening(prompt, chat) for prompt in asked]
@@ -198,7 +200,7 @@ class Scorer:
         The same prompt and seed give the same text in any batch.
         """
         asked = list(dict.fromkeys(prompts))
-        if self.lm.row.kind == "encoder":
+        if self.lm.row.kind in ("encoder", "classifier"):
             return dict.fromkeys(asked)
         starts = [self._opening(prompt, False) for prompt in asked]
         found = follow(self.lm, starts, length, pick=top_k(asked, length, seed), rows=self._rows)

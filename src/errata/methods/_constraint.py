@@ -41,7 +41,7 @@ class Constrained(Method):
     lambda1: float = field(default=50.0, metadata={"help": "penalty on looking towards earlier edits", "least": 0})
     lambda2: float = field(default=50.0, metadata={"help": "penalty on looking towards implicit knowledge", "least": 0})
     similarity: Similarity = field(default="absolute", metadata={"help": "what is penalised: |cos|, cos² or cos"})
-    variant: Literal["inside", "project", "rescaled"] = field(
+    projection: Literal["inside", "project", "rescaled"] = field(
         default="inside",
         metadata={"help": "o-edit+: learn in the free space, project, or project and restore the size"},
     )
@@ -79,7 +79,7 @@ class Constrained(Method):
         """
         sites = () if self.constraint == "none" else self.sites()
         weights = (self.lambda1, self.lambda2)
-        how = Terms(self.constraint == "o-edit+", self.variant, weights, self.similarity)
+        how = Terms(self.constraint == "o-edit+", self.projection, weights, self.similarity)
         return Hold(how, lm, {site: self._room(lm, site, past) for site in sites})
 
     def _room(self, lm: LM, site: Site, past: Sequence[Edit]) -> Room:

@@ -22,12 +22,12 @@ class Terms:
     """How an edit is held: settings of `methods._constraint.Constrained`.
 
     Args:
-        hard: project what is written (O-Edit+). variant: how.
+        hard: project what is written (O-Edit+). projection: how.
         weights: λ1, λ2. kind: the similarity they weigh.
     """
 
     hard: bool
-    variant: Literal["inside", "project", "rescaled"]
+    projection: Literal["inside", "project", "rescaled"]
     weights: tuple[float, float]
     kind: Similarity
 
@@ -51,7 +51,7 @@ class Hold:
         how = self._how
         if not self._rooms:
             return None
-        if how.hard and how.variant == "inside":
+        if how.hard and how.projection == "inside":
             return Restraint(project=self._live[-1].project)
         return Restraint(self._penalty) if any(how.weights) else None
 
@@ -74,7 +74,7 @@ class Hold:
         self.kept[str(site)] = round(float(free.norm() / wanted.norm().clamp(min=1e-300)), 6)
         if not self._how.hard:
             return rows
-        if self._how.variant == "rescaled":
+        if self._how.projection == "rescaled":
             free = free * (wanted.norm(dim=1) / free.norm(dim=1).clamp(min=1e-300))[:, None]
         return free.to(rows.device)
 

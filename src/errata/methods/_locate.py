@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from errata.delta import Site
-from errata.methods._constraint import Constrained
+from errata.methods._restrained import Restrained
 from errata.methods.base import layer_at
 from errata.model.lm import LM
 from errata.solve.least_squares import Ridge
@@ -18,7 +18,7 @@ Auto = Literal["auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocateThenEdit(Constrained):
+class LocateThenEdit(Restrained):
     """A method that learns v* at the subject's last token and writes it with a closed form under a covariance."""
 
     steps: int | Auto = field(default="auto", metadata={"help": "steps of v*", "least": 1})

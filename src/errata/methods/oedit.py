@@ -12,8 +12,8 @@ Paper: Cai and Cao, O-Edit: Orthogonal Subspace Editing for Language Model Seque
 each layer, fine-tuning projects its gradient.
 
 Differs from the paper: the paper's O-Edit is ``constraint=o-edit``; here the hard form is the default, and δ is learned
-inside the free space (δ = (I − Q Qᵀ) z), so that nothing of it is lost by projecting (``variant=project`` and
-``variant=rescaled`` project afterwards). U holds every direction of the standing updates (``energy`` below 1 keeps the
+inside the free space (δ = (I − Q Qᵀ) z), so that nothing of it is lost by projecting (``projection=project`` and
+``projection=rescaled`` project afterwards). U holds every direction of the standing updates (``energy`` below 1 keeps the
 leading ones), is derived from the log, and so is free again when an edit is dropped. When the directions run out, the edit is
 refused, or, under ``full=leading``, only the leading ones stay protected.
 """
@@ -23,11 +23,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from errata.methods._rank_one import RankOne
+from errata.methods._one_matrix import OneMatrix
 
 
 @dataclass(frozen=True, kw_only=True)
-class OEdit(RankOne):
+class OEdit(OneMatrix):
     """One rank-one change of one `down` matrix, in directions nobody uses."""
 
     constraint: Literal["none", "o-edit", "o-edit+"] = field(

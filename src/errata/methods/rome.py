@@ -17,11 +17,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from errata.methods._rank_one import RankOne
+from errata.methods._one_matrix import OneMatrix
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rome(RankOne):
+class Rome(OneMatrix):
     """One rank-one change of one `down` matrix."""
 
     name: ClassVar[str] = "rome"

@@ -93,7 +93,7 @@ def follow(
     Raises:
         UnsupportedModel: the model is an encoder.
     """
-    if lm.row.kind == "encoder":
+    if lm.row.kind in ("encoder", "classifier"):
         raise UnsupportedModel(f"{lm.name} is an encoder and cannot generate text; ask it for probabilities instead.")
     found: list[list[int]] = [[] for _ in starts]
     by_length: dict[int, list[int]] = defaultdict(list)
@@ -167,5 +167,6 @@ class _Feed:
         assert self._cache is not None
         self._mask = self._mask[index]
         self._cache.batch_select_indices(index)
+        self._lm.weights.grafts.keep(index)
         if self._encoded is not None:
             self._encoded = self._encoded[index]

@@ -7,6 +7,8 @@
     with resume(lm, 5, hidden):                               # blocks 0–4 are not computed
         logits = lm.forward(batch)
 
+    with grafted(lm, lm.model, opened, {Site(5, "down"): change}):   # changes that stay until taken off
+
 Every context manager lets go on the way out, whatever happened inside; what is recorded is cloned (Falcon adds to its
 MLP's output in place) and always shown as (batch, token, dim) (OPT's MLP sees the tokens flattened). Beside the roles
 of `model.arch`, the role ``block`` stands for the block's input and output.
@@ -182,6 +184,35 @@ def _passed_through(block: nn.Module, length: int) -> Iterator[None]:
 def _hand_on(length: int, *args: Any, **kwargs: Any) -> Any:
     hidden = _argument(args, kwargs)
     return (hidden, *[None] * (length - 1)) if length else hidden
+
+
+Change = Callable[[Hidden, Hidden], Hidden]
+Opened = Callable[[Mapping[str, Any]], int]
+
+
+def grafted(model: Modules, opening: nn.Module, opened: Opened, at: Mapping[Site, Change]) -> ExitStack:
+    """Let functions change what sites put out, in every pass from now on, until the stack that is returned is closed.
+
+    Args:
+        opening: the module whose call begins a pass over prompts: the model, or the encoder.
+        opened: told what `opening` is called with, by name; returns how many rows that is.
+        at: from a site's input and output (b, t, d) to what stands in the output's place.
+    """
+    rows = [1]  # of the pass that runs
+
+    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rows[0] = opened({**({"input_ids": args[0]} if args else {}), **kwargs})
+
+    def change(site: Site, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        x, y = _shown(_argument(args, kwargs), rows[0]), _shown(output, rows[0])
+        return at[site](x, y).reshape(output.shape)
+
+    with ExitStack() as stack:
+        stack.callback(opening.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        for site in at:
+            hook = partial(change, site)
+            stack.callback(model.module(site).register_forward_hook(hook, with_kwargs=True).remove)
+        return stack.pop_all()
 
 
 @contextmanager

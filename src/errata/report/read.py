@@ -176,8 +176,8 @@ def _labelled(runs: Sequence[Run]) -> list[Run]:
         mine = _settings(run)
         differing = []
         for key in mine:
-            same = sum(_settings(twin).get(key) == mine[key] for twin in twins)
-            if same < len(twins) and 2 * same <= len(twins):
+            alike = sum(_settings(twin).get(key) == mine[key] for twin in twins)
+            if alike < len(twins) and 2 * alike <= len(twins):
                 differing.append(key)
         label = " ".join([run.method, *(f"{key}={mine[key]}" for key in differing)])
         alike = [twin for twin in twins if _settings(twin) == mine]

@@ -79,7 +79,9 @@ def attribute(
     parts = []
     with no_grads_kept(lm.model), torch.enable_grad(), plain_attention(lm.device):
         for start in range(0, len(asked), ROWS):
-            parts.append(_attribute(lm, lm.tokens.batch(asked[start : start + ROWS]).to(lm.device), sites, measure))
+            parts.append(
+                _attribute(lm, lm.routed(lm.tokens.batch(asked[start : start + ROWS]).to(lm.device)), sites, measure)
+            )
     if measure.granularity == "element":
         return {site: torch.stack([p[site] for p in parts]).sum(0) for site in sites}
     return {site: torch.cat([p[site] for p in parts]) for site in sites}

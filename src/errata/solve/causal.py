@@ -81,7 +81,7 @@ def trace(lm: LM, fact: Fact, how: Tracing, states: Sequence[State] = ("block", 
     Raises:
         UnsupportedModel: the model is an encoder. BadFact: the tokenizer loses the subject or the target.
     """
-    if lm.row.kind == "encoder":
+    if lm.row.kind in ("encoder", "classifier"):
         raise UnsupportedModel(
             f"{lm.name} is an encoder; causal tracing follows a prompt to the answer it is continued with."
         )

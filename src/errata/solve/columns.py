@@ -134,7 +134,7 @@ class _Problem:
         self.parts: list[tuple[Batch, Hidden | None, Tensor]] = []
         ordered = sorted(asked, key=lambda q: len(q.prompt))  # rows of like length together: less padding
         for start in range(0, len(ordered), ROWS):
-            batch = lm.tokens.batch(ordered[start : start + ROWS]).to(lm.device)
+            batch = lm.routed(lm.tokens.batch(ordered[start : start + ROWS]).to(lm.device))
             with torch.no_grad(), Trace(lm, inputs=[block]) as trace:
                 logits = lm.answer_logits(batch)
             before = logits[batch.labels < 0].log_softmax(-1)

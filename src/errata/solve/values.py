@@ -121,7 +121,7 @@ class _Problem:
         first = torch.tensor([[f.subject for f in facts].index(s) for s in subjects], device=lm.device)
         asked = queries(facts, contexts, answers=True)
         asked += [Query(f"{s} is a", "", (0, len(s))) for s in subjects]  # the subject's essence
-        self.batch = lm.tokens.batch(asked).to(lm.device)
+        self.batch = lm.routed(lm.tokens.batch(asked).to(lm.device))
         rows = self.subject.repeat_interleave(len(contexts))
         self.owner = torch.cat([rows, torch.arange(self.n, device=lm.device)])  # subject of each row
         self.count = torch.bincount(rows, minlength=self.n)  # rows with an answer, of each subject

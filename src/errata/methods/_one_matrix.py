@@ -1,4 +1,4 @@
-"""ROME's update, for the methods that write it: `rome`, which has the equations, and `oedit`."""
+"""v* written at one matrix, for the methods that do so: `rome`, which has the equations, `oedit` and `emmet`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from errata.delta import Site
+from torch import Tensor
+
+from errata.delta import LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
 from errata.methods._locate import Auto, LocateThenEdit, home
 from errata.methods.base import Solution
 from errata.model.lm import LM
 from errata.solve import keys
-from errata.solve.least_squares import rank_one
+from errata.solve.least_squares import Ridge, rank_one
 from errata.solve.values import optimise
 
 _LLAMA2 = {"layer": 5, "steps": 25, "lr": 0.5, "decay": 1e-3, "clamp": 4.0}
@@ -21,8 +23,8 @@ _LLAMA3 = {"layer": 5, "steps": 25, "lr": 0.1, "decay": 0.5, "clamp": 0.75}
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankOne(LocateThenEdit):
-    """One rank-one change of one `down` matrix."""
+class OneMatrix(LocateThenEdit):
+    """A closed-form change of one `down` matrix."""
 
     layer: int | Auto = field(default="auto", metadata={"help": "layer whose down projection is edited"})
     consistent_keys: bool = field(default=True, metadata={"help": "the averaged key in both places (R-ROME)"})
@@ -47,11 +49,12 @@ class RankOne(LocateThenEdit):
         return (Site(self.layer, "down"),)
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
-        """Return the update of one fact."""
+        """Return the update."""
         (site,) = self.sites()
         contexts = keys.prefixes(lm, self.seed)
         hold = self.hold(lm, past)
         values = optimise(lm, facts, site, contexts, self.goal(), hold.restraint())
+        values = self.anchored(lm, facts, site, values)
         averaged = keys.mean_keys(lm, [site], facts, contexts)[site]
         bare, out = keys.gather(lm, keys.queries(facts, [""], answers=False), inputs=[site], outputs=[site])
         current = averaged if self.consistent_keys else bare[site]
@@ -59,6 +62,12 @@ class RankOne(LocateThenEdit):
         weight = lm.weights[site].to(values.target.dtype)
         written = out[site].to(values.target.dtype) + (current - bare[site]).to(weight.dtype) @ weight.T
         residual = hold.fit(site, values.target - written)
-        delta = rank_one(residual[0], averaged[0], current[0], self.ridge(lm, site))
+        delta = self.closed_form(residual, averaged, current, self.ridge(lm, site))
         carry = {f"key/{site}": averaged, f"delta/{site}": values.delta}
-        return Solution({site: delta}, carry, contexts, {**self.learned(values), **hold.report()})
+        return Solution(
+            {site: self.restrained(lm, site, delta, past)}, carry, contexts, {**self.learned(values), **hold.report()}
+        )
+
+    def closed_form(self, residual: Tensor, averaged: Tensor, current: Tensor, ridge: Ridge) -> LowRank:
+        """Return the update from v* − W k (n, out), k* (n, in) and k (n, in)."""
+        return rank_one(residual[0], averaged[0], current[0], ridge)
