@@ -180,8 +180,8 @@ def _labelled(runs: Sequence[Run]) -> list[Run]:
             if alike < len(twins) and 2 * alike <= len(twins):
                 differing.append(key)
         label = " ".join([run.method, *(f"{key}={mine[key]}" for key in differing)])
-        alike = [twin for twin in twins if _settings(twin) == mine]
-        labelled.append(replace(run, label=label if len(alike) == 1 else f"{label} ({_place(run, alike)})"))
+        equal = [twin for twin in twins if _settings(twin) == mine]
+        labelled.append(replace(run, label=label if len(equal) == 1 else f"{label} ({_place(run, equal)})"))
     return labelled
 
 
