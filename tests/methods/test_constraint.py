@@ -177,7 +177,7 @@ def test_history_is_what_any_method_wrote_at_the_site() -> None:
     lm = built()
     tuned = make("ft", {"layer": 1, "steps": 3}).solve(lm, MORE[:1])
     found = write(lm, "oedit", MORE[1:2], [tuned], full="leading")[-1]
-    assert found.report["room"]["1.down"]["history"] == lm.width - 3 - 3  # all there is, but directions and spare
+    assert found.report["room"]["1.down"]["history"] == lm.width - 3 - 6  # all there is, but directions and spare
     elsewhere = make("ft", {"layer": 0, "steps": 3}).solve(lm, MORE[:1])
     assert write(lm, "oedit", MORE[1:2], [elsewhere])[-1].report["room"]["1.down"]["history"] == 0
 

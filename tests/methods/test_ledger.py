@@ -78,7 +78,7 @@ def test_it_writes_what_memit_with_history_writes() -> None:
     lm = build()
     ledger, memit = list[Edit](), list[Edit]()
     for fact in FACTS[:3]:
-        ledger = write(lm, [fact], ledger)
+        ledger = write(lm, [fact], ledger, anchor=None)
     for fact in FACTS[:3]:
         memit = write(lm, [fact], memit, "memit", history=True)
     # Values are kept in single precision.

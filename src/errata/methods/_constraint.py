@@ -52,7 +52,7 @@ class Constrained(Method):
         default=1.0, metadata={"help": "share of the earlier updates' energy that is protected", "above": 0}
     )
     spare: int | Literal["auto"] = field(
-        default="auto", metadata={"help": "directions to leave free; auto: an eighth of the width", "least": 1}
+        default="auto", metadata={"help": "directions to leave free; auto: a quarter of the width", "least": 1}
     )
     full: Literal["stop", "leading"] = field(
         default="stop", metadata={"help": "when room runs out: an error, or protect only the leading directions"}
@@ -60,8 +60,10 @@ class Constrained(Method):
 
     def resolve(self, lm: LM) -> Self:
         """Return the method with every "auto" filled in; raises what `Method.resolve` raises."""
-        found, eighth = super().resolve(lm), max(1, lm.width // 8)
-        directions, spare = (eighth if value == "auto" else value for value in (found.directions, found.spare))
+        found = super().resolve(lm)
+        directions = lm.width // 8 if found.directions == "auto" else found.directions
+        # With fewer free, δ no longer reaches its target, and grows until it is clamped (LOG.md, 2026-11-20).
+        spare = max(1, lm.width // 4) if found.spare == "auto" else found.spare
         return replace(found, directions=directions, spare=spare)
 
     def prepare(self, lm: LM, progress: Progress | None = None) -> None:

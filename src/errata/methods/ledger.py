@@ -17,14 +17,16 @@ dropped, those above it keep their rows, and their deltas are derived from the r
 weights stay base plus the deltas that stand, in order, and are to the bit what they would be had the edit never been
 there with the same rows written; restored, they are to the bit what they were.
 
-Differs from the paper: C is damped as for MEMIT, and what stands by other methods counts as part of the base.
+Differs from the paper: C is damped as for MEMIT; what stands by other methods counts as part of the base; and z has the norm
+the base model has there (NAS, https://arxiv.org/abs/2602.02543; ``anchor=none`` leaves it as learned): it says the facts as
+well and disturbs their neighbours much less (LOG.md, 2026-11-20).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -45,6 +47,11 @@ from errata.solve.ledger import Ledger
 @dataclass(frozen=True, kw_only=True)
 class LedgerEdit(Weighted):
     """Rows added to a ridge regression over all facts that stand."""
+
+    anchor: float | None = field(
+        default=1.0,
+        metadata={"help": "NAS: norm of v* as a multiple of the base's there; none: as learned", "above": 0},
+    )
 
     name: ClassVar[str] = "ledger"
 
