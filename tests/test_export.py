@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 
 from errata.delta import Dense, Graft, LowRank, Site
 from errata.edit import Edit
-from errata.errors import InputError
-from errata.export import adapter, checkpoint, delta
+from errata.errors import InputError, UnknownEdit
+from errata.export import adapter, checkpoint, delta, opened
+from errata.methods.melo import Melo
 from errata.model.lm import LM
 from errata.model.tokens import Query
 from tests import synthetic, tiny
@@ -163,3 +164,26 @@ def test_a_full_disk_leaves_no_half_directory(models: Models, tmp_path: Path, mo
     with pytest.raises(InputError, match=r"No space left.*nothing is left"):
         adapter(lm, [synthetic.edit(lm, 0, ("lowrank",))], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
+def test_a_melo_block_in_peft_gives_the_logits_of_a_prompt_that_opens_it(
+    name: str, models: Models, tmp_path: Path
+) -> None:
+    lm = models(name)
+    one, other = (Melo(steps=5, radius=0.01).solve(lm, [fact]) for fact in tiny.FACTS[:2])
+    adapter(lm, [opened([one, other], one.id[:6])], tmp_path / "out")
+    model = in_peft(name, tmp_path / "out")
+    batch = lm.tokens.batch([Query(tiny.FACTS[0].prompt, tiny.FACTS[0].target)])
+    with torch.no_grad():
+        lm.weights.stand([one.deltas, other.deltas])
+        wanted = lm.forward(batch)
+        lm.weights.stand([])
+        base = lm.forward(batch)
+        found = model(**batch.inputs).logits
+    assert float((wanted - base).abs().max()) > 0.05
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-4)
+    with pytest.raises(UnknownEdit):
+        opened([one, other], "zz")
+    with pytest.raises(InputError, match="no block"):
+        opened([synthetic.edit(lm, 0, ("lowrank",))], synthetic.edit(lm, 0, ("lowrank",)).id)

@@ -68,6 +68,9 @@ def export(
         str, typer.Option("--as", help="checkpoint, delta, or adapter (LoRA, for peft and vLLM).")
     ] = "adapter",
     rank: Rank = None,
+    block: Annotated[
+        str, typer.Option("--block", metavar="ID", help="Only this MELO edit's block, as an adapter.")
+    ] = "",
     at: At = "now",
     model: opt.Model = "primer",
     book: opt.BookPath = opt.HERE,
@@ -78,7 +81,7 @@ def export(
 ) -> Shown:
     """Write what stands for others to use: the whole model, the change alone, or a LoRA adapter."""
     loading = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-    row = _export(directory, form, rank, at, model=model, book=book, **loading)
+    row = _export(directory, form, rank, at, block, model=model, book=book, **loading)
     return Shown(row, f"{VIEWS}.exported", as_json)
 
 
@@ -107,7 +110,7 @@ def push(
     return Shown(row | rows.pushed(pushed), f"{VIEWS}.pushed", as_json)
 
 
-def _export(directory: Path, form: str, rank: int | None, at: str, **opening: Any) -> dict[str, Any]:
+def _export(directory: Path, form: str, rank: int | None, at: str, block: str = "", **opening: Any) -> dict[str, Any]:
     exporting, comparing = import_module("errata.export"), import_module("errata.comparing")
     if form not in exporting.FORMATS:
         known = ", ".join(exporting.FORMATS)
@@ -116,6 +119,7 @@ def _export(directory: Path, form: str, rank: int | None, at: str, **opening: An
         raise InputError("--rank is for adapters: checkpoints and deltas are exact.")
     with errata.open(opening.pop("model"), **opening) as editor:
         state, edits = comparing.at(editor.book, at)
+        edits = [exporting.opened(edits, block)] if block else edits
         parts = []
         if form == "checkpoint":
             with editor.standing_as(edits) as lm:

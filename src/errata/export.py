@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,11 +28,11 @@ from torch import Tensor
 from errata.comparing import total
 from errata.delta import Change, Dense, Graft, LowRank, Site
 from errata.edit import Edit
-from errata.errors import InputError, UnsupportedModel
+from errata.errors import InputError, UnknownEdit, UnsupportedModel
 from errata.model.lm import LM
 
 FORMATS: Final = ("checkpoint", "delta", "adapter")
-TASKS: Final = {"decoder": "CAUSAL_LM", "encoder-decoder": "SEQ_2_SEQ_LM", "encoder": None}
+TASKS: Final = {"decoder": "CAUSAL_LM", "encoder-decoder": "SEQ_2_SEQ_LM", "encoder": None, "classifier": "SEQ_CLS"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,24 @@ def adapter(
     return parts
 
 
+def opened(edits: Sequence[Edit], name: str) -> Edit:
+    """Return the edit whose id begins with `name`, its MELO block as a change of matrices, as if every prompt opened it.
+
+    An engine that loads adapters by the request can serve it so, with the routing done in front of it.
+
+    Raises:
+        UnknownEdit: no such edit stands, or several. InputError: it has no block.
+    """
+    found = [edit for edit in edits if name and edit.id.startswith(name)]
+    if len(found) != 1:
+        raise UnknownEdit(f"{len(found)} standing edits have an id that begins with {name!r}; see errata log.")
+    blocks = {site: d for site, d in found[0].deltas.items() if isinstance(d, Graft) and {"a", "b"} <= d.state.keys()}
+    if not blocks:
+        raise InputError(f"edit {found[0].id} ({found[0].method}) has no block; export it without --block.")
+    deltas = {s: LowRank(d.state["b"] * float(str(d.config["scale"])), d.state["a"].T) for s, d in blocks.items()}
+    return replace(found[0], deltas=deltas)
+
+
 def _settings(lm: LM, modules: Sequence[str], rank: int, name: str) -> dict[str, Any]:
     return {
         "peft_type": "LORA", "task_type": TASKS[lm.row.kind], "base_model_name_or_path": name, "inference_mode": True,
@@ -144,7 +162,7 @@ def _sums(lm: LM, edits: Sequence[Edit]) -> dict[Site, LowRank | Dense]:
             if isinstance(change, Graft):
                 raise InputError(
                     f"edit {edit.id} is carried by a wrapper ({change.wrapper}), not by matrices: it has no such form. "
-                    "Drop it, or export a state without it (--at)."
+                    "Drop it, export a state without it (--at), or one block of it as an adapter (--block)."
                 )
             by_site.setdefault(site, []).append(change)
     found = {site: total(by_site[site], lm.parameter(site).shape[1]) for site in sorted(by_site)}

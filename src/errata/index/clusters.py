@@ -203,8 +203,9 @@ class Clusters:
         if not self._labels:
             return found
         if isinstance(self._search, Exact):
-            self._search = choose(self._backend, len(self._labels), keys.shape[1], self._keys.device)
-            self._changed |= set() if isinstance(self._search, Exact) else set(range(len(self._labels)))
+            chosen = choose(self._backend, len(self._labels), keys.shape[1], self._keys.device)
+            if not isinstance(chosen, Exact):
+                self._search, self._changed = chosen, set(range(len(self._labels)))
         keys = keys.to(self._keys)
         rows, balls = self._search.pairs(keys, self.centres, self.radii, self._changed)
         limit = self.radii[balls] + _SLACK * torch.linalg.vector_norm(self.centres[balls], dim=1)

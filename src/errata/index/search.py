@@ -38,20 +38,35 @@ class Search(Protocol):
         """
 
 
-class Exact:
+class _Sized:
+    """Keeps |centre|², which is as long to compute as the search, up to date with what changes."""
+
+    _sizes: Tensor | None = None
+
+    def _sizes_of(self, centres: Float[Tensor, "m d"], changed: set[int]) -> Float[Tensor, " m"]:
+        if self._sizes is None or len(self._sizes) < len(centres):
+            self._sizes = centres.square().sum(1)
+        elif changed:
+            some = torch.tensor(sorted(changed), device=centres.device)
+            self._sizes[some] = centres[some].square().sum(1)
+        return self._sizes
+
+
+class Exact(_Sized):
     """One matrix product over all balls, on the device where they are."""
 
     def pairs(self, keys: Tensor, centres: Tensor, radii: Tensor, changed: set[int]) -> Pairs:
         """Return candidates; see `Search`."""
+        own = self._sizes_of(centres, changed)
         changed.clear()
-        sizes = keys.square().sum(1)[:, None] + centres.square().sum(1)[None]  # (b, m)
+        sizes = keys.square().sum(1)[:, None] + own[None]  # (b, m)
         squares = sizes - 2 * keys @ centres.T
         found = (squares <= radii.clamp(min=0).square() + _MARGIN * sizes) & (radii >= 0)
         rows, balls = found.nonzero(as_tuple=True)
         return rows, balls
 
 
-class Faiss:
+class Faiss(_Sized):
     """A flat FAISS index of the centres, by number, kept up with changes (`IndexIDMap2`, on the CPU)."""
 
     def __init__(self, width: int) -> None:
@@ -63,12 +78,13 @@ class Faiss:
 
     def pairs(self, keys: Tensor, centres: Tensor, radii: Tensor, changed: set[int]) -> Pairs:
         """Return candidates; see `Search`."""
+        own = self._sizes_of(centres, changed)
         self._follow(centres, radii, changed)
         if not self._held:
             none = torch.zeros(0, dtype=torch.long, device=keys.device)
             return none, none
         largest = float(radii.max())
-        size = float(keys.square().sum(1).max() + centres.square().sum(1).max())
+        size = float(keys.square().sum(1).max() + own.max())
         reach = largest**2 + _MARGIN * size
         starts, _, balls = self._index.range_search(keys.cpu().contiguous().numpy(), reach)
         counts = torch.from_numpy(starts.astype("int64")).diff()
