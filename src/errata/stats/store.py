@@ -64,7 +64,13 @@ def keys(lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0)
     """Return what the second moment of each site is known by; raises BadFile if the corpus cannot be read."""
     source, tokens = open_corpus(corpus), tokens or sample_size(lm)
     dtype = str(next(lm.model.parameters()).dtype)
-    return {s: Key(lm.fingerprint, str(s), source.name, source.revision, tokens, CONTEXT, dtype) for s in sites}
+    context = _context(lm)
+    return {s: Key(lm.fingerprint, str(s), source.name, source.revision, tokens, context, dtype) for s in sites}
+
+
+def _context(lm: LM) -> int:
+    """Return where documents are cut: a model with a short memory for places has none beyond it."""
+    return min(CONTEXT, getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or CONTEXT)
 
 
 def second_moments(
@@ -102,7 +108,7 @@ def _collect(
         directory() / f"{hashlib.sha256(''.join(k.name() for k in keys).encode()).hexdigest()[:32]}.partial.safetensors"
     )
     sums, done = _resume(partial, sites)
-    for number, (ids, real) in enumerate(source.batches(lm, tokens, context=CONTEXT)):
+    for number, (ids, real) in enumerate(source.batches(lm, tokens, context=keys[0].context)):
         if number < done:
             continue
         moments = of_batch(lm, sites, ids, real)
