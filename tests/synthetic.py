@@ -11,6 +11,7 @@ from errata.edit import Edit
 from errata.fact import Fact
 from errata.methods.base import ground
 from errata.model.lm import LM
+from errata.model.weights import CHUNK
 
 KINDS = ("lowrank", "columns", "dense")
 
@@ -50,3 +51,20 @@ def item(lm: LM, number: int, kinds: Sequence[str] = KINDS) -> tuple[dict[str, o
     """Return the edit as `Book.append` takes it."""
     made = edit(lm, number, kinds)
     return made.meta(), made.to_bytes()
+
+
+def by_hand(base: torch.Tensor, deltas: Sequence[Change]) -> torch.Tensor:
+    """cast(base + Σ deltas), summed in float32 in order, low-rank neighbours multiplied together once they are 64 columns."""
+    total, waiting = base.float().clone(), list[LowRank]()
+    for delta in [*deltas, None]:
+        if isinstance(delta, LowRank):
+            waiting.append(delta)
+        if waiting and (not isinstance(delta, LowRank) or sum(d.left.shape[1] for d in waiting) >= CHUNK):
+            left, right = torch.cat([d.left for d in waiting], 1), torch.cat([d.right for d in waiting], 1)
+            total = torch.addmm(total, left, right.T)
+            waiting = []
+        if isinstance(delta, Columns):
+            total[:, delta.index] += delta.values
+        if isinstance(delta, Dense):
+            total += delta.matrix
+    return total.to(base.dtype)

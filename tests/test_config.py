@@ -194,6 +194,9 @@ def test_toml_that_cannot_be_read_or_written() -> None:
 
     with pytest.raises(BadConfig, match="not valid TOML"):
         from_toml(Knobs, "lr = = 3")
+    for endless in (f"lr = {'9' * 5000}", f"layers = {'[' * 5000}"):
+        with pytest.raises(BadConfig, match="not valid TOML"):
+            from_toml(Knobs, endless)
     with pytest.raises(BadConfig, match="Did you mean steps"):
         from_toml(Knobs, "stps = 3")
     with pytest.raises(BadConfig, match="TOML cannot say that name is none"):

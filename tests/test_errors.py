@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from errata import errors
-from errata.errors import ErrataError, InputError, did_you_mean
+from errata.errors import BadFile, ErrataError, InputError, did_you_mean
 
 CLASSES = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, Exception)]
 
@@ -62,3 +62,11 @@ def test_layer_zero_and_the_book_import_without_torch() -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(errors.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_a_message_is_a_sentence_not_a_file() -> None:
+    error = BadFile(f"line 1: no field {'x' * 20_000!r}. Known: prompt.")
+    assert len(str(error)) <= error.longest
+    assert str(error).startswith("line 1: no field 'xxx")
+    assert str(error).endswith("Known: prompt.")
+    assert str(BadFile("short.")) == "short."

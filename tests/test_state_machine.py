@@ -13,34 +13,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from errata.delta import Columns, Dense, LowRank, Site
+from errata.delta import Site
 from errata.edit import Edit
 from errata.editor import Editor
 from errata.errors import BadBook, UnknownEdit
 from errata.model.lm import LM
-from errata.model.weights import CHUNK
 from errata.registry.log import Book
 from errata.registry.merging import merge
 from errata.registry.states import checkout, tag
 from errata.registry.verifying import verify
 from tests import synthetic, tiny
-
-
-def by_hand(base: torch.Tensor, deltas: list[LowRank | Columns | Dense]) -> torch.Tensor:
-    """cast(base + Σ deltas), summed in float32 in order, low-rank neighbours multiplied together once they are 64 columns."""
-    total, waiting = base.float().clone(), list[LowRank]()
-    for delta in [*deltas, None]:
-        if isinstance(delta, LowRank):
-            waiting.append(delta)
-        if waiting and (not isinstance(delta, LowRank) or sum(d.left.shape[1] for d in waiting) >= CHUNK):
-            left, right = torch.cat([d.left for d in waiting], 1), torch.cat([d.right for d in waiting], 1)
-            total = torch.addmm(total, left, right.T)
-            waiting = []
-        if isinstance(delta, Columns):
-            total[:, delta.index] += delta.values
-        if isinstance(delta, Dense):
-            total += delta.matrix
-    return total.to(base.dtype)
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -133,7 +115,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert [edit.id for edit in self.editor.standing] == [self.key(n) for n in expected]
         edits = [synthetic.edit(self.lm, n) for n in expected]
         for site, base in self.bases.items():
-            wanted = by_hand(base, [edit.deltas[site] for edit in edits if site in edit.deltas])
+            wanted = synthetic.by_hand(base, [edit.deltas[site] for edit in edits if site in edit.deltas])
             assert torch.equal(self.lm.parameter(site), wanted), site
         assert verify(self.book).problems == []
 
@@ -160,5 +142,5 @@ def test_what_is_done_by_hand_is_not_what_is_tested() -> None:
     made = [Edit(method="x", config={}, facts=(), base="", deltas={site: delta}) for delta in deltas]
     lm.weights.stand([edit.deltas for edit in made])
     base = lm.weights.base(site)
-    assert torch.equal(lm.parameter(site), by_hand(base, deltas))  # type: ignore[arg-type]
-    assert not torch.equal(lm.parameter(site), by_hand(base, deltas[::-1]))  # type: ignore[arg-type]
+    assert torch.equal(lm.parameter(site), synthetic.by_hand(base, deltas))  # type: ignore[arg-type]
+    assert not torch.equal(lm.parameter(site), synthetic.by_hand(base, deltas[::-1]))  # type: ignore[arg-type]

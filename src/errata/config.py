@@ -110,7 +110,7 @@ def from_toml(cls: type[T], text: str) -> T:
     """Make the settings from TOML text; raises BadConfig for broken TOML and for what `from_dict` refuses."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or brackets without end
         raise BadConfig(f"the settings are not valid TOML: {error}.") from error
     for f in _settings(cls):
         kind = _type_of(cls, f.name)

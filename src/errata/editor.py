@@ -24,7 +24,7 @@ from errata.gates import Gates, Keeper, of_book
 from errata.label import Label, split
 from errata.methods.base import Method
 from errata.model.lm import LM, load
-from errata.outcome import guard, labelled, outcome
+from errata.outcome import check_fits, guard, labelled, outcome
 from errata.registry.log import Book, Record
 from errata.stats.store import Progress
 
@@ -193,6 +193,7 @@ class Editor:
         return methods.make(method, {**corpus, **options})
 
     def _write_one(self, how: Method, facts: Sequence[Fact], past: list[Edit], label: Label) -> Edit:
+        check_fits(self.lm, facts)
         prompts = [fact.prompt for fact in facts]
         before = self.lm.generate(prompts)
         asked = time.perf_counter()
@@ -235,6 +236,7 @@ class Editor:
             if part.base != self.lm.fingerprint:
                 raise BookOfAnotherModel(f"edit {part.id} was computed on another base model than {self.name}.")
             return part
+        check_fits(self.lm, part)
         how.prepare(self.lm)
         edit = how.solve(self.lm, part, past)
         guard(edit, self._limit)

@@ -38,6 +38,11 @@ class ErrataError(Exception):
     """Anything errata refuses or fails to do; `exit_code` is what the command line ends with."""
 
     exit_code: ClassVar[int] = 1
+    longest: ClassVar[int] = 2000  # characters of a message: what was given may be a whole file
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= self.longest else f"{text[: self.longest - 503]} … {text[-500:]}"
 
 
 class InputError(ErrataError):

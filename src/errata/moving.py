@@ -21,6 +21,7 @@ from errata.editor import Editor
 from errata.errors import BadConfig, ErrataError
 from errata.fact import Fact, says
 from errata.label import Label
+from errata.methods import Method
 from errata.registry import facts
 from errata.registry.log import Book, Record
 
@@ -55,7 +56,7 @@ def parse(method: str, flags: Sequence[str]) -> dict[str, Any]:
     return parse_flags(methods.get(method), flags) if method else {}
 
 
-def migrate(old: Book, editor: Editor, method: str = "", **settings: Any) -> Iterator[Moved]:
+def migrate(old: Book, editor: Editor, method: str | Method = "", **settings: Any) -> Iterator[Moved]:
     """Write every standing fact of a book into the editor's model, edit by edit, and yield what became of each.
 
     Args:
@@ -85,7 +86,7 @@ def _already(editor: Editor, record: Record, fact: Fact) -> Moved | None:
 
 
 def _write(
-    editor: Editor, record: Record, wanted: Sequence[Fact], method: str, settings: dict[str, Any]
+    editor: Editor, record: Record, wanted: Sequence[Fact], method: str | Method, settings: dict[str, Any]
 ) -> Iterator[Moved]:
     label = Label(
         author=record.author, reason=record.reason or f"migrated from edit {record.id}", source=record.source,

@@ -8,9 +8,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 from errata.edit import Edit
-from errata.errors import UpdateTooLarge
-from errata.fact import says
+from errata.errors import BadFact, UpdateTooLarge
+from errata.evaluate.decoding import context
+from errata.fact import Fact, says
 from errata.label import Label
+from errata.model.lm import LM
+
+
+def check_fits(lm: LM, facts: Sequence[Fact]) -> None:
+    """Refuse what the model cannot read; raises BadFact for a prompt that with its target is longer than the context."""
+    most = context(lm)
+    for fact in facts:
+        length = len(lm.tokens.ids(f"{fact.prompt} {fact.target}"))
+        if length >= most:
+            who = f"the fact about {fact.subject[:40]!r}"
+            raise BadFact(f"{who} is {length} tokens long, and {lm.name} reads fewer than {most}: shorten it.")
 
 
 def guard(edit: Edit, limit: float) -> None:

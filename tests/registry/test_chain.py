@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from sample_edits import BASE, FACT, edit, key
 
-from errata.errors import BadBook, BadConfig, BadFile
+from errata.errors import BadBook, BadConfig, BadFile, ErrataError
 from errata.registry import Book, Note, signing
 from errata.registry.chain import digest
 from errata.registry.schema import MIGRATIONS
@@ -40,8 +41,8 @@ def filled(book: Book) -> Book:
 
 def test_the_hash_is_what_the_page_says() -> None:
     event = (1, "write", "a", "now", "me", "why", "{}")
-    row = ("rome", "f" * 64, 3, "then", '{"x": 1}')
-    text = json.dumps(["0" * 64, *event, [*row[:4], hashlib.sha256(b'{"x": 1}').hexdigest()]], separators=(",", ":"))
+    row = (1, "rome", "f" * 64, 3, "then", '{"x": 1}')
+    text = json.dumps(["0" * 64, *event, [*row[:5], hashlib.sha256(b'{"x": 1}').hexdigest()]], separators=(",", ":"))
     assert digest("0" * 64, event, row) == hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -65,6 +66,8 @@ def test_a_whole_book_is_whole(filled: Book) -> None:
         ("UPDATE events SET hash = replace(hash, substr(hash, 1, 1), 'x') WHERE seq = 2", 2),
         ("UPDATE meta SET value = 'beef' WHERE key = 'name'", 1),
         ("DELETE FROM events WHERE seq = 4", 4),
+        ("UPDATE edits SET seq = 99 WHERE seq = 1", 1),
+        ("UPDATE edits SET id = 'another' WHERE seq = 2", 2),
     ],
 )
 def test_whatever_is_altered_is_noticed_where_it_is(filled: Book, statement: str, event: int) -> None:
@@ -95,6 +98,27 @@ def test_a_flipped_bit_anywhere_in_the_text_is_noticed(filled: Book) -> None:
         file.write_bytes(whole[:place] + b"L\x79\x6fo" + whole[place + 4 :])  # Lyon -> Lyoo
         with Book.open(filled.path, BASE) as again, pytest.raises(BadBook, match="does not hold"):
             again.stand()
+
+
+def test_no_flipped_bit_anywhere_changes_what_stands_without_a_word(filled: Book) -> None:
+    """Tables, indexes, headers, empty space: an error, or the same edits."""
+    right = [(r.id, r.sha256, r.facts, dict(r.meta)) for r in filled.stand()]
+    filled.close()
+    file = filled.path / "book.sqlite"
+    whole, draw, refused = file.read_bytes(), random.Random(0), 0
+    used = [i for i, byte in enumerate(whole) if byte]
+    for _ in range(150):
+        data = bytearray(whole)
+        data[draw.choice(used)] ^= 1 << draw.randrange(8)
+        file.write_bytes(data)
+        for name in ("book.sqlite-wal", "book.sqlite-shm"):
+            (filled.path / name).unlink(missing_ok=True)
+        try:
+            with Book.open(filled.path, BASE, wait=1) as book:
+                assert [(r.id, r.sha256, r.facts, dict(r.meta)) for r in book.stand()] == right
+        except ErrataError:
+            refused += 1
+    assert refused > 50
 
 
 def test_only_what_is_new_is_looked_at_again(filled: Book) -> None:
@@ -169,7 +193,7 @@ def test_a_rewritten_history_holds_but_is_not_signed(tmp_path: Path) -> None:
         event = book.history()[1]
         with book.query() as db:
             row = db.execute(
-                "SELECT method, sha256, bytes, created_at, record FROM edits WHERE id = ?", (event.edit_id,)
+                "SELECT seq, method, sha256, bytes, created_at, record FROM edits WHERE id = ?", (event.edit_id,)
             ).fetchone()
         forged = digest(book.history()[0].hash, (2, "write", event.edit_id, event.at, "Eve", event.reason, "{}"), row)
         alter(book, f"UPDATE events SET author = 'Eve', hash = '{forged}' WHERE seq = 2")

@@ -70,6 +70,13 @@ def test_it_is_the_sum_over_the_corpus(lm: LM) -> None:
         torch.testing.assert_close(found[site], plain(lm, site), atol=1e-12, rtol=1e-12)
 
 
+def test_documents_are_cut_where_a_model_has_no_more_places(tmp_path: Path) -> None:
+    lm = tiny.build("gpt2")  # learned positions: beyond them there is nothing to look up
+    assert lm.model.config.max_position_embeddings == 128
+    (tmp_path / "long.txt").write_text("The capital of France is Paris. " * 200)
+    assert second_moments(lm, SITES, str(tmp_path / "long.txt"), 100)[SITES[0]].isfinite().all()
+
+
 def test_it_is_the_base_models_whatever_stands(lm: LM) -> None:
     clean = second_moments(tiny.build("llama"), SITES, tokens=TOKENS)
     for file in store.directory().iterdir():

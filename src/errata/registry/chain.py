@@ -13,14 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from errata.errors import BadBook
 
-# What of an edit's row the event that wrote it vouches for.
-_ROW: Final = "e.method, e.sha256, e.bytes, e.created_at, e.record"
-_EVENT: Final = "v.seq, v.kind, v.edit_id, v.at, v.author, v.reason, v.data"
+# What of an edit's row the event that wrote it vouches for, besides its id.
+ROW: Final = "seq, method, sha256, bytes, created_at, record"
+_EVENT: Final = "seq, kind, edit_id, at, author, reason, data"
 
 
 def genesis(db: sqlite3.Connection) -> str:
@@ -33,10 +33,9 @@ def digest(previous: str, event: Sequence[object], row: Sequence[object] | None)
     """Return the hash of an event: (seq, kind, edit, at, author, reason, data), after `previous`.
 
     Args:
-        row: of an event that writes an edit, what its row says: (method, sha256, bytes, created_at, record).
+        row: of an event that writes an edit, what its row says: (seq, method, sha256, bytes, created_at, record).
     """
-    vouched = None if row is None else [*row[:-1], hashlib.sha256(str(row[-1]).encode()).hexdigest()]
-    return _hash([previous, *event, vouched])
+    return _hash([previous, *event, None if row is None else _vouched(row)])
 
 
 def head(db: sqlite3.Connection) -> tuple[int, str]:
@@ -52,19 +51,35 @@ def breaks(db: sqlite3.Connection, after: tuple[int, str] | None = None) -> Iter
         after: an event that is known to hold, with its hash; None begins at the beginning.
     """
     seq, previous = after or (0, genesis(db))
-    query = f"""SELECT {_EVENT}, v.hash, {_ROW}, e.id FROM events v
-        LEFT JOIN edits e ON v.kind = 'write' AND e.id = v.edit_id WHERE v.seq > ? ORDER BY v.seq"""
-    for found in db.execute(query, (seq,)):
-        event, said, row, id = found[:7], found[7], found[8:13], found[13]
+    edits = _edits(db, after is None)
+    for *event, said in db.execute(f"SELECT {_EVENT}, hash FROM events WHERE seq > ? ORDER BY seq", (seq,)):
+        writes = event[1] == "write"
+        row = edits(event[2]) if writes else None
         if event[0] != seq + 1:
             yield seq + 1, "it is missing"
-        if event[1] == "write" and id is None:
+        if writes and row is None:
             yield event[0], f"the edit it wrote, {event[2]}, is missing"
-        elif digest(previous, event, row if event[1] == "write" else None) != said:
+        elif _hash([previous, *event, row]) != said:
             yield event[0], "it, the edit it wrote, or one before it was altered"
         seq, previous = event[0], said
     if after is None and (lost := _unwritten(db)):
         yield seq + 1, f"no event says that edit {lost} was written"
+
+
+def _edits(db: sqlite3.Connection, everything: bool) -> Callable[[str], list[object] | None]:
+    """Return what looks up what an edit's row is vouched to say: by scanning the table, since an index may be damaged."""
+    if everything:
+        return {row[0]: _vouched(row[1:]) for row in db.execute(f"SELECT id, {ROW} FROM edits ORDER BY seq")}.get
+
+    def one(id: str) -> list[object] | None:
+        row = db.execute(f"SELECT {ROW} FROM edits WHERE id = ?", (id,)).fetchone()
+        return None if row is None else _vouched(row)
+
+    return one
+
+
+def _vouched(row: Sequence[object]) -> list[object]:
+    return [*row[:-1], hashlib.sha256(str(row[-1]).encode()).hexdigest()]
 
 
 def require(db: sqlite3.Connection, path: object, after: tuple[int, str] | None = None) -> tuple[int, str]:
@@ -79,9 +94,8 @@ def require(db: sqlite3.Connection, path: object, after: tuple[int, str] | None 
 
 def _unwritten(db: sqlite3.Connection) -> str | None:
     """Return an edit that no event wrote, if there is one."""
-    written = "SELECT edit_id FROM events WHERE kind = 'write'"
-    row = db.execute(f"SELECT id FROM edits WHERE id NOT IN ({written}) LIMIT 1").fetchone()
-    return None if row is None else str(row[0])
+    written = {id for (id,) in db.execute("SELECT edit_id FROM events WHERE kind = 'write' ORDER BY seq")}
+    return next((str(id) for (id,) in db.execute("SELECT id FROM edits ORDER BY seq") if id not in written), None)
 
 
 def _hash(values: Sequence[object]) -> str:

@@ -15,12 +15,10 @@ from errata.registry import chain
 
 SHORTEST_ID: Final = 6  # characters of an id that are enough, if they fit one edit only
 
-# An edit stands if the last thing that happened to it put it there.
-_SELECT: Final = """
-    SELECT seq, id, method, sha256, bytes, created_at, record,
-           (SELECT kind FROM events WHERE edit_id = edits.id ORDER BY events.seq DESC LIMIT 1) IN ('write', 'restore')
-    FROM edits
-"""
+# What happened is always read in the order of the table, never by an index: a damaged index would make an edit fall out of
+# force without a word, and nothing that could notice is stored in it.
+_SELECT: Final = "SELECT seq, id, method, sha256, bytes, created_at, record FROM edits"
+_STANDS: Final = ("write", "restore")  # an edit stands if the last thing that happened to it is one of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +106,15 @@ class Signs(Protocol):
 
 def fetch_all(db: sqlite3.Connection) -> list[Record]:
     """Return every edit, in order of first writing."""
-    return [_record(row) for row in db.execute(f"{_SELECT} ORDER BY seq")]
+    last = dict(db.execute("SELECT edit_id, kind FROM events ORDER BY seq"))
+    return [_record(row, last.get(row[1])) for row in db.execute(f"{_SELECT} ORDER BY seq")]
 
 
 def fetch(db: sqlite3.Connection, id: str) -> Record | None:
     """Return the edit with exactly this id, or None."""
     row = db.execute(f"{_SELECT} WHERE id = ?", (id,)).fetchone()
-    return None if row is None else _record(row)
+    last = "SELECT kind FROM events WHERE edit_id = ? ORDER BY seq DESC LIMIT 1"
+    return None if row is None else _record(row, (db.execute(last, (id,)).fetchone() or (None,))[0])
 
 
 def resolve(db: sqlite3.Connection, id: str) -> Record:
@@ -152,7 +152,7 @@ def add_event(db: sqlite3.Connection, kind: str, id: str | None, note: Note, sig
     event = (seq + 1, kind, id, _now(), who, why, json.dumps(dict(note.data), sort_keys=True))
     row = None
     if kind == "write":
-        row = db.execute("SELECT method, sha256, bytes, created_at, record FROM edits WHERE id = ?", (id,)).fetchone()
+        row = db.execute(f"SELECT {chain.ROW} FROM edits WHERE id = ?", (id,)).fetchone()
     found = chain.digest(previous, event, row)
     signed = (signer.public, signer.sign(found)) if signer else ("", "")
     db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*event, found, *signed))
@@ -174,8 +174,8 @@ def _event(row: Sequence[Any]) -> Event:
         raise BadBook(f"event {row[0]} cannot be read ({error}): restore book.sqlite from a copy.") from error
 
 
-def _record(row: Sequence[Any]) -> Record:
-    seq, id, method, sha256, size, created_at, text, stands = row
+def _record(row: Sequence[Any], last: str | None) -> Record:
+    seq, id, method, sha256, size, created_at, text = row
     try:
         meta = json.loads(text)
         return Record(
@@ -189,7 +189,7 @@ def _record(row: Sequence[Any]) -> Record:
             reason=meta.get("reason", ""),
             source=meta.get("source", ""),
             created_at=created_at,
-            stands=bool(stands),
+            stands=last in _STANDS,
             seq=seq,
             valid_from=meta.get("valid_from", ""),
             valid_until=meta.get("valid_until", ""),

@@ -42,6 +42,7 @@ def verify(book: Book, *, trust: Collection[str] = (), head: str = "") -> Findin
     with book.query() as db:
         broken = [f"event {seq}: {what}." for seq, what in chain.breaks(db)]
         last, start = chain.head(db)[1], chain.genesis(db)
+        broken += [f"the database: {said}." for (said,) in db.execute("PRAGMA integrity_check(5)") if said != "ok"]
     events, problems = book.history(), list(broken)
     if head and head not in {start, *(event.hash for event in events)}:
         problems.append(f"the head {head[:16]} is not in the history: events were cut off or replaced.")
