@@ -63,9 +63,8 @@ def open(
         BookOfAnotherModel: the book belongs to other weights.
         CorruptEdit: a standing edit's file was altered.
     """
-    lm = (
-        model if isinstance(model, LM) else load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    )
+    how = {"device": device, "dtype": dtype}
+    lm = model if isinstance(model, LM) else load(model, trust_remote_code=trust_remote_code, **how)
     return Editor(lm, Book.open(book, base=lm.fingerprint, name=lm.name), **settings)
 
 
@@ -156,8 +155,7 @@ class Editor:
             one edit for all facts if the method writes batches, else one a fact; what the model said is in its ``report``.
 
         Raises:
-            BadFact: facts contradict each other.
-            UnknownMethod, BadConfig, UnknownSite, UnsupportedModel: as their names say.
+            BadFact: facts contradict each other. UnknownMethod, BadConfig, UnknownSite, UnsupportedModel: as named.
             NotFinite, UpdateTooLarge, GateClosed: the update would break the model. Nothing is changed then.
         """
         check_consistent(facts)
