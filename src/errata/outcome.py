@@ -9,9 +9,9 @@ from typing import Any
 
 from errata.edit import Edit
 from errata.errors import BadFact, UpdateTooLarge
-from errata.evaluate.decoding import context
 from errata.fact import Fact, says
 from errata.label import Label
+from errata.model.decoding import context
 from errata.model.lm import LM
 
 

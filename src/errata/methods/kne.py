@@ -50,7 +50,7 @@ LEAST = 4  # neurons a fact, however small the model: fewer cannot learn to say 
 class Kne(Neuronal, Constrained):
     """Masked joint training of the neurons a fact depends on."""
 
-    constraint: Literal["none", "o-edit+"] = field(  # type: ignore[assignment]
+    constraint: Literal["none", "o-edit+"] = field(
         default="none", metadata={"help": "keep the neurons' changes off earlier updates' directions"}
     )
 
