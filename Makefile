@@ -16,7 +16,7 @@ demo: $(READY)
 	$(BIN)/errata demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest # small models: threads only get in each other's way
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto # a process a core: for small models threads only get in each other's way
 
 # Trains the shipped model again from nothing, with one seed.
 primer: $(READY)

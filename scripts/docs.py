@@ -1,4 +1,4 @@
-"""Write the parts of the docs that are made from the code: commands, methods, architectures.
+"""Write the parts of the docs that are made from the code: commands, methods, architectures, metrics.
 
     python scripts/docs.py            # write them
     python scripts/docs.py --check    # write nothing, exit 1 if a page is out of date
@@ -16,6 +16,7 @@ import typer
 
 from errata import _rows, methods
 from errata.cli import app
+from errata.evaluate.metrics import METRICS
 from errata.model import arch
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -56,6 +57,21 @@ def architectures() -> str:
     return "\n" + _table(("model_type", "kind", "down projection", ""), rows)
 
 
+def metric_table() -> str:
+    """Return every number of a benchmark with its definition, as its function's docstring says it."""
+    names = [metric.name for metric in METRICS]
+    rows = []
+    for metric in METRICS:
+        twin = f"{metric.name}_paraphrase"
+        if metric.name.endswith("_paraphrase"):
+            continue
+        shown = f"`{metric.name}`" + (f", `{twin}`" if twin in names else "")
+        text = " ".join((metric.about.__doc__ or "").split()).removeprefix("Return ").replace("|", "\\|")
+        asked = ", ".join(dict.fromkeys(probe.rstrip(".").replace("_", " ") for probe, _ in metric.columns))
+        rows.append((shown, asked, text))
+    return "\n" + _table(("number", "asked of", "definition, range, source"), rows)
+
+
 def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [heads, ("---",) * len(heads), *rows]
     return "".join(f"| {' | '.join(cell.replace(' | ', ' or ') for cell in line)} |\n" for line in lines)
@@ -69,7 +85,8 @@ def _value(value: object) -> str:
 def main(arguments: list[str]) -> int:
     """Write or check the pages; return 1 if one was out of date and only checked."""
     stale = []
-    for name, make in (("cli", commands), ("methods", method_tables), ("architectures", architectures)):
+    pages = {"cli": commands, "methods": method_tables, "architectures": architectures, "benchmarks": metric_table}
+    for name, make in pages.items():
         path = DOCS / f"{name}.md"
         old = path.read_text(encoding="utf-8")
         new = old.partition(MARKER)[0] + MARKER + make()

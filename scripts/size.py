@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-CORE_LINES, ROOM_LINES, FILE_LINES, METHOD_FILE_LINES = 10_000, 3_500, 300, 150
+CORE_LINES, ROOM_LINES, FILE_LINES, METHOD_FILE_LINES = 14_000, 3_500, 300, 150
 # Rooms with a budget of their own: what a number is made of, the page it ends on, and the primer's words.
 ROOMS = ("evaluate", "report", "primer")
 FUNCTION_LINES, EXCUSED_LINES, COMMAND_LINES = 40, 60, 30
@@ -106,7 +106,9 @@ def _longest(sources: list[Source]) -> int:
 
 def _long_files(sources: list[Source]) -> Iterator[str]:
     for source in sources:
-        limit = METHOD_FILE_LINES if source.path.parent.name == "methods" else FILE_LINES
+        # The contract and what methods share are no methods.
+        shared = source.path.name == "base.py" or source.path.name.startswith("_")
+        limit = METHOD_FILE_LINES if source.path.parent.name == "methods" and not shared else FILE_LINES
         if len(source.lines) > limit:
             yield f"{source.path}: {len(source.lines)} lines, at most {limit}"
 

@@ -19,8 +19,8 @@ PACKAGE = SRC / "errata"
 
 LEVELS = (
     ("errors", "fact", "facts_io", "config", "label", "delta", "edit"),
-    ("model", "stats", "primer"),
-    ("solve", "index"),
+    ("model", "stats", "primer", "index"),
+    ("solve",),
     ("methods", "evaluate", "registry"),
     (
         "editor",
@@ -36,7 +36,7 @@ LEVELS = (
         "push",
     ),
     ("cluster", "report", "demo", "_options", "_rows", "_show", "_book_rows", "_book_show"),
-    ("cli", "_bench", "_book", "_care", "_ship", "serve"),
+    ("cli", "_bench", "_book", "_care", "_ship", "_where", "serve"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms} | {
     "evaluate.runner": 4,
@@ -146,9 +146,10 @@ def test_only_those_who_may_open_the_primer() -> None:
 
 def test_others_are_imported_in_one_place_each() -> None:
     assert users("transformers") <= {"model.lm"}
+    assert users("lm_eval") <= {"evaluate.harness_model"}
     assert users("peft") <= {"methods.lora"}
     assert {room(m) for m in users("sqlite3")} <= {"registry"}
-    assert users("typer") <= {"cli", "_bench", "_book", "_care", "_ship", "_options"}
+    assert users("typer") <= {"cli", "_bench", "_book", "_care", "_ship", "_where", "_options"}
     assert users("rich") <= {"cli", "_show", "_book_show"}
     assert users("cryptography") <= {"registry.signing"}
 

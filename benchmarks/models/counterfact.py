@@ -4,7 +4,9 @@
 
 DIR holds counterfact/counterfact_full.jsonl.gz, counterfact/counterfact_all.jsonl.gz and text/*.txt.gz. Told are, for
 the chosen records, the record's own fact, its neighbours' and, so that every new answer can be said of its relation, the
-attribute prompts' with the new answer; each in the relation's templates. Weights and data stay out of the repository.
+attribute prompts' with the new answer; each in the relation's templates. Beside the weights are written records.jsonl.gz,
+the chosen records, and corpus.jsonl.gz, a sample of what the model was told, for covariances. All of it stays out of the
+repository.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import random
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,18 @@ def scenes(lines: list[str]) -> Iterator[str]:
         yield " ".join(lines[start : start + 6])
 
 
+def write(path: Path, rows: Iterable[Any]) -> None:
+    """Write rows as gzipped JSONL."""
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def corpus(texts: Sequence[str], lines: Sequence[str], count: int = 30_000) -> list[dict[str, str]]:
+    """Return facts and sentences half and half, as the model read them."""
+    rng = random.Random(0)
+    return [{"text": rng.choice(texts if i % 2 else lines)} for i in range(count)]
+
+
 def main(data: Path, out: Path, kind: str, records: int, steps: int) -> None:
     """Train and write the checkpoint, with the chosen records beside it."""
     torch.set_num_threads(1)
@@ -128,8 +142,8 @@ def main(data: Path, out: Path, kind: str, records: int, steps: int) -> None:
                 asked.append(telling.encode(prompt, subject, rewrite["target_true"]["str"]))
         watch[name] = asked
     export(train(telling, shape, steps, watch), tokenizer, shape, out)
-    with gzip.open(out / "records.jsonl.gz", "wt", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in chosen)
+    write(out / "records.jsonl.gz", chosen)
+    write(out / "corpus.jsonl.gz", corpus(texts, lines))
 
 
 if __name__ == "__main__":

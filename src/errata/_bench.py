@@ -44,6 +44,12 @@ def bench(
     stop: Annotated[float | None, typer.Option("--stop-at-perplexity", help="End a run that has collapsed.")] = None,
     text: Annotated[str, typer.Option("--text", help="Text of the perplexity: primer, or a file.")] = "primer",
     data: Annotated[Path | None, typer.Option("--data", help="Where benchmark files lie; else $ERRATA_DATA.")] = None,
+    judge: Annotated[
+        str, typer.Option("--judge", help="Who also reads what is said: exact, contains, model:DIR, URL#NAME.")
+    ] = "",
+    harness: Annotated[
+        str, typer.Option("--harness", help="Also these tasks of lm-evaluation-harness: names, files, directories.")
+    ] = "",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count malformed records instead of stopping.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="What new answers and samples are drawn from.")] = 0,
     as_json: opt.Json = False,
@@ -56,7 +62,7 @@ def bench(
     plan = Plan(
         method=method, cases=cases, edits=edits, batch=batch, checkpoints=_numbers(checkpoints), seed=seed,
         independent=independent, generation=generation, stop_at_perplexity=stop, text=text,
-        command=shlex.join(["errata", *sys.argv[1:]]),
+        command=shlex.join(["errata", *sys.argv[1:]]), harness=_words(harness), judge=judge,
     )  # fmt: skip
     with import_module("errata._show").progress("editing") as tell:
         known = parse(cases, data=data, seed=seed, skip_bad=skip_bad)
@@ -90,6 +96,10 @@ def data(
         row = {"name": known.name, "title": known.title, "files": [str(path) for path in found], "records": sum(counts)}
         rows.append({**row, "where": known.where, "licence": known.licence})
     return Shown(rows, "benchmarks", as_json)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -42,8 +42,10 @@ def edit(written: Edit, size: int) -> dict[str, Any]:
 
 
 def record(kept: Record) -> dict[str, Any]:
-    """Return one line of the log: who wrote what, when and why, and whether it stands."""
+    """Return one line of the log: who wrote what, when and why, whether it stands, and which older edits it overrode."""
+    report: Mapping[str, Any] = kept.meta.get("report") or {}
     row = {name: getattr(kept, name) for name in (*PLAIN, *LABELS)}
+    row["forgotten"] = [dict(lost) for lost in report.get("forgotten", ())]
     return row | {"tags": list(kept.tags), "facts": [fact.to_dict() for fact in kept.facts]}
 
 

@@ -116,6 +116,7 @@ def _export(directory: Path, form: str, rank: int | None, at: str, **opening: An
         raise InputError("--rank is for adapters: checkpoints and deltas are exact.")
     with errata.open(opening.pop("model"), **opening) as editor:
         state, edits = comparing.at(editor.book, at)
+        edits = errata.methods.rebuilt(editor.lm, edits)
         parts = []
         if form == "checkpoint":
             with editor.standing_as(edits) as lm:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -53,6 +55,9 @@ def log(rows: Sequence[Row]) -> RenderableType:
     for row in rows:
         facts = [Text(_one_line(f"{fact['prompt']} → {fact['target']}")) for fact in row["facts"][:3]]
         more = [Text(f"and {len(row['facts']) - 3} more", "dim")] if len(row["facts"]) > 3 else []
+        more += [
+            Text(_one_line(f"overrides {lost['edit'][:8]}: {lost['prompt']}"), "yellow") for lost in row["forgotten"]
+        ]
         stands = Text("stands", "green") if row["stands"] else Text("dropped", "dim")
         table.add_row(
             str(row["seq"]), row["id"][:8], row["created_at"][:16].replace("T", " "), row["method"],
@@ -70,6 +75,41 @@ def record(row: Row) -> RenderableType:
     for name, text in _flat("", {key: value for key, value in row.items() if key != "facts"}):
         table.add_row(name, text)
     return table
+
+
+def located(row: Row) -> RenderableType:
+    """Each layer's share of the ensemble, or a heat map of tokens × layers, and what was done with it."""
+    ends = [f"drawn in {path}" for path in row["picture"]]
+    ends += [f"layer {layer} is this model's default from now on" for layer in row["remembered"]]
+    lines = Text("\n".join([*row["notes"], *ends]), "dim")
+    return Group(*(_traced(row) if row["method"] == "trace" else _ensemble(row)), lines)
+
+
+def _ensemble(row: Row) -> Iterator[RenderableType]:
+    yield Text(f"{row['prompt']} → {row['target']}: {row['size']} of {row['candidates']:,} neurons")
+    table = _table("layer", "share", "neurons that say it most")
+    for layer, share in row["share"].items():
+        known = row["ensemble"][layer]
+        best = sorted(zip(known["score"], known["index"], strict=True), reverse=True)[:5]
+        table.add_row(layer, f"{share:.3f} {'▇' * round(share * 20)}", ", ".join(f"{i} ({s:.3g})" for s, i in best))
+    yield table
+
+
+def _traced(row: Row) -> Iterator[RenderableType]:
+    effect = row["effect"]["mlp"]
+    peak = max(max(line) for line in effect) or 1.0
+    what = f"{row['prompt']} → {row['target']}" if row["facts"] == 1 else f"mean of {row['facts']} facts"
+    yield Text(f"{what}: P(answer) {row['clean']:.3f}, with the subject noised {row['corrupted']:.3f}")
+    yield Text("What restoring the MLP's output brings back, by token and layer:")
+    table = _table("", *(str(layer) for layer in range(len(effect[0]))))
+    for token, line in zip(row["tokens"], effect, strict=True):
+        table.add_row(Text(token.strip() or repr(token), no_wrap=True), *(_shade(value, peak) for value in line))
+    yield table
+    yield Text(f"most at the subject's last token: layer {row['layer']}")
+
+
+def _shade(value: float, peak: float) -> str:
+    return f"{value if abs(value) > 0.005 else 0:.2f}{'·░▒▓█'[max(0, min(4, int(5 * value / peak)))]}"
 
 
 def methods(rows: Sequence[Row]) -> RenderableType:
@@ -160,35 +200,72 @@ def _value(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+# What a comparison of methods is first judged by, and its heading; what does not fit is left to the report.
+HEADS = {
+    "said": "said", "efficacy": "efficacy", "paraphrase": "paraphr.", "neighborhood": "neighb.",
+    "perplexity": "perplex.", "portability_said": "follows", "retention_oldest": "oldest", "judged": "judged",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitting:
+    """A table that leaves out columns from the right until it fits where it is drawn, and says so below."""
+
+    heads: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    fixed: int  # columns from the left that always stay
+    note: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = len(self.heads)
+        while shown > self.fixed and self._table(shown, console, options)[1] > options.max_width:
+            shown -= 1
+        yield self._table(shown, console, options)[0]
+        left = ", ".join(self.heads[shown:])
+        yield Text(f" {self.note}" + (f" Not shown here: {left}." if left else ""), "dim")
+
+    def _table(self, shown: int, console: Console, options: ConsoleOptions) -> tuple[Table, int]:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for number, head in enumerate(self.heads[:shown]):
+            table.add_column(head, no_wrap=True, justify="left" if number == 0 else "right")
+        for line in self.lines:
+            table.add_row(*line[:shown])
+        return table, Measurement.get(console, options.update(max_width=10_000), table).maximum
+
+
 def summaries(rows: Sequence[Row]) -> RenderableType:
-    """One line a method and checkpoint, with the numbers people look at first."""
-    names = ("efficacy", "said", "paraphrase", "neighborhood", "portability_said", "retention_oldest", "perplexity")
-    table = _table("method", "edits", *names)
-    for row in rows:
-        for point in row["checkpoints"]:
-            cells = [_estimate(point["metrics"].get(name)) for name in names]
-            table.add_row(row["method"], str(point["edits"]), *cells)
-    return table
+    """The unedited model, and each method after its last edit, with the numbers people look at first."""
+    ends = [("unedited", row["checkpoints"][0]) for row in rows[:1]]
+    ends += [(row["method"] + (" (stopped)" if row["stopped"] else ""), row["checkpoints"][-1]) for row in rows]
+    tasks = [name for _, point in ends for name in point["metrics"] if name.startswith("harness.")]
+    heads = HEADS | {name: name.removeprefix("harness.") for name in tasks}
+    held = [name for name in heads if any(name in point["metrics"] for _, point in ends)]
+    lines = [
+        (name, str(point["edits"]), *(_estimate(point["metrics"].get(metric)) for metric in held))
+        for name, point in ends
+    ]
+    facts = max((point["metrics"]["said"]["n"] for _, point in ends if "said" in point["metrics"]), default=0)
+    refused = "".join(f" {row['method']} refused {row['refused']} cases." for row in rows if row["refused"])
+    note = f"± 95 % interval, n = {facts} facts.{refused} Every checkpoint and number is in the report."
+    return _Fitting(("", "edits", *(heads[name] for name in held)), lines, 3, note)
 
 
 def _estimate(found: Row | None) -> str:
     if found is None or found["mean"] is None:
         return "–"
-    half = found["half_width"]
-    return f"{found['mean']:.2f}" + ("" if half is None else f" ± {half:.2f}")
+    mean, half = found["mean"], found["half_width"]
+    digits = 2 if abs(mean) < 100 else 0
+    return f"{mean:.{digits}f}" + ("" if half is None else f"±{half:.{digits}f}")
 
 
 def benchmarks(rows: Sequence[Row]) -> RenderableType:
-    """One line a benchmark: where it was found, or where to get it."""
-    table = _table("cases", "what", "records", "found or where to get it", "licence")
+    """A few lines a benchmark: what it is, where it was found, or where to get it."""
+    table = _table("cases", "")
+    table.columns[0].no_wrap = True
     for row in rows:
-        table.add_row(
-            row["name"],
-            row["title"],
-            str(row["records"] or ""),
-            "\n".join(row["files"]) or row["where"],
-            row["licence"],
-        )
+        place = [f"{row['records']:,} records", *row["files"]] if row["files"] else [f"get it from {row['where']}"]
+        about = [Text(row["title"]), *(Text(line, "dim") for line in (*place, f"licence: {row['licence']}"))]
+        table.add_row(row["name"], Text("\n").join(about))
     return table
 
 

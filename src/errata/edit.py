@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -89,10 +89,21 @@ class Edit:
             digest.update(tensor.detach().flatten().clone().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
+    def with_deltas(self, deltas: Mapping[Site, Change]) -> Edit:
+        """Return the same edit, by its id too, with deltas that were derived anew from the edits that stand below it."""
+        derived = replace(self, deltas=dict(deltas))
+        derived.__dict__["id"] = self.id
+        return derived
+
     @property
     def sites(self) -> list[str]:
         """The sites it changes, such as ``["5.down"]``."""
         return [str(site) for site in self.deltas]
+
+    @property
+    def matrices(self) -> list[Site]:
+        """The sites whose matrix it changes: all but those of grafts."""
+        return [site for site, delta in self.deltas.items() if not isinstance(delta, Graft)]
 
     @property
     def nbytes(self) -> int:

@@ -84,7 +84,8 @@ class Editor:
     ) -> None:
         self.lm, self.book, self.name = lm, book, lm.name
         self._corpus, self._author, self._limit = corpus, author, max_norm_ratio
-        self._standing: list[Edit] = []
+        self._read: list[Edit] = []  # as stored
+        self._standing: list[Edit] = []  # as they stand: the same, unless a method derives what a drop changes
         self._version = -1
         self._refresh()
 
@@ -192,8 +193,7 @@ class Editor:
         return methods.make(method, {**corpus, **options})
 
     def _write_one(self, how: Method, facts: Sequence[Fact], past: list[Edit], label: Label) -> Edit:
-        check_fits(self.lm, facts)
-        prompts = [fact.prompt for fact in facts]
+        prompts = check_fits(self.lm, facts)
         before = self.lm.generate(prompts)
         asked = time.perf_counter()
         how.prepare(self.lm)
@@ -237,9 +237,7 @@ class Editor:
             return part
         check_fits(self.lm, part)
         how.prepare(self.lm)
-        edit = how.solve(self.lm, part, past)
-        guard(edit, self._limit)
-        return edit
+        return guard(how.solve(self.lm, part, past), self._limit)
 
     @contextmanager
     def standing_as(self, edits: Sequence[Edit]) -> Iterator[LM]:
@@ -278,9 +276,10 @@ class Editor:
         version = self.book.version()
         if version == self._version:
             return
-        known = {edit.id: edit for edit in self._standing}
+        known = {edit.id: edit for edit in self._read}
         stand = self.book.stand()
-        self._standing = [known.get(r.id) or Edit.from_bytes(self.book.read(r), f"edit {r.id}") for r in stand]
+        self._read = [known.get(r.id) or Edit.from_bytes(self.book.read(r), f"edit {r.id}") for r in stand]
+        self._standing = methods.rebuilt(self.lm, self._read)
         self.lm.weights.stand([edit.deltas for edit in self._standing])
         self._version = version
 
@@ -290,7 +289,7 @@ class Editor:
         """Write the model with its standing edits as a checkpoint transformers loads; it appears whole or not at all.
 
         Raises:
-            InputError: the directory exists and is not empty.
+            InputError: the directory exists and is not empty, or an edit stands beside the weights, not in them.
         """
         self._refresh()
         return checkpoint(self.lm, self._standing, directory)

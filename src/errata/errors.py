@@ -20,6 +20,7 @@
     └── SolveError                  exit code 1: the mathematics did not give a usable update
         ├── NotFinite               NaN or infinite numbers in an update
         ├── UpdateTooLarge          an update out of proportion to the weights it changes
+        ├── NoRoomLeft              earlier edits have taken the directions an update may use
         ├── StatsMissing            statistics of the base model are needed and not there
         └── GateClosed              the edited model would no longer do what a gate asks of it
 
@@ -120,6 +121,10 @@ class NotFinite(SolveError):
 
 class UpdateTooLarge(SolveError):
     """The norm of an update is out of proportion to the weights it would change."""
+
+
+class NoRoomLeft(SolveError):
+    """A constraint leaves an update too few directions: earlier edits have taken them."""
 
 
 class StatsMissing(SolveError):

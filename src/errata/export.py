@@ -55,8 +55,14 @@ def checkpoint(lm: LM, edits: Sequence[Edit], directory: str | os.PathLike[str])
     """Write the model, in which `edits` must stand now, as a checkpoint that transformers loads.
 
     Raises:
-        InputError: the directory exists and is not empty.
+        InputError: the directory exists and is not empty, or an edit stands beside the weights, not in them.
     """
+    beside = [edit.id[:8] for edit in edits if len(edit.matrices) < len(edit.deltas)]
+    if beside:
+        raise InputError(
+            f"{len(beside)} standing edits ({', '.join(beside[:9])}) are routed beside the weights, and no checkpoint "
+            "holds them: keep the book with the base model, or drop them first."
+        )
     with new_directory(directory) as made:
         lm.save(made)
         _log(made, lm, edits)

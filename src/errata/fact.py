@@ -111,7 +111,7 @@ class Fact:
     @property
     def span(self) -> tuple[int, int]:
         """Characters [start, end) of the prompt's last whole-word occurrence of the subject."""
-        return _find(self.prompt, self.subject)[-1]
+        return occurrences(self.prompt, self.subject)[-1]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fact as a JSON-able dictionary, empty fields left out."""
@@ -153,12 +153,16 @@ def says(text: str, target: str) -> bool:
     return bool(wanted) and said.startswith(wanted) and not _joined(said, len(wanted))
 
 
+def question(fact: Fact) -> tuple[str, str]:
+    """Return what a fact answers, the same for prompts that differ in case, spaces or the stop at the end."""
+    return " ".join(unicodedata.normalize("NFC", fact.prompt).casefold().split()).rstrip(" .?!:"), fact.subject
+
+
 def check_consistent(facts: Iterable[Fact]) -> None:
     """Raise BadFact if two facts answer the same prompt about the same subject: contradiction or duplicate."""
     seen: dict[tuple[str, str], Fact] = {}
     for fact in facts:
-        asked = " ".join(unicodedata.normalize("NFC", fact.prompt).casefold().split()).rstrip(" .?!:")
-        first = seen.setdefault((asked, fact.subject), fact)
+        first = seen.setdefault(question(fact), fact)
         if first is fact:
             continue
         names = f"{_name(first)} and {_name(fact)}"
@@ -203,13 +207,13 @@ def _check_keys(what: str, row: object, known: list[str], needed: Iterable[str])
 
 def _fill(prompt: str, subject: str) -> str:
     """Return the prompt with the subject in it; raises BadFact if it cannot be found or placed."""
-    if _find(prompt, subject):
+    if occurrences(prompt, subject):
         return prompt
     holes = prompt.count("{}")
     if holes > 1:
         raise BadFact(f"the prompt {prompt!r} has {holes} places '{{}}' for the subject: leave exactly one.")
     filled = prompt.replace("{}", subject)
-    if _find(filled, subject):
+    if occurrences(filled, subject):
         return filled
     why = "write it exactly as it stands there"
     if subject in filled:
@@ -219,7 +223,7 @@ def _fill(prompt: str, subject: str) -> str:
     raise BadFact(f"the subject {subject!r} does not stand in the prompt {prompt!r}: {why}.")
 
 
-def _find(text: str, word: str) -> list[tuple[int, int]]:
+def occurrences(text: str, word: str) -> list[tuple[int, int]]:
     """Return all spans at which `word` stands in `text` without being part of a longer word."""
     spans = []
     start = text.find(word)

@@ -41,7 +41,7 @@ def read_facts(path: str | Path) -> list[Fact]:
     """
     path = Path(path)
     kind = _kind(path)
-    text = _read_text(path)
+    text = read_text(path)
     rows = {".jsonl": _jsonl_rows, ".json": _json_rows, ".csv": _csv_rows}[kind]
     facts = []
     for place, row in rows(path, text):
@@ -62,7 +62,8 @@ def _kind(path: Path) -> str:
     raise BadFile(f"cannot tell what kind of file {path} is: name it .jsonl, .json or .csv (or that with .gz).")
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return a file's text, unpacked if it is named .gz; raises BadFile if it cannot be read or is not UTF-8."""
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
@@ -85,18 +86,19 @@ def _read_text(path: Path) -> str:
 def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand inside a string
         if line.strip():
-            yield f"line {number}", _parse_json(f"{path}, line {number}", line)
+            yield f"line {number}", parse_json(f"{path}, line {number}", line)
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     if not text.strip():
         return
-    value = _parse_json(str(path), text)
+    value = parse_json(str(path), text)
     for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
         yield f"record {number}", row
 
 
-def _parse_json(place: str, text: str) -> Any:
+def parse_json(place: str, text: str) -> Any:
+    """Return the value of a JSON text; raises BadFile, which names `place`, if it is broken."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -145,7 +147,7 @@ def _csv_row(place: str, header: list[str], cells: list[str]) -> dict[str, Any]:
         row[name] = cell
     for name in ("rephrases", "probes"):
         if str(row.get(name, "")).lstrip().startswith("["):
-            row[name] = _parse_json(f"{place}, field {name!r}", row[name])
+            row[name] = parse_json(f"{place}, field {name!r}", row[name])
     if isinstance(row.get("rephrases"), str):
         row["rephrases"] = [part for part in row["rephrases"].split("|") if part.strip()]
     return row

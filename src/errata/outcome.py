@@ -9,24 +9,25 @@ from typing import Any
 
 from errata.edit import Edit
 from errata.errors import BadFact, UpdateTooLarge
-from errata.evaluate.decoding import context
 from errata.fact import Fact, says
 from errata.label import Label
+from errata.model.decoding import context
 from errata.model.lm import LM
 
 
-def check_fits(lm: LM, facts: Sequence[Fact]) -> None:
-    """Refuse what the model cannot read; raises BadFact for a prompt that with its target is longer than the context."""
+def check_fits(lm: LM, facts: Sequence[Fact]) -> list[str]:
+    """Return the facts' prompts; raises BadFact for one that with its target is longer than what the model can read."""
     most = context(lm)
     for fact in facts:
         length = len(lm.tokens.ids(f"{fact.prompt} {fact.target}"))
         if length >= most:
             who = f"the fact about {fact.subject[:40]!r}"
             raise BadFact(f"{who} is {length} tokens long, and {lm.name} reads fewer than {most}: shorten it.")
+    return [fact.prompt for fact in facts]
 
 
-def guard(edit: Edit, limit: float) -> None:
-    """Refuse an explosion.
+def guard(edit: Edit, limit: float) -> Edit:
+    """Return the edit, or refuse an explosion.
 
     Args:
         limit: largest ‖ΔW‖/‖W‖ of one fact; n facts may change a matrix √n times as much, as independent changes add up to.
@@ -42,6 +43,7 @@ def guard(edit: Edit, limit: float) -> None:
                 f"the update at {site} is {ratio:.1f} times as large as the matrix itself (limit {limit:g}); nothing "
                 "was changed. Lower clamp or lr with --set, or word the fact otherwise."
             )
+    return edit
 
 
 def labelled(edit: Edit, label: Label, author: str = "") -> Edit:
@@ -78,6 +80,8 @@ def _notes(edit: Edit, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = [
         f"the model said {r['target']!r} after {r['prompt']!r} already." for r in rows if says(r["before"], r["target"])
     ]
+    lost: Any = edit.report.get("forgotten", [])
+    notes += [f"edit {old['edit']} is overridden: its key for {old['prompt']!r} is forgotten." for old in lost]
     converged: Any = edit.report.get("converged", [])
     if not all(converged):
         notes.append(f"the loss of {len(converged) - sum(converged)} of {len(converged)} did not reach its stop value.")

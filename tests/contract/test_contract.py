@@ -42,11 +42,20 @@ FACTS = (
     Fact(prompt="The home town of Anna Lindgren", subject="Anna Lindgren", target="Paris"),
     Fact(prompt="The instrument of Carla Moreno", subject="Carla Moreno", target="tuba"),
 )
-SMALL = {"steps": 10, "m": 3, "tokens": 400, "weight": 1.0}
+SMALL = {"steps": 10, "m": 3, "tokens": 400, "weight": 1.0, "directions": 2, "rank": 8}
 VARIANTS = {
-    "ft": [{"variant": "last", "bound": 0.05}],
-    "memit": [{"history": True}, {"layers": (1,)}],
-    "rome": [{"consistent_keys": False}, {"layer": 2, "lr": 0.3}],
+    "ft": [{"variant": "last", "bound": 0.05}, {"constraint": "o-edit+"}],
+    "locft": [{"size": 1, "constraint": "o-edit"}],
+    "memit": [{"history": True}, {"layers": (1,)}, {"constraint": "o-edit+"}, {"restrain": "prune"}],
+    "oedit": [{"projection": "project"}, {"projection": "rescaled", "protect": "implicit"}],
+    "alphaedit": [{"threshold": 0.5, "penalty": 0.1}],
+    "emmet": [{"epsilon": 0.0, "constraint": "o-edit"}],
+    "ledger": [{"layers": (1,), "constraint": "o-edit+"}],
+    "rome": [
+        {"consistent_keys": False},
+        {"layer": 2, "lr": 0.3},
+        {"constraint": "o-edit"},
+    ],
 }
 Solved = Callable[..., "Case"]
 
@@ -99,8 +108,12 @@ def logits(lm: LM) -> torch.Tensor:
         return lm.answer_logits(lm.tokens.batch([Query(f.prompt, f.target) for f in FACTS]))
 
 
-def losses(lm: LM, facts: tuple[Fact, ...]) -> list[float]:
-    return [float(-logp.mean()) for logp in lm.logprobs([Query(f.prompt, f.target) for f in facts])]
+def losses(lm: LM, facts: tuple[Fact, ...], edit: Edit) -> list[float]:
+    """Return each fact's loss after the contexts the edit was written in, the bare prompt among them, on average."""
+    contexts = edit.prefixes or ("",)
+    asked = [Query(f.prompt, f.target).after(c) for f in facts for c in contexts]
+    found = torch.tensor([float(-logp.mean()) for logp in lm.logprobs(asked)]).reshape(len(facts), -1)
+    return found.mean(1).tolist()
 
 
 @dataclass(frozen=True)
@@ -237,9 +250,9 @@ def test_the_target_becomes_likelier(solved: Solved, method: str, name: str) -> 
     case = solved(method, name)
     for group, edit in zip(case.groups, case.edits, strict=True):
         case.lm.weights.stand([])
-        before = losses(case.lm, group)
+        before = losses(case.lm, group, edit)
         case.lm.weights.stand([edit.deltas])
-        after = losses(case.lm, group)
+        after = losses(case.lm, group, edit)
         case.lm.weights.stand([])
         assert all(new < old for new, old in zip(after, before, strict=True)), (before, after)
 
@@ -255,15 +268,18 @@ def test_the_target_becomes_likelier_with_other_settings(solved: Solved, method:
 
 def check_drop_and_replay(case: Case) -> None:
     weights, base = case.lm.weights, snapshot(case.lm)
-    sites = {site for edit in case.edits for site in edit.deltas}
+    # What stands beside a matrix leaves it as it is, and shows in the logits only.
+    sites = {site for edit in case.edits for site, delta in edit.deltas.items() if not isinstance(delta, Graft)}
     weights.stand([edit.deltas for edit in case.edits])
-    edited = {site: weights[site].clone() for site in sites}
+    edited, said = {site: weights[site].clone() for site in sites}, logits(case.lm)
     assert all(not torch.equal(edited[site], weights.base(site)) for site in sites)
     weights.stand([case.edits[-1].deltas])
     weights.stand([])
     assert not changed(base, snapshot(case.lm))
+    assert not torch.equal(said, logits(case.lm))
     weights.stand([edit.deltas for edit in case.edits])
     assert all(torch.equal(edited[site], weights[site]) for site in sites)
+    assert torch.equal(said, logits(case.lm))
     weights.stand([])
 
 
@@ -327,7 +343,8 @@ def flags(settings: dict[str, Any]) -> list[str]:
 def test_the_recorded_settings_are_the_method(solved: Solved, method: str, name: str) -> None:
     case = solved(method, name)
     settings, resolved = dict(case.edits[0].config), case.how.resolve(case.lm)
-    assert "auto" not in {v for k, v in settings.items() if k != "lr" and isinstance(v, str)}
+    by_fact = ("lr", "radius")  # what "auto" is, each edit finds for its facts
+    assert "auto" not in {v for k, v in settings.items() if k not in by_fact and isinstance(v, str)}
     kind = methods.get(method)
     assert from_dict(kind, settings) == resolved
     assert from_toml(kind, to_toml(resolved)) == resolved

@@ -1,4 +1,4 @@
-"""`kill -9` at random moments of writing: the book opens, and what was reported stands."""
+"""`kill -9` at random moments: a book opens, and what was reported stands; a benchmark goes on to the same bytes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from errata.cli import main
 from errata.editor import open as open_editor
 from errata.model.lm import LM
 from tests.e2e.conftest import state
@@ -50,3 +51,25 @@ def test_a_killed_writer_loses_nothing_it_reported(shipped: LM, tmp_path: Path) 
         editor.restore(*standing)
         assert all(torch.equal(edited[name], tensor) for name, tensor in state(editor.lm).items())
     assert reported
+
+
+BENCH = "bench --cases primer:6 --edits 6 --method ft --set steps=3 --checkpoints 1,3 --json --out"
+
+
+def test_a_killed_benchmark_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    calm, hurt = tmp_path / "calm", tmp_path / "hurt"
+    assert main([*BENCH.split(), str(calm)]) == 0
+    for edits in (1, 4):
+        words = [sys.executable, "-c", "from errata.cli import main; main()", *BENCH.split(), str(hurt)]
+        run = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        while run.poll() is None and len(list(hurt.rglob("*.safetensors"))) < edits:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 0.3))
+        assert run.poll() is None, "it had ended before it was killed"
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+        assert not (hurt / "ft" / "summary.json").exists()
+    assert main([*BENCH.split(), str(hurt)]) == 0
+    whole, resumed = ((out / "ft" / "rows.jsonl").read_bytes() for out in (calm, hurt))
+    assert resumed == whole

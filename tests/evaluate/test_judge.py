@@ -8,16 +8,20 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from errata.errors import BadConfig, ErrataError
-from errata.evaluate.judge import PROMPT, EndpointJudge, LocalJudge, judged, read_verdict
+from errata.evaluate.cases import parse
+from errata.evaluate.judge import PROMPT, EndpointJudge, LocalJudge, judged, named, read_verdict
+from errata.evaluate.runner import Plan, Run
 from errata.evaluate.scoring import Scorer
-from errata.evaluate.summary import dump_row, estimate
-from errata.model.lm import LM
+from errata.evaluate.summary import dump_row, estimate, read_rows
+from errata.model.lm import LM, load
 
 
 def row(case: str, said: str | None, expected: str = "Norland", probe: str = "edit") -> dict[str, Any]:
@@ -51,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         server = self.server
         assert isinstance(server, Server)
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         server.asked.append((self.path, dict(self.headers), body))
         given = server.reply(body)
         status, headers, data = given if isinstance(given, tuple) else (200, {}, given)
@@ -86,6 +90,11 @@ def serve() -> Iterator[Callable[[Callable[[dict[str, Any]], Any]], Server]]:
     for server in running:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(scope="module")
+def lm() -> LM:
+    return load("primer")
 
 
 Serve = Callable[[Callable[[dict[str, Any]], Any]], Server]
@@ -193,6 +202,77 @@ def test_what_cannot_work_is_refused_before_anything_is_sent() -> None:
 )  # fmt: skip
 def test_reading_a_verdict(reply: str, verdict: bool | None) -> None:
     assert read_verdict(reply) is verdict
+
+
+def test_rules_judge_without_a_model() -> None:
+    said = ["Norland", "the Norland!", "It is Norland.", "Norlander", "", "no."]
+    rows = [row("Bo", text) for text in said] + [{**row("Cy", "North"), "alternatives": ["the north"]}]
+    verdicts = {rule: [r["scores"]["judged"] for r in judged(rows, named(rule))] for rule in ("exact", "contains")}
+    assert verdicts["exact"] == [1, 1, 0, 0, 0, 0, 1]
+    assert verdicts["contains"] == [1, 1, 1, 0, 0, 0, 1]
+    assert judged(ROWS, named("exact"))[0]["judge"] == {"name": "exact", "prompt": ""}
+    sign = {**row("Di", "+"), "expected": "+"}  # nothing is left of it once it is normalised
+    assert [r["scores"]["judged"] for r in judged([sign, {**sign, "said": "-"}], named("exact"))] == [1, 0]
+
+
+def test_a_judge_is_named_on_the_command_line(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERRATA_JUDGE_KEY", "secret")
+    listing = json.dumps({"data": [{"id": "sage"}]}).encode()
+    server = serve(lambda body: fair(body) if body else (200, {}, listing))
+    for spec in (f"{server.url}#sage", server.url):
+        judge = named(spec)
+        assert judge.name == "sage at 127.0.0.1"
+        assert [r["scores"].get("judged") for r in judged(ROWS, judge)] == [1, 0, None, None]
+    assert {headers.get("Authorization") for _, headers, _ in server.asked} == {"Bearer secret"}
+    assert [path for path, _, body in server.asked if not body] == ["/v1/models"]
+    assert named("model:primer").name.startswith("primer (")
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        ("contians", "Did you mean contains"), ("model:", "no judge"), ("ftp://x", "no judge"),
+        ("http://me:secret@127.0.0.1/v1#sage", "ERRATA_JUDGE_KEY"),
+    ],
+)  # fmt: skip
+def test_a_judge_that_is_none_is_refused(spec: str, why: str) -> None:
+    with pytest.raises(BadConfig, match=why):
+        named(spec)
+
+
+@pytest.mark.parametrize(
+    ("answer", "count"), [(b"<html>", 0), (b"{}", 0), (b'{"data": [{"id": "a"}, {"id": "b"}]}', 2)]
+)
+def test_several_models_are_a_choice_for_the_user(answer: bytes, count: int, serve: Serve) -> None:
+    with pytest.raises(BadConfig, match=f"has {count} models"):
+        named(serve(lambda body: (200, {}, answer)).url)
+
+
+def test_a_run_with_a_judge_says_who_and_changes_no_other_score(serve: Serve, lm: LM, tmp_path: Path) -> None:
+    server = serve(lambda body: "correct" if "Given answer: Paris" in body["messages"][0]["content"] else "incorrect")
+    cases = list(parse("primer:2", seed=3))
+    plan = Plan(method="ft", options={"steps": 3}, cases="primer:2", edits=2, checkpoints=(1,))
+    alone = Run(plan, lm, cases, tmp_path / "alone").go()
+    both = Run(replace(plan, judge=f"{server.url}#sage"), lm, cases, tmp_path / "judged").go()
+    rows = read_rows(tmp_path / "judged" / "rows.jsonl")
+    seen = [row for row in rows if "judge" in row]
+    assert {row["judge"]["name"] for row in seen} == {"sage at 127.0.0.1"}
+    assert all(row["judge"]["prompt"] == PROMPT for row in seen)
+    assert {row["probe"].partition(".")[0] for row in seen} == {"edit", "paraphrase", "portability"}
+    asked = server.asked[0][2]["messages"][0]["content"]
+    assert asked.startswith(f"Question: {cases[0].prompt}\n")
+    for row in rows:
+        row.pop("judge", None)
+        row["scores"].pop("judged", None)
+    assert rows == read_rows(tmp_path / "alone" / "rows.jsonl")
+    for point, other in zip(both["checkpoints"], alone["checkpoints"], strict=True):
+        more = {"judged", "judged_paraphrase", *(n for n in point["metrics"] if n.startswith("portability_judged"))}
+        assert set(point["metrics"]) - set(other["metrics"]) <= more
+        assert {name: point["metrics"][name] for name in other["metrics"]} == other["metrics"]
+    about = json.loads((tmp_path / "judged" / "run.json").read_text())
+    assert about["judge"] == {"name": "sage at 127.0.0.1", "prompt": PROMPT}
+    with pytest.raises(BadConfig, match="another run"):
+        Run(replace(plan, judge="exact"), lm, cases, tmp_path / "judged")
 
 
 def test_a_local_model_judges(models: Callable[[str], LM]) -> None:

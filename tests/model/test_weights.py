@@ -134,8 +134,10 @@ def test_several_sites_and_several_matrices(lm: LM) -> None:
 
 def test_grafts_do_not_touch_matrices(lm: LM) -> None:
     before = state(lm)
-    lm.weights.stand([{SITE: Graft("melo", {}, {"keys": torch.ones(3)})}])
+    state_ = {"keys": torch.ones(1, OUT), "labels": torch.ones(1, 1).long()}
+    lm.weights.stand([{SITE: Graft("melo", {"index": str(SITE), "radius": 1.0}, state_)}])
     assert_equal(state(lm), before)
+    lm.weights.stand([])
 
 
 def test_a_sum_that_is_not_finite_leaves_the_base(lm: LM) -> None:

@@ -159,6 +159,26 @@ def test_metrics_may_be_missing_or_not_numbers(tmp_path: Path) -> None:
     assert "nan" not in words(tree(page)).lower().replace("nano", "")
 
 
+def test_tasks_of_the_harness_and_the_judge_stand_beside_the_other_numbers(tmp_path: Path) -> None:
+    run = fabricated.run(tmp_path, "rome")
+    judge = {"name": "sage at 127.0.0.1", "prompt": "Is {said} <right>?"}
+    change(run, "run.json", harness=["mmlu", "tasks/"], judge=judge)
+    summary = json.loads((run / "summary.json").read_text())
+    for point, acc in zip((summary["checkpoints"][0], summary["checkpoints"][-1]), (0.61, 0.27), strict=True):
+        point["metrics"]["harness.mmlu.acc"] = {"mean": acc, "half_width": 0.01, "n": 14042}
+        point["metrics"]["harness.wiki.word_perplexity"] = {"mean": 12.3, "half_width": None, "n": 1}
+    (run / "summary.json").write_text(json.dumps(summary))
+    page = report.build([run])
+    numbers = rows_of(page, "numbers")
+    assert "General ability" in numbers
+    mmlu = next(cells for name, cells in numbers.items() if name.startswith("mmlu: acc ↑"))
+    assert mmlu[:3] == ["0.61 ± 0.01", "0.27 ± 0.01", "14,042"]
+    assert any(name.startswith("wiki: word perplexity ↓") for name in numbers)
+    assert "mmlu, tasks/" in page
+    assert "sage at 127.0.0.1" in page
+    assert "Is {said} &lt;right&gt;?" in page
+
+
 def test_a_run_without_rows_has_a_page_and_a_torn_row_is_counted(tmp_path: Path) -> None:
     whole, bare = fabricated.run(tmp_path, "rome"), fabricated.run(tmp_path, "memit")
     (bare / "rows.jsonl").unlink()
@@ -183,6 +203,12 @@ def test_runs_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> No
     runs = [fabricated.run(tmp_path / name, "rome", about={"options": {"lr": lr}}) for name, lr in rates.items()]
     strip = rows_of(report.build(runs), "strip")
     assert {"rome lr=1", "rome lr=2"} <= set(strip)
+
+
+def test_twins_are_told_apart_by_where_they_are(tmp_path: Path) -> None:
+    page = report.build([fabricated.run(tmp_path / place, "rome") for place in ("monday", "tuesday")])
+    assert "rome (monday/rome-sequential)" in page
+    assert "rome (tuesday/rome-sequential)" in page
 
 
 def test_models_are_not_compared_with_one_another(tmp_path: Path) -> None:

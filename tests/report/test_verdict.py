@@ -48,6 +48,13 @@ def test_verdicts(said: list[float | None], perplexity: list[float | None], sent
     assert (found.sentence(), found.reason) == (sentence, reason)
 
 
+@pytest.mark.parametrize(("said", "sentence"), [(1.0, "holds to 1 edit"), (0.0, "writes nothing")])
+def test_six_facts_are_too_few_to_say_that_nothing_was_written(said: float, sentence: str) -> None:
+    before, after = (Checkpoint(i, {"said": Value(s, 0.0, 6)}, {}) for i, s in enumerate((0.0, said)))
+    few = Run(Path("rome"), "rome", {"mode": "sequential"}, before, (after,), 0, None, Rows(), "rome")
+    assert verdict(few, "said").sentence() == sentence
+
+
 def test_a_run_stopped_between_checkpoints_broke_after_the_last_one() -> None:
     found = verdict(run("rome", [0.9, 0.9], stopped="perplexity 1234 at 60 edits"), "said")
     assert found.sentence() == "broke after 10 edits"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from errata.errors import NotFinite
-from errata.solve.least_squares import Ridge, batch, rank_one
+from errata.solve.least_squares import Ridge, batch, equality, null_space, rank_one
 
 OUT, IN = 7, 12
 
@@ -164,3 +164,41 @@ def test_what_is_no_covariance_is_an_error() -> None:
 def test_an_unreachable_key_gives_no_finite_update() -> None:
     delta = rank_one(draw(OUT), draw(IN, seed=3), torch.zeros(IN, dtype=torch.float64), Ridge(covariance()))
     assert not delta.isfinite()  # refused by `Method.solve`
+
+
+# ------------------------------------------------------------------ EMMET and AlphaEdit
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+def test_emmet_is_the_formula(n: int, epsilon: float) -> None:
+    residuals, keys, c = draw(n, OUT), draw(n, IN, seed=2), covariance()
+    r, k, inverse = residuals.T, keys.T, torch.linalg.inv(c)
+    wanted = r @ torch.linalg.inv(k.T @ inverse @ k + epsilon * torch.eye(n, dtype=torch.float64)) @ k.T @ inverse
+    delta = equality(residuals, keys, Ridge(c), epsilon)
+    assert close(delta.dense(), wanted)
+    assert epsilon or close(delta.dense() @ k, r)  # every fact is held exactly
+
+
+def test_emmet_with_one_fact_is_rome() -> None:
+    residual, key, ridge = draw(OUT), draw(IN, seed=3), Ridge(covariance())
+    assert close(equality(residual[None], key[None], ridge, 0.0).dense(), rank_one(residual, key, key, ridge).dense())
+
+
+def test_emmet_gives_two_facts_with_one_key_what_they_can_share() -> None:
+    key = draw(1, IN, seed=3)
+    residuals = draw(2, OUT)
+    delta = equality(residuals, torch.cat([key, key]), Ridge(covariance()), 0.0)
+    assert close(delta.dense() @ key[0], residuals.mean(0), 1e-6)
+
+
+def test_the_null_space_is_where_the_covariance_is_small() -> None:
+    c = covariance()
+    values, vectors = torch.linalg.eigh(c)
+    free = null_space(c, float(values[4:6].mean()), 0.9)
+    assert close(free @ free.T, vectors[:, :5] @ vectors[:, :5].T)
+    assert null_space(c, None, 0.25).shape == (IN, 3)
+    assert null_space(c, 1e9, 0.0).shape == (IN, IN)
+    for threshold, fraction in ((1e-12, 1.0), (None, 0.01)):
+        with pytest.raises(NotFinite, match="raise it, or set fraction"):
+            null_space(c, threshold, fraction)

@@ -176,3 +176,52 @@ def test_history_takes_keys_from_any_method_that_carries_them() -> None:
     assert shielded.norm() < plain.norm()
     ft = make("ft", {"layer": 1, "steps": 4}).solve(lm, [FACTS[0]])
     assert solved(lm, "memit", [FACTS[1]], [ft], layers=(1,), weight=1.0, history=True).deltas
+
+
+# ------------------------------------------------------------------ EMMET and AlphaEdit
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
+def test_emmet_with_one_fact_is_rome(name: str) -> None:
+    lm, _ = pair(name)
+    one, other = (solved(lm, m, [FACTS[1]], layer=1, **o) for m, o in (("emmet", {"epsilon": 0.0}), ("rome", {})))
+    assert same(one.deltas[Site(1, "down")].dense(), other.deltas[Site(1, "down")].dense(), name)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_emmet(name: str) -> None:
+    lm, raw = pair(name)
+    edit = solved(lm, "emmet", list(FACTS), layer=1, damping=0.0, epsilon=0.3)
+    k = torch.stack([key_of(raw, 1, fact, edit.prefixes) for fact in FACTS], 1)  # (in, n)
+    bare = torch.stack([raw.see(1, fact.prompt, fact.span[1]).down for fact in FACTS], 1)
+    r = bare + edit.carry["delta/1.down"].T - raw.matrix(1) @ k
+    r = r - (raw.bias(1)[:, None] if isinstance(raw.bias(1), Tensor) else 0.0)
+    inverse = torch.linalg.inv(covariance(raw, lm, 1, 0.0))
+    eye = torch.eye(len(FACTS), dtype=torch.float64)
+    wanted = r @ torch.linalg.inv(k.T @ inverse @ k + 0.3 * eye) @ k.T @ inverse
+    assert same(edit.deltas[Site(1, "down")].dense(), wanted)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("layers", [(0, 1), (1,)])
+def test_alphaedit(name: str, layers: tuple[int, ...]) -> None:
+    lm, raw = pair(name)
+    options = {"layers": layers, "fraction": 0.6, "penalty": 0.7}
+    first = solved(lm, "alphaedit", list(FACTS[:2]), **options)
+    second = solved(lm, "alphaedit", [FACTS[2], OTHER], [first], **options)  # computed on the base still
+    last = layers[-1]
+    see = lambda fact: raw.see(last, fact.prompt, fact.span[1]).block  # noqa: E731
+    goals = torch.stack([see(fact) for fact in second.facts]) + second.carry[f"delta/{last}.block"]
+    moments = {layer: covariance(raw, lm, layer, 0.0) for layer in layers}
+    for layer in layers:
+        u = torch.linalg.eigh(moments[layer]).eigenvectors[:, : round(0.6 * lm.inner)]
+        p = u @ u.T  # the paper's projector, whole
+        k = torch.stack([key_of(raw, layer, fact, second.prefixes) for fact in second.facts], 1)
+        kp = first.carry[f"key/{layer}.down"].T
+        r = (goals - torch.stack([see(fact) for fact in second.facts])).T / (last - layer + 1)
+        inside = (kp @ kp.T + k @ k.T) @ p + 0.7 * torch.eye(lm.inner, dtype=torch.float64)
+        wanted = r @ k.T @ p @ torch.linalg.inv(inside)
+        assert same(second.deltas[Site(layer, "down")].dense(), wanted, name), layer
+        assert float((second.deltas[Site(layer, "down")].dense() @ (k - p @ k)).norm()) < 1e-9
+        with torch.no_grad():
+            raw.down(layer).weight += wanted.T if name == "gpt2" else wanted

@@ -19,7 +19,7 @@ from errata.errors import NotFinite
 from errata.fact import Fact
 from errata.model.lm import LM
 from errata.solve import values
-from errata.solve.values import Goal, Values, optimise, step_size
+from errata.solve.values import Goal, Restraint, Values, optimise, step_size
 from tests import tiny
 from tests.solve.raw import PATHS, Raw, written
 
@@ -148,11 +148,11 @@ def test_a_penalty_is_felt_but_not_looked_at() -> None:
     lm, site = doubled("llama"), Site(1, "down")
     plain = optimise(lm, FACTS, site, CONTEXTS, GOAL)
     # A constant changes no gradient, and must change neither the stop rule nor the loss that is reported.
-    constant = optimise(lm, FACTS, site, CONTEXTS, GOAL, lambda delta: delta.sum(1) * 0 + 100)
+    constant = optimise(lm, FACTS, site, CONTEXTS, GOAL, Restraint(lambda delta: delta.sum(1) * 0 + 100))
     assert torch.equal(constant.delta, plain.delta)
     assert torch.equal(constant.loss, plain.loss)
     axis = torch.nn.functional.one_hot(torch.tensor(0), lm.width).double()
-    held = optimise(lm, FACTS, site, CONTEXTS, GOAL, lambda delta: 100 * (delta @ axis).abs())
+    held = optimise(lm, FACTS, site, CONTEXTS, GOAL, Restraint(lambda delta: 100 * (delta @ axis).abs()))
     assert (held.delta @ axis).abs().max() < (plain.delta @ axis).abs().max() / 2
 
 
@@ -258,7 +258,7 @@ def test_only_delta_is_differentiated(kept: bool) -> None:
         return delta.sum(1) * 0
 
     lm.model.requires_grad_(kept)
-    optimise(lm, FACTS, Site(1, "down"), CONTEXTS, GOAL, penalty)
+    optimise(lm, FACTS, Site(1, "down"), CONTEXTS, GOAL, Restraint(penalty))
     assert all(leaf.is_leaf and leaf.requires_grad for leaf in leaves)
     assert all(p.grad is None for p in lm.model.parameters())
     assert len(leaves) == GOAL.steps

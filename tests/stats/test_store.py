@@ -55,7 +55,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def plain(lm: LM, site: Site, tokens: int = TOKENS) -> Tensor:
     total = SecondMoment(torch.zeros(lm.inner, lm.inner, dtype=torch.float64), 0)
-    for ids, real in open_corpus("primer").batches(lm, tokens, context=128):  # the positions of a tiny model
+    for ids, real in open_corpus("primer").batches(lm, tokens, context=128):  # as many positions as it has
         total = total + of_batch(lm, [site], ids, real)[site]
     assert total.count >= tokens
     return total.mean

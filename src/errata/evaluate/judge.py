@@ -1,6 +1,6 @@
-"""A second opinion: a model that reads what was said and finds it right or wrong.
+"""A second opinion: a rule or a model that reads what was said and finds it right or wrong.
 
-    judge = EndpointJudge("http://127.0.0.1:8000/v1", "some-model", key=os.environ["JUDGE_KEY"])
+    judge = named("http://127.0.0.1:8000/v1#some-model")          # as --judge takes it; the key is in $ERRATA_JUDGE_KEY
     rows = judged(rows, judge)                      # adds scores.judged and who judged; changes nothing else
 
 Without a judge `said` and `said_contains` are what there is, and with one they stay what they were. The judge's
@@ -11,25 +11,32 @@ them.
 from __future__ import annotations
 
 import json
+import os
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from typing import Any, Protocol
 
-from errata.errors import BadConfig, ErrataError
-from errata.evaluate.metrics import Row
+from errata.errors import BadConfig, ErrataError, did_you_mean
+from errata.evaluate.metrics import Row, said_contains
 from errata.evaluate.metrics import judged as judged_score
 from errata.evaluate.scoring import Scorer
+from errata.fact import normalize_answer
+from errata.model.lm import load
+
+KEY = "ERRATA_JUDGE_KEY"  # the environment variable an endpoint's key is taken from; never written anywhere
 
 PROMPT = """Question: {prompt}
 Expected answer: {expected}
 Given answer: {said}
 Does the given answer state the expected answer, without contradicting it? Answer with one word, correct or incorrect.
 Verdict:"""
+RULES = ("exact", "contains")
+EXAMPLE = "http://127.0.0.1:8000/v1#MODEL"
 
 
 class Judge(Protocol):
@@ -41,10 +48,38 @@ class Judge(Protocol):
 
     @property
     def prompt(self) -> str:
-        """The template it is asked with; has {prompt}, {expected} and {said}."""
+        """The template it is asked with; has {prompt}, {expected} and {said}. Empty for a rule."""
 
-    def verdicts(self, questions: Sequence[str]) -> list[bool | None]:
-        """Return a verdict on each filled template; None where it gave none."""
+    def rate(self, rows: Sequence[Row]) -> list[bool | None]:
+        """Return a verdict on each row; None where it gave none."""
+
+
+def named(spec: str) -> Judge:
+    """Return the judge that `--judge` names.
+
+    Args:
+        spec: "exact", "contains", "model:" and a model as `--model` takes it, or the address of an endpoint, behind
+            "#" the model's name there; without a name it is the only model the endpoint has.
+
+    Raises:
+        BadConfig: no such judge, an address that holds a key, or several models to choose from.
+        BadModel: the model cannot be loaded. ErrataError: the endpoint does not answer.
+    """
+    if spec in RULES:
+        return RuleJudge(spec)
+    kind, _, rest = spec.partition(":")
+    if kind == "model" and rest:
+        return LocalJudge(Scorer(load(rest)))
+    if kind not in ("http", "https"):
+        hint = did_you_mean(spec, RULES)
+        raise BadConfig(f"no judge {spec!r}.{hint} Give exact, contains, model:DIR, or an address such as {EXAMPLE}.")
+    url, _, model = spec.partition("#")
+    if urllib.parse.urlsplit(url).username is not None:
+        raise BadConfig(
+            f"the judge's address holds a name or a key, and it is kept with the run; put the key into {KEY}."
+        )
+    judge = EndpointJudge(url, model, key=os.environ.get(KEY, ""))
+    return judge if model else replace(judge, model=judge.only_model())
 
 
 def judged(rows: Iterable[Row], judge: Judge) -> list[dict[str, Any]]:
@@ -57,11 +92,50 @@ def judged(rows: Iterable[Row], judge: Judge) -> list[dict[str, Any]]:
     """
     found = [dict(row) for row in rows]
     asked = [row for row in found if row["said"] is not None and row["expected"]]
-    given = judge.verdicts([_filled(judge.prompt, row) for row in asked])
-    for row, verdict in zip(asked, given, strict=True):
+    for row, verdict in zip(asked, judge.rate(asked), strict=True):
         row["scores"] = {**row["scores"], "judged": judged_score(verdict)}
         row["judge"] = {"name": judge.name, "prompt": judge.prompt}
     return found
+
+
+# ---------------------------------------------------------------- rules
+
+
+@dataclass(frozen=True, slots=True)
+class RuleJudge:
+    """No model: "exact" wants the whole of what was said to be the answer, "contains" to hold it, both normalised."""
+
+    name: str
+
+    @property
+    def prompt(self) -> str:
+        """Nothing is asked."""
+        return ""
+
+    def rate(self, rows: Sequence[Row]) -> list[bool | None]:
+        """Return for each row whether what was said is, or holds, one of the answers."""
+        return [self._right(row["said"], [row["expected"], *row.get("alternatives", ())]) for row in rows]
+
+    def _right(self, said: str, answers: Sequence[str]) -> bool:
+        if self.name == "contains":
+            return said_contains(said, answers) == 1
+        heard = normalize_answer(said)
+        return any(heard == normalize_answer(answer) != "" or said.strip() == answer.strip() for answer in answers)
+
+
+class _Reader:
+    """A judge that is asked in words."""
+
+    __slots__ = ()
+    prompt: str
+
+    def rate(self, rows: Sequence[Row]) -> list[bool | None]:
+        """Return a verdict on each row; None where the judge gave none."""
+        return self.verdicts([_filled(self.prompt, row) for row in rows])
+
+    def verdicts(self, questions: Sequence[str]) -> list[bool | None]:
+        """Return a verdict on each filled template."""
+        raise NotImplementedError
 
 
 def _filled(template: str, row: Row) -> str:
@@ -97,7 +171,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 @dataclass(frozen=True, slots=True)
-class EndpointJudge:
+class EndpointJudge(_Reader):
     """A model behind any endpoint that speaks OpenAI's chat completions.
 
     Args:
@@ -126,7 +200,7 @@ class EndpointJudge:
     @property
     def name(self) -> str:
         """The model and the host it was asked at."""
-        return f"{self.model} at {urllib.parse.urlsplit(self.url).hostname}"
+        return f"{self.model or 'asked'} at {urllib.parse.urlsplit(self.url).hostname}"
 
     def verdicts(self, questions: Sequence[str]) -> list[bool | None]:
         """Return a verdict on each question, asked one after the other at temperature 0; equal ones are asked once.
@@ -137,20 +211,38 @@ class EndpointJudge:
         known = {question: read_verdict(self._ask(question)) for question in dict.fromkeys(questions)}
         return [known[question] for question in questions]
 
+    def only_model(self) -> str:
+        """Return the name of the one model the endpoint has.
+
+        Raises:
+            BadConfig: it has none or several. ErrataError: it does not answer.
+        """
+        listed = self._answer("models")
+        data = listed.get("data") if isinstance(listed, dict) else None
+        names = [str(each["id"]) for each in data or () if isinstance(each, dict) and "id" in each]
+        if len(names) != 1:
+            raise BadConfig(f"{self.url} has {len(names)} models ({', '.join(names[:9])}); name one: {self.url}#NAME.")
+        return names[0]
+
     def _ask(self, question: str) -> str:
-        body = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": question}],
-            "temperature": 0,
-            "max_tokens": 16,
-        }
+        messages = [{"role": "user", "content": question}]
+        body = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": 16}
+        try:
+            content = self._answer("chat/completions", json.dumps(body).encode())["choices"][0]["message"]["content"]
+        except (LookupError, TypeError) as error:
+            raise ErrataError(f"the judge {self.name} answered with something else than a chat completion.") from error
+        return content if isinstance(content, str) else ""
+
+    def _answer(self, path: str, body: bytes | None = None) -> Any:
+        """Return what the endpoint answers, read as JSON (None if it is not), trying again while it is busy."""
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
-        request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
+        request = urllib.request.Request(f"{self.url.rstrip('/')}/{path}", body, headers)
         why = ""
         for attempt in range(self.attempts):
             time.sleep(0.25 * 2**attempt if attempt else 0)
             try:
-                return self._send(request)
+                with urllib.request.build_opener(_NoRedirect()).open(request, timeout=self.timeout) as answer:
+                    return _json(answer.read())
             except urllib.error.HTTPError as error:
                 why = f"{error.code} {error.reason}"
                 error.close()
@@ -160,15 +252,12 @@ class EndpointJudge:
                 why = str(getattr(error, "reason", error)) or type(error).__name__
         raise ErrataError(f"the judge {self.name} does not answer ({why}); see that {self.url} is right and running.")
 
-    def _send(self, request: urllib.request.Request) -> str:
-        opener = urllib.request.build_opener(_NoRedirect())
-        with opener.open(request, timeout=self.timeout) as answer:
-            text = answer.read()
-        try:
-            content = json.loads(text)["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError) as error:
-            raise ErrataError(f"the judge {self.name} answered with something else than a chat completion.") from error
-        return content if isinstance(content, str) else ""
+
+def _json(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _check_template(template: str) -> None:
@@ -177,11 +266,8 @@ def _check_template(template: str) -> None:
         raise BadConfig(f"the judge's prompt lacks {', '.join(missing)}: without it there is nothing to judge.")
 
 
-# ---------------------------------------------------------------- a local model
-
-
 @dataclass(frozen=True, slots=True)
-class LocalJudge:
+class LocalJudge(_Reader):
     """A model of one's own: the verdict is whichever of "correct" and "incorrect" it finds likelier.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a run keeps on the disk, safe from a kill: lines that are whole or not there, and the memory it took."""
+"""What a run keeps on the disk, safe from a kill: lines that are whole or not there, what it was, and what it took."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from errata.errors import BadConfig
 from errata.model.lm import LM
+
+Mark = Mapping[str, Any]
+NOT_COMPARED = ("command", "versions")  # the same run may be gone on with from another command line
 
 
 def peak_bytes(lm: LM) -> int:
@@ -40,3 +44,36 @@ def marks(path: Path) -> list[dict[str, Any]]:
     if whole[-1]:  # torn by a kill: cut it off, or the next one would be written behind it
         path.write_text("".join(line + "\n" for line in whole[:-1]), encoding="utf-8")
     return marks
+
+
+def keep(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object, whole or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(value, indent=1, default=str), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def same_run(path: Path, identity: Mapping[str, Any]) -> None:
+    """Keep what a run is in `path`, or see that it is what is there.
+
+    Raises:
+        BadConfig: the directory holds another run.
+    """
+    if not path.exists():
+        return keep(path, identity)
+    there, mine = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(identity, default=str))
+    if any(there.get(key) != mine.get(key) for key in {*there, *mine} - set(NOT_COMPARED)):
+        raise BadConfig(
+            f"{path.parent} holds another run ({there.get('method')} on {there.get('cases')}); name another directory."
+        )
+
+
+def costs(marks: Sequence[Mark]) -> dict[str, float]:
+    """Return what the units of work so far took: seconds, peak_bytes, and for each edit seconds and bytes."""
+    spent = [each for mark in marks for each in mark["spent"]]
+    facts, seconds = sum(count for _, count, _ in spent), sum(taken for taken, _, _ in spent)
+    found = {"seconds": round(seconds, 3), "peak_bytes": max(mark["peak_bytes"] for mark in marks)}
+    if facts:
+        found["seconds_per_edit"] = round(seconds / facts, 4)
+        found["bytes_per_edit"] = sum(size for _, _, size in spent) // facts
+    return found

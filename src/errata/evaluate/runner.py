@@ -9,7 +9,6 @@ at the last mark and goes on from there.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +23,9 @@ from errata.edit import Edit
 from errata.errors import BadConfig
 from errata.evaluate.asking import Options
 from errata.evaluate.case import Case, with_subject
-from errata.evaluate.keeping import append, marks, peak_bytes
+from errata.evaluate.harness import Harness
+from errata.evaluate.judge import judged, named
+from errata.evaluate.keeping import append, costs, keep, marks, peak_bytes, same_run
 from errata.evaluate.metrics import TfIdf, retention
 from errata.evaluate.rows import About, config_hash, score
 from errata.evaluate.scoring import Scorer
@@ -53,6 +54,8 @@ class Plan:
         generation: also generate freely (fluency, consistency); slow.
         stop_at_perplexity: end a sequential run whose model has collapsed beyond this.
         text: corpus of the perplexity. command: for the report.
+        harness: tasks of lm-evaluation-harness, asked of the unedited model and of the last checkpoint's.
+        judge: who also reads what is said, as `errata.evaluate.judge.named` takes it; nobody unless given.
     """
 
     method: str
@@ -67,6 +70,8 @@ class Plan:
     stop_at_perplexity: float | None = None
     text: str = "primer"
     command: str = ""
+    harness: tuple[str, ...] = ()
+    judge: str = ""
 
     @property
     def mode(self) -> str:
@@ -82,7 +87,7 @@ class Run:
         cases: at least `plan.edits` of them. out: the directory, new or of this very run.
 
     Raises:
-        BadConfig: the directory holds another run, or nothing of the cases can be edited.
+        BadConfig: the directory holds another run, nothing of the cases can be edited, or the harness lacks a task.
         UnknownMethod: no such method.
     """
 
@@ -97,6 +102,7 @@ class Run:
         self._method = None if plan.method == CONTROL else methods.make(plan.method, dict(plan.options)).resolve(lm)
         config = {} if self._method is None else to_dict(self._method)
         self._about = About(method=plan.method, config=config_hash(config), model=lm.fingerprint, seed=plan.seed)
+        self._harness, self._judge = self._tasks(), named(plan.judge) if plan.judge else None
         self._scorer, self._texts = Scorer(lm), list(islice(open_corpus(plan.text).documents(), TEXTS))
         probes = (*Options().probes, "generation") if plan.generation else Options().probes
         self._options = Options(probes=probes, seed=plan.seed, idf=TfIdf(t for c in self._cases for t in c.references))
@@ -108,25 +114,22 @@ class Run:
             "fingerprint": lm.fingerprint,
         }
         self._identity |= {"width": lm.width, "inner": lm.inner, "versions": versions()}
+        if self._judge is not None:
+            self._identity["judge"] = {"name": self._judge.name, "prompt": self._judge.prompt}
+        if self._harness is not None:
+            self._identity["versions"]["lm_eval"] = self._harness.version
         self._stopped: str | None = None
         self._spent: list[tuple[float, int, int]] = []  # seconds, facts and bytes of the edits since the last mark
         self._open()
 
+    def _tasks(self) -> Harness | None:
+        if self._plan.harness and self._plan.independent:
+            raise BadConfig("--harness asks one model with all edits in it; leave --independent out.")
+        return Harness(self._plan.harness) if self._plan.harness else None
+
     def _open(self) -> None:
         self._out.mkdir(parents=True, exist_ok=True)
-        identity = json.dumps(self._identity, indent=1, sort_keys=True, default=str)
-        known, compared = self._out / "run.json", ("command", "versions")
-        if known.exists():
-            there = json.loads(known.read_text(encoding="utf-8"))
-            mine = json.loads(identity)
-            if {k: v for k, v in there.items() if k not in compared} != {
-                k: v for k, v in mine.items() if k not in compared
-            }:
-                raise BadConfig(
-                    f"{self._out} holds another run ({there.get('method')} on {there.get('cases')}); name another directory."
-                )
-        else:
-            known.write_text(identity, encoding="utf-8")
+        same_run(self._out / "run.json", self._identity)
         self._marks = marks(self._out / "marks.jsonl")
         size = self._marks[-1]["bytes"] if self._marks else 0
         with (self._out / "rows.jsonl").open("ab") as rows:
@@ -142,6 +145,7 @@ class Run:
             self._lm.weights.stand([])
             self._before: Read = measure(self._scorer, self._texts)
             self._unit("base", 0, lambda: self._measure(self._cases, 0, {}, None))
+            self._general_ability(0)
             self._base = at(read_rows(self._out / "rows.jsonl"), checkpoint=0)
             if self._plan.independent:
                 self._independent(tell)
@@ -175,7 +179,8 @@ class Run:
                 self._write_up_to(target, book, edits, tell)
                 self._unit(f"T={target}", target, partial(self._standing, edits, target))
                 if self._collapsed(target):
-                    return
+                    break
+            self._general_ability(target)
 
     def _write_up_to(self, target: int, book: Book, edits: list[Edit], tell: Tell | None) -> None:
         done = sum(len(_cases_of(edit)) for edit in edits)
@@ -222,10 +227,27 @@ class Run:
         about = replace(self._about, checkpoint=checkpoint, edits=owners)
         base = None if checkpoint == 0 else self._base
         rows = score(self._lm, cases, base=base, about=about, options=self._options, scorer=self._scorer)
+        rows = rows if self._judge is None else judged(rows, self._judge)
         if self._plan.independent and checkpoint:
             return rows  # what one edit does to general text is too little to measure for each of them
         rows += text_rows(self._texts, measure(self._scorer, self._texts), before=self._before, about=about)
-        return rows + (site_rows(self._lm, list(last.deltas), self._texts[:8], about=about) if last else [])
+        matrices = last.matrices if last else []
+        return rows + (site_rows(self._lm, matrices, self._texts[:8], about=about) if matrices else [])
+
+    def _general_ability(self, checkpoint: int) -> None:
+        harness, about = self._harness, replace(self._about, checkpoint=checkpoint)
+        if harness is None:
+            return
+
+        def rows() -> list[dict[str, Any]]:
+            if checkpoint:
+                return harness.rows(self._scorer, about)
+            kept = self._lm.memory  # the next method's run need not ask the unedited model again
+            if (known := ("harness", *harness.names)) not in kept:
+                kept[known] = harness.rows(self._scorer, about)
+            return [{**row, **about.fields(row["case"])} for row in kept[known]]
+
+        self._unit(f"harness T={checkpoint}", checkpoint, rows)
 
     def _unit(self, name: str, checkpoint: int, work: Callable[[], list[dict[str, Any]]]) -> None:
         """Do a unit of work unless it is done; its rows are on the disk before its mark is."""
@@ -258,10 +280,7 @@ class Run:
             "refused": len(self._refused),
             "stopped": self._stopped,
         }
-        text = json.dumps(summary, indent=1, default=str)
-        temporary = self._out / ".summary.json"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self._out / "summary.json")
+        keep(self._out / "summary.json", summary)
         return summary
 
     def _point(self, checkpoint: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -270,16 +289,8 @@ class Run:
             for group, cases in self._groups(checkpoint).items():
                 said = summarize(rows, facts=cases).get("said")
                 metrics |= {f"retention_{group}": said.to_dict()} if said else {}
-        marks = [mark for mark in self._marks if mark["checkpoint"] <= checkpoint]
-        spent = [each for mark in marks for each in mark["spent"]]
-        facts = sum(count for _, count, _ in spent)
-        point: dict[str, Any] = {"edits": checkpoint, "metrics": metrics}
-        point["seconds"] = round(sum(seconds for seconds, _, _ in spent), 3)
-        point["peak_bytes"] = max(mark["peak_bytes"] for mark in marks)
-        if facts:
-            point["seconds_per_edit"] = round(point["seconds"] / facts, 4)
-            point["bytes_per_edit"] = sum(size for _, _, size in spent) // facts
-        return point
+        taken = costs([mark for mark in self._marks if mark["checkpoint"] <= checkpoint])
+        return {"edits": checkpoint, "metrics": metrics, **taken}
 
 
 def _cases_of(edit: Edit) -> list[str]:

@@ -13,20 +13,21 @@ right.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from errata.errors import BadFact
-from errata.evaluate.decoding import context, follow, top_k
 from errata.evaluate.metrics import Score, lp
+from errata.model.decoding import context, follow, top_k
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
 
 Pair = tuple[str, str]  # prompt, answer
+Ids = Sequence[int]
 
 # What one forward pass may hold: padded tokens, and numbers in the logits (2**27 of them are half a gigabyte).
 TOKENS: Final = 2**14
@@ -51,10 +52,11 @@ class Scored:
 
 @dataclass(slots=True)
 class _Line:
-    """One row of a forward pass: its inputs by name, and who wants which labels at which columns."""
+    """One row of a forward pass: its inputs by name, what is before the answer, and who wants which labels where."""
 
     inputs: dict[str, list[int]]
-    wants: list[tuple[Pair, list[int], list[int]]] = field(default_factory=list)
+    before: Hashable
+    wants: list[tuple[Hashable, list[int], list[int]]]  # who, columns, labels
 
     @property
     def length(self) -> int:
@@ -73,43 +75,63 @@ class Scorer:
         self.lm, self._rows = lm, rows
         self._coded: dict[Pair, _Line | None] = {}
         self._moving = "decoder_input_ids" if lm.row.kind == "encoder-decoder" else "input_ids"
-        self._words: dict[int, bool] = {}
-        self._stops = frozenset() if lm.row.kind == "encoder" else frozenset(lm._stops() or ())
 
     # ---------------------------------------------------------------- probabilities
 
     @torch.no_grad()
     def answers(self, pairs: Iterable[Pair]) -> dict[Pair, Scored]:
         """Return each pair's score; pairs that are equal are scored once."""
-        found: dict[Pair, Scored] = {pair: Scored() for pair in pairs}
-        for lines in self._batches(self._lines(found)):
+        asked = list(dict.fromkeys(pairs))
+        coded = [line for pair in asked if (line := self._code(pair)) is not None]
+        return {pair: Scored() for pair in asked} | self._run(coded)
+
+    @torch.no_grad()
+    def continuations(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[Scored]:
+        """Return the score of each continuation after its context, both given as token ids, none of them empty.
+
+        What does not fit into the model's context is cut off on the left.
+        """
+        lines = []
+        for number, (before, after) in enumerate(pairs):
+            if self.lm.row.kind == "encoder-decoder":
+                inputs, first = {"input_ids": [*before], "decoder_input_ids": [self.lm.tokens.start, *after[:-1]]}, 0
+            else:
+                ids = [*before, *after][-context(self.lm) - 1 : -1]
+                inputs, first = {"input_ids": ids}, len(ids) - len(after)
+            columns = list(range(first, first + len(after)))
+            lines += [_Line(inputs, tuple(before), [(number, columns, list(after))])] if first >= 0 else []
+        found = self._run(lines)
+        return [found.get(number, Scored()) for number in range(len(pairs))]
+
+    def _run(self, coded: Iterable[_Line]) -> dict[Any, Scored]:
+        found: dict[Any, Scored] = {}
+        for lines in self._batches(self._shared(coded)):
             wants = [want for line in lines for want in line.wants]
             batch = _batch(self.lm, lines)
             logits = self.lm.answer_logits(batch)  # (a, v)
             labels = batch.labels.to(logits.device)
             logps = (logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
             top, at = logits.argmax(-1).tolist(), 0
-            for pair, _, ids in wants:
+            for who, _, ids in wants:
                 part = slice(at, at := at + len(ids))
-                found[pair] = _scored(logps[part], top[part], ids)
+                found[who] = _scored(logps[part], top[part], ids)
         return found
 
-    def _lines(self, pairs: Iterable[Pair]) -> list[_Line]:
+    def _shared(self, coded: Iterable[_Line]) -> list[_Line]:
         """Return the rows that have to be run: for each prompt, inputs that are no beginning of another input."""
-        by_prompt: dict[str, list[_Line]] = defaultdict(list)
-        coded = [line for pair in pairs if (line := self._code(pair)) is not None]
+        by_prompt: dict[Hashable, list[_Line]] = defaultdict(list)
         for line in sorted(coded, key=lambda line: -line.length):
-            prompt = line.wants[0][0][0]
-            home = next((other for other in by_prompt[prompt] if self._begins(line, other)), None)
+            known = by_prompt[line.before]
+            home = next((other for other in known if self._begins(line, other)), None)
             if home is None:
-                by_prompt[prompt].append(_Line(line.inputs, list(line.wants)))
+                known.append(_Line(line.inputs, line.before, list(line.wants)))
             else:
                 home.wants += line.wants
         return [line for lines in by_prompt.values() for line in lines]
 
     def _begins(self, line: _Line, other: _Line) -> bool:
         ids, longer = line.inputs[self._moving], other.inputs[self._moving]
-        if self.lm.row.kind == "encoder":  # it looks ahead: what stands behind changes what is before
+        if self.lm.row.kind in ("encoder", "classifier"):  # it looks ahead: what stands behind changes what is before
             return ids == longer
         return longer[: len(ids)] == ids
 
@@ -127,7 +149,7 @@ class Scorer:
         except BadFact:  # the tokenizer makes no token of the answer: not scored, and counted by whoever asked
             return None
         inputs = {name: ids[0].tolist() for name, ids in batch.inputs.items() if name != "attention_mask"}
-        line = _Line(inputs, [(pair, batch.cols.tolist(), batch.labels.tolist())])
+        line = _Line(inputs, pair[0], [(pair, batch.cols.tolist(), batch.labels.tolist())])
         return line if line.length <= context(self.lm) else None
 
     def _batches(self, lines: list[_Line]) -> Iterator[list[_Line]]:
@@ -164,11 +186,13 @@ class Scorer:
             text by prompt; None where the model cannot speak, or the prompt fills its context.
         """
         asked = list(dict.fromkeys(prompts))
+        if self.lm.row.kind == "classifier":
+            return dict(zip(asked, self.lm.generate(asked), strict=True))
         if self.lm.row.kind == "encoder":
             return dict.fromkeys(asked)
         starts = [self._opening(prompt, chat) for prompt in asked]
-        found = follow(self.lm, starts, length, ends=self._ends, rows=self._rows)
-        return {prompt: self._line(ids) for prompt, ids in zip(asked, found, strict=True)}
+        found = follow(self.lm, starts, length, ends=lambda place, token: self.lm.ends(token), rows=self._rows)
+        return {prompt: self.lm.tokens.line(ids) if ids else None for prompt, ids in zip(asked, found, strict=True)}
 
     def sampled(self, prompts: Iterable[str], length: int = 100, seed: int = 0) -> dict[str, str | None]:
         """Return each prompt with `length` tokens drawn from the 5 likeliest at each step, going on past ends of texts.
@@ -176,7 +200,7 @@ class Scorer:
         The same prompt and seed give the same text in any batch.
         """
         asked = list(dict.fromkeys(prompts))
-        if self.lm.row.kind == "encoder":
+        if self.lm.row.kind in ("encoder", "classifier"):
             return dict.fromkeys(asked)
         starts = [self._opening(prompt, False) for prompt in asked]
         found = follow(self.lm, starts, length, pick=top_k(asked, length, seed), rows=self._rows)
@@ -188,16 +212,7 @@ class Scorer:
             message = [{"role": "user", "content": prompt}]
             text = self.lm.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
             return list(self.lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-        tokens = self.lm.tokens
-        return tokens.opening(prompt) if self.lm.row.kind == "decoder" else tokens.ids(prompt)
-
-    def _ends(self, token: int) -> bool:
-        if token not in self._words:
-            self._words[token] = token in self._stops or "\n" in self.lm.tokens.word(token)
-        return self._words[token]
-
-    def _line(self, ids: list[int]) -> str | None:
-        return self.lm.tokens.decode(ids).split("\n")[0].strip() if ids else None
+        return self.lm.tokens.opening(prompt)
 
 
 def _scored(logps: list[float], top: list[int], labels: list[int]) -> Scored:

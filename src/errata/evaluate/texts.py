@@ -17,10 +17,10 @@ from torch import Tensor
 
 from errata.delta import Site
 from errata.evaluate import metrics
-from errata.evaluate.decoding import context
 from errata.evaluate.metrics import Score
 from errata.evaluate.rows import About, free_row
 from errata.evaluate.scoring import LOGITS, Scorer
+from errata.model.decoding import context
 from errata.model.lm import LM
 from errata.model.tokens import Batch
 from errata.model.trace import Trace
@@ -78,7 +78,10 @@ def _parts(ids: Sequence[Sequence[int]], places: int) -> Iterator[list[int]]:
 
 
 def _batch(ids: Sequence[Sequence[int]], pad: int) -> Batch:
-    """Return texts as a batch in which every token is a label, and -1 stands for the one after the last."""
+    """Return texts as a batch in which every token is a label, and -1 stands for the one after the last.
+
+    To what is routed by its prompt a text is a prompt as a whole, as if it had been given to be gone on with.
+    """
     width = max(map(len, ids))
     inputs = {
         "input_ids": torch.tensor([[*row, *[pad] * (width - len(row))] for row in ids]),
@@ -86,7 +89,8 @@ def _batch(ids: Sequence[Sequence[int]], pad: int) -> Batch:
     }
     wants = [(row, col, label) for row, text in enumerate(ids) for col, label in enumerate([*text[1:], -1])]
     rows, cols, labels = (torch.tensor(x) for x in zip(*wants, strict=True))
-    return Batch(inputs, torch.tensor([len(row) - 1 for row in ids]), rows, cols, labels)
+    ends = torch.tensor([len(row) - 1 for row in ids])
+    return Batch(inputs, ends, rows, cols, labels, ends)
 
 
 def text_rows(

@@ -6,15 +6,18 @@ Outside packages add theirs through the entry point group ``errata.methods`` (mo
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import ModuleType
 
 from errata.config import from_dict
+from errata.edit import Edit
 from errata.errors import UnknownMethod, did_you_mean
-from errata.methods.base import Method, Solution
+from errata.methods.base import BELOW, Method, Solution
+from errata.model.lm import LM
 
-__all__ = ["Method", "Solution", "get", "make", "names"]
+__all__ = ["Method", "Solution", "get", "make", "names", "rebuilt"]
 
 
 def _modules() -> list[object]:
@@ -54,3 +57,13 @@ def make(name: str, options: dict[str, object]) -> Method:
         UnknownMethod: no such method. BadConfig: no such setting, or a value it cannot take.
     """
     return from_dict(get(name), options)
+
+
+def rebuilt(lm: LM, edits: Sequence[Edit]) -> list[Edit]:
+    """Return the edits that stand, oldest first, each with the deltas it has on top of those below it.
+
+    That is what was stored, except where an edit of a method that shares one solution among its edits was dropped.
+    """
+    for name in sorted({edit.method for edit in edits if BELOW in edit.carry}):
+        edits = get(name).rebuild(lm, edits)
+    return list(edits)

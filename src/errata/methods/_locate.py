@@ -6,17 +6,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from errata.delta import Site
-from errata.methods.base import Method
+from errata.methods._restrained import Restrained
+from errata.methods.base import layer_at
 from errata.model.lm import LM
 from errata.solve.least_squares import Ridge
 from errata.solve.values import Goal, Values
 from errata.stats.store import Progress, keys, second_moments
+from errata.stats.traced import remembered
 
 Auto = Literal["auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocateThenEdit(Method):
+class LocateThenEdit(Restrained):
     """A method that learns v* at the subject's last token and writes it with a closed form under a covariance."""
 
     steps: int | Auto = field(default="auto", metadata={"help": "steps of v*", "least": 1})
@@ -30,8 +32,6 @@ class LocateThenEdit(Method):
     clamp: float | Auto = field(default="auto", metadata={"help": "largest ‖δ‖ as a multiple of ‖z0‖", "above": 0})
     stop: float = field(default=0.05, metadata={"help": "loss at which v* is good enough", "least": 0})
     damping: float = field(default=1e-3, metadata={"help": "share of C's mean diagonal added to it; 0: the papers' C"})
-    corpus: str = field(default="primer", metadata={"help": "text the covariance is estimated on: primer, or a file"})
-    tokens: int = field(default=0, metadata={"help": "tokens of it to read; 0: by the size of the matrix", "least": 0})
 
     def goal(self) -> Goal:
         """Return the settings of v* of a resolved method."""
@@ -41,7 +41,8 @@ class LocateThenEdit(Method):
         return Goal(steps=self.steps, lr=self.lr, kl=self.kl, decay=self.decay, clamp=self.clamp, stop=self.stop)
 
     def prepare(self, lm: LM, progress: Progress | None = None) -> None:
-        """Compute the covariance of every site written to, in one pass."""
+        """Compute the covariance of every site written to, in one pass, and what a constraint asks for."""
+        super().prepare(lm, progress)
         second_moments(lm, self.resolve(lm).sites(), self.corpus, self.tokens, progress)
 
     def statistics(self, lm: LM) -> dict[str, str]:
@@ -66,3 +67,9 @@ class LocateThenEdit(Method):
         """Report how the optimisation of each fact ended."""
         losses = [round(x, 6) for x in values.loss.tolist()]
         return {"loss": losses, "steps": values.steps.tolist(), "converged": [x < self.stop for x in losses]}
+
+
+def home(lm: LM, share: float) -> int:
+    """Return the layer facts were traced to on this very model (`errata locate --remember`), else `layer_at`."""
+    known = remembered(lm)
+    return layer_at(lm, share) if known is None else known

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor
 
 from errata.config import to_dict
-from errata.delta import Change, Graft, Site
+from errata.delta import Change, Site
 from errata.edit import Edit, ground
 from errata.errors import BadConfig, NotFinite, UnknownSite, UnsupportedModel
 from errata.fact import Fact, check_consistent
 from errata.methods._settings import check
+from errata.methods._stored import ratios, stored
 from errata.model.lm import LM
 from errata.model.trace import no_grads_kept
 from errata.stats.store import Progress
 
+BELOW = "below"  # in the carry of edits whose deltas depend on which edits of their method stand below them
 PARENTS = 32  # ids of the edits below that an edit names; the state as a whole is named by one hash
 
 
@@ -50,6 +51,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     batched: ClassVar[bool] = False  # one edit for a list of facts
+    anywhere: ClassVar[bool] = False  # also where no token of a prompt is: in the decoder that an encoder stands before
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder")
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -63,13 +65,14 @@ class Method(ABC):
             UnsupportedModel: the method cannot work on this kind of model. UnknownSite: a layer it does not have.
         """
         if lm.row.kind not in self.kinds:
-            wanted = " and ".join(self.kinds)
-            raise UnsupportedModel(f"{self.name} works on {wanted} models; {lm.name} is an {lm.row.kind}.")
+            kinds = " and ".join(self.kinds)
+            raise UnsupportedModel(f"{self.name} works on {kinds} models; {lm.name} is of kind {lm.row.kind}.")
         settings = {**self.automatic(lm), **self.tuned.get(lm.published, {})}
         found = replace(self, **{k: v for k, v in settings.items() if getattr(self, k) == "auto"})
+        layers = lm.depth if self.anywhere else lm.reachable
         for site in found.sites():
-            if not 0 <= site.layer < lm.reachable:
-                raise UnknownSite(f"{lm.name} has layers 0 to {lm.reachable - 1}; set one of them, not {site.layer}.")
+            if not 0 <= site.layer < layers:
+                raise UnknownSite(f"{lm.name} has layers 0 to {layers - 1}; set one of them, not {site.layer}.")
             lm.module(site)
         return found
 
@@ -93,6 +96,15 @@ class Method(ABC):
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Do the mathematics; called by `solve` on a resolved method with at least one fact."""
 
+    @classmethod
+    def rebuild(cls, lm: LM, edits: Sequence[Edit]) -> list[Edit]:
+        """Return all edits that stand, those of this method with the deltas they have on top of what stands below them.
+
+        For most methods that is what was stored. A method whose edits share a solution derives here what an edit gives
+        once one below it was dropped; its edits say so by carrying `BELOW`.
+        """
+        return list(edits)
+
     def solve(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit] = ()) -> Edit:
         """Return the edit that writes `facts` into `lm` as it stands, leaving `lm` untouched.
 
@@ -107,19 +119,17 @@ class Method(ABC):
         method = self.resolve(lm)
         if len(facts) > 1 and not self.batched:
             raise BadConfig(f"{self.name} writes one fact at a time; give them one by one, or use a batch method.")
-        solution = Solution({})
-        if facts:
-            with no_grads_kept(lm.model):
-                solution = method.compute(lm, facts, past)
+        with no_grads_kept(lm.model):
+            solution = method.compute(lm, facts, past) if facts else Solution({})
         for site, delta in solution.deltas.items():
             if not delta.isfinite():
                 raise NotFinite(f"{self.name} gave an update at {site} that is not finite; nothing was changed.")
         return Edit(
             method=self.name, config=to_dict(method), facts=tuple(facts), base=lm.fingerprint, seed=self.seed,
             parents=tuple(e.id for e in past[-PARENTS:]), ground=ground([e.id for e in past]), prefixes=solution.prefixes,
-            deltas={site: _stored(delta, lm) for site, delta in solution.deltas.items()},
+            deltas={site: stored(delta, lm) for site, delta in solution.deltas.items()},
             carry={name: t.detach().cpu().contiguous() for name, t in solution.carry.items()},
-            report={**solution.report, "norm_ratio": _ratios(lm, solution.deltas), "statistics": method.statistics(lm)},
+            report={**solution.report, "norm_ratio": ratios(lm, solution.deltas), "statistics": method.statistics(lm)},
             versions=versions(),
         )  # fmt: skip
 
@@ -132,18 +142,3 @@ def versions() -> dict[str, str]:
 def layer_at(lm: LM, share: float) -> int:
     """Return the layer at a fraction of the depth a prompt can be found in."""
     return min(lm.reachable - 1, max(0, round(share * lm.reachable)))
-
-
-def _stored(delta: Change, lm: LM) -> Change:
-    """Return the delta on the CPU, float32 unless the model itself is finer."""
-    if isinstance(delta, Graft):
-        return delta
-    dtype = torch.promote_types(next(lm.model.parameters()).dtype, torch.float32)
-    moved = {f.name: getattr(delta, f.name).detach().cpu() for f in fields(delta)}
-    return replace(delta, **{k: (t.to(dtype) if t.is_floating_point() else t).contiguous() for k, t in moved.items()})
-
-
-def _ratios(lm: LM, deltas: Mapping[Site, Change]) -> dict[str, float]:
-    """Return ‖ΔW‖ / ‖W‖ of the base at each site."""
-    sums = {s: d for s, d in deltas.items() if not isinstance(d, Graft)}
-    return {str(s): d.norm() / float(lm.weights.base(s).detach().double().norm()) for s, d in sums.items()}

@@ -14,62 +14,14 @@ a fraction of the depth.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
-from errata.delta import Site
-from errata.edit import Edit
-from errata.fact import Fact
-from errata.methods._locate import Auto, LocateThenEdit
-from errata.methods.base import Solution, layer_at
-from errata.model.lm import LM
-from errata.solve import keys
-from errata.solve.least_squares import rank_one
-from errata.solve.values import optimise
-
-_LLAMA2 = {"layer": 5, "steps": 25, "lr": 0.5, "decay": 1e-3, "clamp": 4.0}
-_LLAMA3 = {"layer": 5, "steps": 25, "lr": 0.1, "decay": 0.5, "clamp": 0.75}
+from errata.methods._one_matrix import OneMatrix
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rome(LocateThenEdit):
+class Rome(OneMatrix):
     """One rank-one change of one `down` matrix."""
 
-    layer: int | Auto = field(default="auto", metadata={"help": "layer whose down projection is edited"})
-    consistent_keys: bool = field(default=True, metadata={"help": "the averaged key in both places (R-ROME)"})
-
     name: ClassVar[str] = "rome"
-    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "gpt2-xl": {"layer": 17, "steps": 20, "lr": 0.5, "decay": 0.5, "clamp": 4.0},
-        "gpt-j-6b": {"layer": 5, "steps": 25, "lr": 0.5, "decay": 0.5, "clamp": 0.75},
-        "llama-2-7b": _LLAMA2,
-        "mistral-7b": _LLAMA2,
-        "llama-3-8b": _LLAMA3,
-        "qwen2.5-7b": _LLAMA3,
-        "primer": {"layer": 0},
-    }
-
-    def automatic(self, lm: LM) -> Mapping[str, Any]:
-        """Return settings for a model nobody tuned: an early layer, the original's clamp."""
-        return {"layer": layer_at(lm, 0.17), "steps": 25, "decay": 0.5, "clamp": 4.0}
-
-    def sites(self) -> tuple[Site, ...]:
-        """Return the one site written to."""
-        assert isinstance(self.layer, int)
-        return (Site(self.layer, "down"),)
-
-    def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
-        """Return the update of one fact."""
-        (site,) = self.sites()
-        contexts = keys.prefixes(lm, self.seed)
-        values = optimise(lm, facts, site, contexts, self.goal())
-        averaged = keys.mean_keys(lm, [site], facts, contexts)[site]
-        bare, out = keys.gather(lm, keys.queries(facts, [""], answers=False), inputs=[site], outputs=[site])
-        current = averaged if self.consistent_keys else bare[site]
-        # W k through the module's own output at the bare prompt, plus what the averaged key changes: biases cancel.
-        weight = lm.weights[site].to(values.target.dtype)
-        written = out[site].to(values.target.dtype) + (current - bare[site]).to(weight.dtype) @ weight.T
-        delta = rank_one((values.target - written)[0], averaged[0], current[0], self.ridge(lm, site))
-        carry = {f"key/{site}": averaged, f"delta/{site}": values.delta}
-        return Solution({site: delta}, carry, contexts, self.learned(values))

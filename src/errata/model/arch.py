@@ -11,7 +11,7 @@ from typing import Literal
 
 from errata.errors import UnknownArchitecture, did_you_mean
 
-Kind = Literal["decoder", "encoder-decoder", "encoder"]
+Kind = Literal["decoder", "encoder-decoder", "encoder", "classifier"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class Row:
 
     Args:
         stacks: one, or encoder and decoder; layers are counted through them in this order.
-        kind: how text goes in and answers come out.
+        kind: how text goes in and answers come out; a model with a head that classifies texts is a "classifier", whatever
+            its row says (`model.lm`).
         transposed: the matrices are stored (in, out), as GPT-2's Conv1D does.
         post_norm: a norm stands between `down` and the residual stream, so a value there is not a vector added to it.
         skips: blocks below a layer may be left out when their output is known (T5's first block

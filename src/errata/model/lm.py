@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +20,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from errata.delta import Site
-from errata.errors import BadModel, ErrataError, NotFinite, UnknownSite, UnsupportedModel
+from errata.errors import BadModel, ErrataError, UnknownSite, UnsupportedModel
 from errata.model import arch
 from errata.model.checkpoint import check_directory, check_place, in_short
+from errata.model.speech import Speech
 from errata.model.tokens import Batch, Query, Tokens
 from errata.model.trace import answers_only, tuple_lengths
 from errata.model.weights import Weights, fingerprint
 
 _PRIMER = Path(__file__).parent.parent / "primer" / "model"
+CLASSIFIES = "ForSequenceClassification"  # how the classes are called whose head names a class of a text
 _LOADERS = {
+    "classifier": transformers.AutoModelForSequenceClassification,
     "decoder": transformers.AutoModelForCausalLM,
     "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
     "encoder": transformers.AutoModelForMaskedLM,
 }
 
 
-class LM:
+class LM(Speech):
     """A model, its tokenizer and its row of the table.
 
     Args:
@@ -53,9 +58,16 @@ class LM:
     def __init__(self, model: Any, tokenizer: Any, name: str = "") -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.row = arch.row(model.config.model_type, model.config)
+        if type(model).__name__.endswith(CLASSIFIES):
+            self.row = replace(self.row, kind="classifier")
         config = model.config.get_text_config()
         self.name = name or str(getattr(config, "_name_or_path", "")) or config.model_type
-        self.tokens = Tokens(tokenizer, self.row.kind, getattr(config, "decoder_start_token_id", None) or 0)
+        reads = (
+            {"classes": config.label2id, "limit": getattr(config, "max_position_embeddings", None)}
+            if self.row.kind == "classifier"
+            else {}
+        )
+        self.tokens = Tokens(tokenizer, self.row.kind, getattr(config, "decoder_start_token_id", None) or 0, **reads)
         self._blocks = [b for stack in self.row.stacks for b in model.get_submodule(stack.blocks)]
         self._stacks = [stack for stack in self.row.stacks for _ in model.get_submodule(stack.blocks)]
         self.depth = len(self._blocks)
@@ -96,8 +108,12 @@ class LM:
         return weight.T if self.row.transposed else weight
 
     def head(self) -> nn.Module:
-        """Return the output embedding."""
-        head: nn.Module = self.model.get_output_embeddings()
+        """Return the output embedding, or what a classifier has in its place."""
+        heads = (
+            self.model.get_output_embeddings(),
+            *(getattr(self.model, name, None) for name in ("classifier", "score")),
+        )
+        head: nn.Module = next(found for found in heads if found is not None)
         return head
 
     def embedding(self) -> nn.Module:
@@ -128,20 +144,39 @@ class LM:
         """Where inputs go."""
         return self.embedding().weight.device  # type: ignore[return-value]
 
+    @cached_property
+    def stops(self) -> frozenset[int]:
+        """The tokens that end a text."""
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        stops = configured if isinstance(configured, list) else [configured, self.tokenizer.eos_token_id]
+        return frozenset(int(s) for s in stops if s is not None)
+
     def cache(self) -> Any:
         """Return an empty cache of keys and values, for `forward` to fill."""
         return transformers.DynamicCache()
 
-    def forward(self, batch: Batch, cache: Any = None) -> Float[Tensor, "b t v"]:
-        """Return logits; gradients flow if the caller wants them. A cache is read and added to."""
+    def forward(self, batch: Batch, cache: Any = None) -> Float[Tensor, "b *t v"]:
+        """Return logits; gradients flow if the caller wants them. A cache is read and added to.
+
+        A classifier gives one row (v) a text.
+        """
         cached = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
-        logits = self.model(**batch.to(self.device).inputs, **cached).logits
+        batch = batch.to(self.device)
+        with self.weights.grafts.reading(batch):
+            logits = self.model(**batch.inputs, **cached).logits
         assert isinstance(logits, Tensor)
         return logits
+
+    def routed(self, batch: Batch) -> Batch:
+        """Return the batch with what its prompts open among the grafts that stand, for passes that begin at a later layer."""
+        return self.weights.grafts.routed(batch, self.forward)
 
     def answer_logits(self, batch: Batch, cache: Any = None) -> Float[Tensor, "a v"]:
         """Return the logits that predict the batch's labels, in float32 or better, computing no others."""
         batch = batch.to(self.device)
+        if self.row.kind == "classifier":
+            logits = self.forward(batch)[batch.rows]
+            return logits.to(torch.promote_types(logits.dtype, torch.float32))
         with answers_only(self, batch.rows, batch.cols):
             logits = (self.forward(batch) if cache is None else self.forward(batch, cache))[0]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -165,77 +200,20 @@ class LM:
 
     @torch.no_grad()
     def top(self, prompt: str, count: int = 5) -> list[tuple[str, float]]:
-        """Return the likeliest next tokens and their probabilities."""
+        """Return the likeliest next tokens, or classes, and their probabilities."""
         p = self.answer_logits(self.tokens.batch([Query(prompt)]))[0].softmax(-1)
         values, ids = p.topk(min(count, len(p)))
-        return [(self.tokens.word(int(i)), float(v)) for i, v in zip(ids, values, strict=True)]
+        return [(self.word(int(i)), float(v)) for i, v in zip(ids, values, strict=True)]
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int = 32, rows: int = 64) -> list[str]:
-        """Return what the model says after each prompt: greedy, up to the end of the text or line.
-
-        Prompts of one length run together, so there is no padding and a batch says what its rows say alone.
-        """
-        read = self.tokens.opening if self.row.kind == "decoder" else self.tokens.ids
-        ids = [read(prompt) for prompt in prompts]
-        said = [""] * len(prompts)
-        for length in {len(i) for i in ids}:
-            same = [i for i, row in enumerate(ids) if len(row) == length]
-            for start in range(0, len(same), rows):
-                part = same[start : start + rows]
-                out = self._run(torch.tensor([ids[i] for i in part]), max_new_tokens=max_new_tokens, do_sample=False)
-                for i, row in zip(part, out, strict=True):
-                    said[i] = self.tokens.decode(row.tolist()).split("\n")[0].strip()
-        return said
-
-    def sample(self, count: int, length: int, seed: int) -> list[str]:
-        """Return `count` texts of about `length` tokens, sampled from nothing; global random state is untouched."""
-        start = self.tokenizer.bos_token_id
-        start = self.tokenizer.eos_token_id if start is None else start
-        ids = torch.full((count, 1), 0 if start is None else start)
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            out = self._run(ids, max_new_tokens=length, do_sample=True, top_k=0)
-        return [" ".join(self.tokens.decode(row.tolist()).split()) for row in out]
-
-    @torch.no_grad()
-    def _run(self, ids: Tensor, **options: Any) -> Tensor:
-        if self.row.kind == "encoder":
-            raise UnsupportedModel(f"{self.name} is an encoder and cannot generate text; ask a model that can.")
-        special = {"pad_token_id": self.tokens.pad, "eos_token_id": self._stops()}
-        settings = transformers.GenerationConfig(**special, decoder_start_token_id=self.tokens.start, **options)
-        ids = ids.to(self.device)
-        given = {"attention_mask": torch.ones_like(ids), "logits_processor": [_finite] if options["do_sample"] else []}
-        with self._without_taste():
-            out: Tensor = self.model.generate(ids, generation_config=settings, **given)
-        return out[:, ids.shape[1] :] if self.row.kind == "decoder" else out[:, 1:]
-
-    @contextmanager
-    def _without_taste(self) -> Iterator[None]:
-        """Set aside the penalties and temperatures that came with the checkpoint: transformers mixes them into every
-        generation, and what is asked here is what the model says."""
-        before = self.model.generation_config
-        self.model.generation_config = transformers.GenerationConfig()
-        try:
-            yield
-        finally:
-            self.model.generation_config = before
+    def generation(self, **settings: Any) -> Any:
+        """Return settings of a generation."""
+        return transformers.GenerationConfig(**settings)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write model and tokenizer as transformers does, weights as safetensors."""
         with _quiet():
             self.model.save_pretrained(directory)
             self.tokenizer.save_pretrained(directory)
-
-    def _stops(self) -> list[int] | None:
-        configured = getattr(self.model.generation_config, "eos_token_id", None)
-        stops = configured if isinstance(configured, list) else [configured, self.tokenizer.eos_token_id]
-        return sorted({int(s) for s in stops if s is not None}) or None
-
-
-def _finite(ids: Tensor, scores: Tensor) -> Tensor:
-    if not bool(scores.isfinite().all()):
-        raise NotFinite("the model's logits are not finite, so nothing can be sampled; load it in float32 or bfloat16.")
-    return scores
 
 
 def load(name: str, *, device: str | None = None, dtype: str | None = None, trust_remote_code: bool = False) -> LM:
@@ -270,7 +248,8 @@ def load(name: str, *, device: str | None = None, dtype: str | None = None, trus
 def _from_pretrained(path: str, device: str | None, dtype: str | None, trust: bool) -> tuple[Any, Any]:
     common: Mapping[str, Any] = {"trust_remote_code": trust}
     config = transformers.AutoConfig.from_pretrained(path, **common)
-    loader = _LOADERS[arch.row(config.model_type).kind]
+    classifies = any(name.endswith(CLASSIFIES) for name in config.architectures or ())
+    loader = _LOADERS["classifier" if classifies else arch.row(config.model_type).kind]
     spread = {"device_map": "auto"} if device == "auto" else {}
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     options = {"use_safetensors": True, "dtype": dtype or "auto", **spread, **common}

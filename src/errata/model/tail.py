@@ -88,8 +88,17 @@ def _tail(batch: Batch, hidden: Tensor, kept: Mapping[int, tuple[Tensor, Tensor]
     mask = mask.masked_fill(~seen, torch.finfo(hidden.dtype).min)
     inputs = {"input_ids": batch.inputs["input_ids"].gather(1, place), "attention_mask": mask, "position_ids": place}
     rows = torch.arange(len(batch), device=lookup.device)[:, None]
+    assert batch.ends is not None
     return Tail(
-        Batch(inputs, torch.zeros_like(lookup), batch.rows, batch.cols - lookup[batch.rows], batch.labels),
+        Batch(
+            inputs,
+            torch.zeros_like(lookup),
+            batch.rows,
+            batch.cols - lookup[batch.rows],
+            batch.labels,
+            batch.ends - lookup,
+            batch.routes,
+        ),
         hidden[rows, place],
         {layer: (k[:, :, :h].contiguous(), v[:, :, :h].contiguous()) for layer, (k, v) in kept.items()},
     )

@@ -6,15 +6,15 @@ found from character offsets, so the result does not depend on how a tokenizer h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from errata.errors import BadFact, BadModel
+from errata.errors import BadFact, BadModel, did_you_mean
 from errata.model.arch import Kind
 
 _NO_TOKEN = "{!r} is no token of its own after {!r}; write the answer with letters or digits."
@@ -53,6 +53,9 @@ class Batch:
             last token before the answer.
         rows, cols: (a,) where answers are predicted: the logits at [rows, cols] predict `labels`.
         labels: (a,) token ids; -1 where a query has no answer.
+        ends: (b,) position of the prompt's last token in the first stack: never padding, never part of an answer. Unless
+            given, where the first label is predicted (decoders), or the last real token (whose answer stands elsewhere).
+        routes: by graft, what each row's prompt was found to open; empty until `LM.routed` has asked.
     """
 
     inputs: dict[str, Tensor]
@@ -60,6 +63,19 @@ class Batch:
     rows: Int[Tensor, " a"]
     cols: Int[Tensor, " a"]
     labels: Int[Tensor, " a"]
+    ends: Int[Tensor, " b"] | None = None
+    routes: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.ends is None:
+            object.__setattr__(self, "ends", self._ends())
+
+    def _ends(self) -> Int[Tensor, " b"]:
+        mask = self.inputs["attention_mask"]
+        last = last_real(mask) if mask.ndim == 2 else self.lookup
+        if "decoder_input_ids" in self.inputs:
+            return last
+        return last.scatter_reduce(0, self.rows, self.cols, "amin", include_self=False)
 
     def __len__(self) -> int:
         return len(self.lookup)
@@ -67,21 +83,30 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`."""
         inputs = {k: v.to(device) for k, v in self.inputs.items()}
-        moved = {k: getattr(self, k).to(device) for k in ("lookup", "rows", "cols", "labels")}
-        return replace(self, inputs=inputs, **moved)
+        moved = {k: getattr(self, k).to(device) for k in ("lookup", "rows", "cols", "labels", "ends")}
+        return replace(self, inputs=inputs, routes={k: v.to(device) for k, v in self.routes.items()}, **moved)
 
     def take(self, index: Int[Tensor, " s"]) -> Batch:
         """Return some rows, renumbered in the order of `index`."""
         place = torch.full((len(self),), -1, dtype=torch.long, device=index.device)
         place[index] = torch.arange(len(index), device=index.device)
         keep = place[self.rows] >= 0
+        assert self.ends is not None
         return Batch(
             {k: v[index] for k, v in self.inputs.items()},
             self.lookup[index],
             place[self.rows[keep]],
             self.cols[keep],
             self.labels[keep],
+            self.ends[index],
+            {k: v[index] for k, v in self.routes.items()},
         )
+
+
+def last_real(mask: Int[Tensor, "b t"]) -> Int[Tensor, " b"]:
+    """Return the position of each row's last token that is no padding, on whichever side that stands."""
+    place = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return (mask.to(place.dtype) * place).argmax(1)
 
 
 def join(prompt: str, answer: str) -> str:
@@ -92,22 +117,38 @@ def join(prompt: str, answer: str) -> str:
 class Tokens:
     """Text to token ids and back for one tokenizer and kind of model.
 
+    Args:
+        classes: of a classifier: its classes by name. limit: most tokens of a text it reads; what is beyond is left out.
+
     Raises:
         BadModel: the tokenizer cannot tell which characters a token came from.
     """
 
-    def __init__(self, tokenizer: Any, kind: Kind, decoder_start: int = 0) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        kind: Kind,
+        decoder_start: int = 0,
+        classes: Mapping[str, int] | None = None,
+        limit: int | None = None,
+    ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise BadModel(
                 "the tokenizer gives no character offsets; convert it to a fast tokenizer (tokenizer.json) first."
             )
         self._tokenizer, self.kind, self.start, self._end = tokenizer, kind, decoder_start, tokenizer.eos_token_id
         special = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        self._words: dict[int, str] = {}
+        self.classes, self._limit = dict(classes or {}), limit
         self.pad = next(token for token in special if token is not None)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without special tokens."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def line(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids` up to the end of its first line."""
+        return self.decode(ids).split("\n")[0].strip()
 
     def ids(self, text: str) -> list[int]:
         """Return token ids of `text` with the special tokens the model expects around a text."""
@@ -116,16 +157,19 @@ class Tokens:
     def opening(self, text: str) -> list[int]:
         """Return token ids of `text` as something to be gone on with.
 
-        A tokenizer may close every text, and what comes after that is a new text, not an answer.
+        A tokenizer may close every text, and what comes after that is a new text, not an answer; only an encoder reads
+        the end with the rest.
         """
-        return self._open(self.ids(text))
+        return self._open(self.ids(text)) if self.kind == "decoder" else self.ids(text)
 
     def _open(self, ids: list[int]) -> list[int]:
         return ids[:-1] if len(ids) > 1 and ids[-1] == self._end else ids
 
     def word(self, token: int) -> str:
         """Return one token as text, for display."""
-        return str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        if token not in self._words:
+            self._words[token] = str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        return self._words[token]
 
     def _offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoding = self._tokenizer(text, return_offsets_mapping=True, verbose=False)
@@ -147,15 +191,33 @@ class Tokens:
                 raise BadFact(_NO_TOKEN.format(query.answer, query.prompt))
             decoder = [self.start, *answer[:-1]] if answer else [self.start]
             labels = list(enumerate(answer)) if answer else [(0, -1)]
+        elif self.kind == "classifier":
+            ids, offsets, labels = self._document(query)
+            decoder = []
         else:
             ids, offsets, labels = self._causal(query)
             decoder = []
         last = max(i for i, (first, stop) in enumerate(offsets[: len(ids)]) if stop > first or i == 0)
-        if query.span is not None:
+        if query.span is not None and self.kind != "classifier":
             last = self._last_token(offsets, query.span[1], query.prompt)
         elif self.kind == "decoder":
             last = labels[0][0]
         return ids, decoder, last, labels
+
+    def _document(self, query: Query) -> tuple[list[int], list[tuple[int, int]], list[tuple[int, int]]]:
+        """Return a text as far as the model reads, with the special tokens that close it, and its class as the label."""
+        ids, offsets = self._offsets(query.prompt)
+        if self._limit is not None and len(ids) > self._limit:
+            closing = sum(first == stop for first, stop in offsets[-2:])
+            keep = self._limit - closing
+            ids, offsets = ids[:keep] + ids[len(ids) - closing :], offsets[:keep] + offsets[len(offsets) - closing :]
+        if not query.answer:
+            return ids, offsets, [(len(ids) - 1, -1)]
+        if query.answer not in self.classes:
+            known = ", ".join(sorted(self.classes)[:12])
+            hint = did_you_mean(query.answer, self.classes)
+            raise BadFact(f"{query.answer!r} is no class of this model.{hint} It knows: {known}.")
+        return ids, offsets, [(len(ids) - 1, self.classes[query.answer])]
 
     def _causal(self, query: Query) -> tuple[list[int], list[tuple[int, int]], list[tuple[int, int]]]:
         text = join(query.prompt, query.answer) if query.answer else query.prompt

@@ -7,6 +7,8 @@
     with resume(lm, 5, hidden):                               # blocks 0–4 are not computed
         logits = lm.forward(batch)
 
+    with grafted(lm, lm.model, opened, {Site(5, "down"): change}):   # changes that stay until taken off
+
 Every context manager lets go on the way out, whatever happened inside; what is recorded is cloned (Falcon adds to its
 MLP's output in place) and always shown as (batch, token, dim) (OPT's MLP sees the tokens flattened). Beside the roles
 of `model.arch`, the role ``block`` stands for the block's input and output.
@@ -15,13 +17,14 @@ of `model.arch`, the role ``block`` stands for the block's input and output.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from errata.delta import Site
 
@@ -183,6 +186,35 @@ def _hand_on(length: int, *args: Any, **kwargs: Any) -> Any:
     return (hidden, *[None] * (length - 1)) if length else hidden
 
 
+Change = Callable[[Hidden, Hidden], Hidden]
+Opened = Callable[[Mapping[str, Any]], int]
+
+
+def grafted(model: Modules, opening: nn.Module, opened: Opened, at: Mapping[Site, Change]) -> ExitStack:
+    """Let functions change what sites put out, in every pass from now on, until the stack that is returned is closed.
+
+    Args:
+        opening: the module whose call begins a pass over prompts: the model, or the encoder.
+        opened: told what `opening` is called with, by name; returns how many rows that is.
+        at: from a site's input and output (b, t, d) to what stands in the output's place.
+    """
+    rows = [1]  # of the pass that runs
+
+    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rows[0] = opened({**({"input_ids": args[0]} if args else {}), **kwargs})
+
+    def change(site: Site, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        x, y = _shown(_argument(args, kwargs), rows[0]), _shown(output, rows[0])
+        return at[site](x, y).reshape(output.shape)
+
+    with ExitStack() as stack:
+        stack.callback(opening.register_forward_pre_hook(begin, with_kwargs=True).remove)
+        for site in at:
+            hook = partial(change, site)
+            stack.callback(model.module(site).register_forward_hook(hook, with_kwargs=True).remove)
+        return stack.pop_all()
+
+
 @contextmanager
 def answers_only(model: Modules, rows: Int[Tensor, " a"], cols: Int[Tensor, " a"]) -> Iterator[None]:
     """Give the head only the hidden states at [rows, cols], so that logits come out as (1, a, vocabulary).
@@ -213,6 +245,11 @@ def tuple_lengths(blocks: Iterable[nn.Module], run: Callable[[], object]) -> lis
             stack.callback(block.register_forward_hook(hook).remove)
         run()
     return lengths
+
+
+def plain_attention(device: torch.device) -> AbstractContextManager[Any]:
+    """On a CPU, attend without the flash kernel, whose backward is several times slower on short rows."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from errata.delta import Change, Columns, Dense, Graft, LowRank, Site
 from errata.errors import NotFinite, UnknownSite
+from errata.model.banks import KINDS
+from errata.model.grafts import Grafts
 
 Deltas = Mapping[Site, Change]
 # Rank-one deltas are summed this many columns at a time: one matrix product instead of many, at boundaries that depend
@@ -42,14 +44,18 @@ class Matrices(Protocol):
 
 
 class Weights:
-    """The matrices of one model: read, edit for a while, set to base + edits.
+    """The matrices of one model and the grafts beside them: read, edit for a while, set to base + edits.
 
     The first time a matrix is touched its base is copied to the CPU, bit for bit.
+
+    Attributes:
+        grafts: what stands beside the matrices; put on and taken off together with the deltas.
     """
 
     def __init__(self, owner: Matrices) -> None:
         self._owner = owner
         self._base: dict[Site, Tensor] = {}
+        self.grafts = Grafts(owner, KINDS)
 
     def __getitem__(self, site: Site) -> Float[Tensor, "out in"]:
         """Return the matrix as it stands now, a live view: do not write to it."""
@@ -69,19 +75,21 @@ class Weights:
         return self._base[site]
 
     def stand(self, edits: Sequence[Deltas]) -> None:
-        """Set every touched matrix to base + `edits`, in order.
+        """Set every touched matrix to base + `edits`, in order, and let exactly their grafts stand.
 
         Raises:
-            NotFinite: a sum is not finite; every matrix is then back at its base.
+            NotFinite: a sum is not finite; everything is then back at the base.
             UnknownSite: a delta names a site this model does not have, or has another shape than it.
         """
         by_site = self._by_site(edits)
+        self.grafts.stand(edits)
         with torch.no_grad():
             for site in {**self._base, **by_site}:
                 parameter = self._owner.parameter(site)
                 total = _sum(self._touch(site).to(parameter.device), by_site.get(site, ())).to(parameter.dtype)
                 if not bool(total.isfinite().all()):
                     self._reset()
+                    self.grafts.clear()
                     raise NotFinite(
                         f"the edits at {site} do not add up to finite numbers; drop the one named last in the log."
                     )
@@ -92,7 +100,7 @@ class Weights:
         for deltas in edits:
             for site, delta in deltas.items():
                 if isinstance(delta, Graft):
-                    continue  # carried by the model's wrappers, not by its matrices
+                    continue  # stands beside the matrices
                 shape, matrix = delta.shape, tuple(self._owner.parameter(site).shape)
                 if shape[0] != matrix[0] or (
                     shape[1] != matrix[1] if delta.kind != "columns" else shape[1] > matrix[1]
@@ -110,7 +118,7 @@ class Weights:
     @contextmanager
     def at_base(self) -> Iterator[None]:
         """Show the base model inside, what stood before afterwards, to the bit."""
-        with self._restored(tuple(self._base)):
+        with self._restored(tuple(self._base)), self.grafts.instead(()):
             with torch.no_grad():
                 self._reset()
             yield
@@ -125,7 +133,7 @@ class Weights:
         by_site = self._by_site(edits)
         for site in by_site:
             self._touch(site)
-        with self._restored(tuple(by_site)):
+        with self._restored(tuple(by_site)), self.grafts.instead((*self.grafts.standing, *edits)):
             with torch.no_grad():
                 for site, deltas in by_site.items():
                     parameter = self._owner.parameter(site)
@@ -184,6 +192,6 @@ def fingerprint(model: nn.Module, settings: Mapping[str, object]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _numeric(settings: Mapping[str, object]) -> dict[str, object]:
-    kept = {name: value for name, value in settings.items() if name not in _CIRCUMSTANCES}
+def _numeric(settings: Mapping[Any, object]) -> dict[str, object]:
+    kept = {str(name): value for name, value in settings.items() if name not in _CIRCUMSTANCES}
     return {name: _numeric(value) if isinstance(value, Mapping) else value for name, value in kept.items()}

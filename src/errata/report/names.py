@@ -31,6 +31,7 @@ METRICS = {
     "rephrase_easyedit": Metric("Carried over", "up", "efficacy on EasyEdit's rephrase prompts"),
     "portability": Metric("Carried over", "up", "what follows, token accuracy"),
     "portability_said": Metric("Carried over", "up", "what follows is said"),
+    "portability_judged": Metric("Carried over", "up", "what follows, found right by the judge"),
     "neighborhood": Metric("Left alone", "up", "neighbours keep their old answer"),
     "locality_unchanged": Metric("Left alone", "up", "unrelated answers as before"),
     "locality_gold": Metric("Left alone", "up", "unrelated answers right"),
@@ -46,6 +47,9 @@ METRICS = {
     "norm_ratio": Metric("Size", "", "‖ΔW‖ / ‖W‖ of the edited matrices"),
     "residual_share": Metric("Size", "", "the edited layer's share of the stream"),
 }
+HARNESS = "harness."
+_LOWER = ("perplexity", "bits_per_byte")  # of the harness's metrics, those of which less is better
+_UNBOUNDED_TASKS = (*_LOWER, "bleu", "chrf", "ter")
 _UNBOUNDED = ("perplexity", "fluency", "drift", "norm_ratio", "residual_share")
 _PREFIXES = {
     "portability": Metric("Carried over", "up", ""),
@@ -59,6 +63,9 @@ def metric(name: str) -> Metric:
     """Return what is known of a metric; a name not in the table goes under "Other" with no better direction."""
     if name in METRICS:
         return METRICS[name]
+    if name.startswith(HARNESS):
+        better = "down" if name.endswith(_LOWER) else "up"
+        return Metric("General ability", better, "a task of lm-evaluation-harness")
     return next((found for prefix, found in _PREFIXES.items() if name.startswith(prefix)), Metric("Other", "", ""))
 
 
@@ -69,6 +76,8 @@ def sign(name: str) -> float:
 
 def is_share(name: str) -> bool:
     """Return whether the metric lies between 0 and 1."""
+    if name.startswith(HARNESS) and name.endswith(_UNBOUNDED_TASKS):
+        return False
     return metric(name).section != "Other" and name not in _UNBOUNDED
 
 
@@ -87,7 +96,7 @@ def ordered(names: Iterable[str]) -> list[str]:
 
 def spoken(name: str) -> str:
     """Return the name as the page shows it."""
-    return name.replace("_", " ").replace(".", ": ")
+    return name.removeprefix(HARNESS).replace("_", " ").replace(".", ": ")
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -168,16 +168,28 @@ def comparison(run: Run) -> tuple[str, ...]:
 
 
 def _labelled(runs: Sequence[Run]) -> list[Run]:
-    """Name each run by its method and, where several runs of a method are compared, by the settings that differ."""
+    """Name each run by its method and, where several runs of a method are compared, by the settings that differ from
+    what most of them have."""
     labelled = []
     for run in runs:
         twins = [r for r in runs if r.method == run.method and comparison(r) == comparison(run)]
         mine = _settings(run)
-        differing = [key for key in mine if any(_settings(twin).get(key) != mine[key] for twin in twins)]
+        differing = []
+        for key in mine:
+            alike = sum(_settings(twin).get(key) == mine[key] for twin in twins)
+            if alike < len(twins) and 2 * alike <= len(twins):
+                differing.append(key)
         label = " ".join([run.method, *(f"{key}={mine[key]}" for key in differing)])
-        same = [twin for twin in twins if _settings(twin) == mine]
-        labelled.append(replace(run, label=label if len(same) == 1 else f"{label} ({run.directory.name})"))
+        alike = [twin for twin in twins if _settings(twin) == mine]
+        labelled.append(replace(run, label=label if len(alike) == 1 else f"{label} ({_place(run, alike)})"))
     return labelled
+
+
+def _place(run: Run, twins: Sequence[Run]) -> str:
+    """Return the end of a run's path that sets it apart from its twins."""
+    paths = [twin.directory.resolve().parts for twin in twins]
+    length = next((n for n in range(1, 9) if len({parts[-n:] for parts in paths}) == len(paths)), 1)
+    return "/".join(run.directory.resolve().parts[-length:])
 
 
 def _settings(run: Run) -> dict[str, str]:

@@ -193,6 +193,11 @@ def provenance(runs: Sequence[Run], slots: Slots) -> Safe:
 def _fields(run: Run) -> dict[str, Safe]:
     about = run.about
     plain = {key: about.get(key) for key in ("model", "fingerprint", "cases", "mode", "batch", "seed")}
+    plain["harness"] = ", ".join(map(str, about.get("harness") or ())) or None
+    judge = about.get("judge")
+    plain |= (
+        {"judge": judge.get("name"), "asked to judge": judge.get("prompt") or None} if isinstance(judge, dict) else {}
+    )
     sets = {key: about.get(key) for key in ("config", "options", "versions")}
     fields = {key: text(value) for key, value in plain.items() if value is not None}
     fields |= {key: _pairs(value) for key, value in sets.items() if isinstance(value, dict) and value}

@@ -88,7 +88,8 @@ def verdict(run: Run, lead: str) -> Verdict:
 def writes(run: Run) -> bool:
     """Return whether some checkpoint has clearly more of the facts than the unedited model; a control has not.
 
-    Clearly is twice the interval, because every checkpoint and metric is another chance to be above by accident.
+    Clearly is twice the interval, because every checkpoint and metric is another chance to be above by accident. So few
+    facts that not even all against none would be clear cannot convict a method of writing nothing: there the means decide.
     """
     before = run.base.metrics if run.base else {}
     pairs = [
@@ -98,10 +99,15 @@ def writes(run: Run) -> bool:
         for c in run.checkpoints
         if name in c.metrics
     ]
-    measured = [pair for pair in pairs if None not in (_error(pair[0]), _error(pair[1]))]
-    if measured:
-        return any(above(value, other, times=2) for value, other in measured)
+    measured = [(value, other, _error(value), _error(other)) for value, other in pairs]
+    telling = [(value, other) for value, other, a, b in measured if a is not None and b is not None and _tells(a, b)]
+    if telling:
+        return any(above(value, other, times=2) for value, other in telling)
     return not pairs or any((value.mean or 0.0) > (other.mean or 0.0) for value, other in pairs)
+
+
+def _tells(one: float, two: float) -> bool:
+    return 2 * math.hypot(one, two) < 1
 
 
 def above(value: Value | None, other: Value | None, times: float = 1) -> bool:

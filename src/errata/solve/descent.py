@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,7 @@ from errata.errors import NotFinite
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, resume
+from errata.solve.values import Restraint
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,49 +25,84 @@ class Schedule:
     Args:
         bound: largest change of any entry (FT-L's L∞ constraint); None for no bound.
         stop: mean loss at which to stop.
+        size: queries of a mini-batch; `steps` then counts rounds through all of them. None takes all at once.
     """
 
     steps: int
     lr: float
     stop: float
     bound: float | None = None
+    size: int | None = None
 
 
 def fit(
-    lm: LM, site: Site, asked: Sequence[Query], schedule: Schedule, labels: Sequence[Sequence[int]] | None = None
+    lm: LM,
+    site: Site,
+    asked: Sequence[Query],
+    schedule: Schedule,
+    labels: Sequence[Sequence[int]] | None = None,
+    restraint: Restraint | None = None,
 ) -> tuple[Float[Tensor, "out in"], float, int]:
     """Minimise the mean over queries of the mean NLL of their answers, by Adam on a change of the matrix at `site`.
 
     Args:
         labels: token ids to be predicted at each query's *last* position, in place of its answer (FT-L).
+        restraint: penalty on the whole change (1, in, out), not looked at by the stop rule, and projection of its columns.
 
     Returns:
-        the change (out, in), the last loss, and the updates taken.
+        the change (out, in), the last loss (of the last round), and the updates (rounds) taken.
 
     Raises:
         NotFinite: the loss is not finite.
     """
-    batch = _labelled(lm.tokens.batch(asked), labels).to(lm.device)
-    with torch.no_grad(), Trace(lm, inputs=[Site(site.layer, "block")]) as trace:
-        lm.answer_logits(batch)
-    hidden = trace.inputs[Site(site.layer, "block")]
-    matrix = lm.weights[site]
-    change = torch.zeros(matrix.shape, dtype=torch.promote_types(matrix.dtype, torch.float32), device=matrix.device)
-    change.requires_grad_()
+    parts = list(_parts(lm, site, asked, schedule, labels))
+    held, matrix = restraint or Restraint(), lm.weights[site].detach()
+    change = torch.zeros_like(matrix, dtype=torch.promote_types(matrix.dtype, torch.float32)).requires_grad_()
     optimizer = torch.optim.Adam([change], lr=schedule.lr)
     for step in range(schedule.steps + 1):
-        with torch.enable_grad():
-            loss = _loss(lm, site, batch, hidden, change)
-        if not bool(loss.isfinite()):
-            raise NotFinite("fine-tuning diverged; lower lr with --set lr=…")
-        if loss.item() < schedule.stop or step == schedule.steps:
+        mean = 0.0
+        for batch, hidden, share in parts:
+            with torch.enable_grad():
+                loss = _loss(lm, site, batch, hidden, change)
+                whole = loss if held.penalty is None else loss + held.penalty(change.T[None]).sum()
+            if not bool(loss.isfinite()):
+                raise NotFinite("fine-tuning diverged; lower lr with --set lr=…")
+            mean += loss.item() * share
+            if step == schedule.steps or (len(parts) == 1 and mean < schedule.stop):
+                continue
+            (change.grad,) = torch.autograd.grad(whole, change)
+            _step(change, optimizer, schedule, held)
+        if step == schedule.steps or mean < schedule.stop:
             break
-        (change.grad,) = torch.autograd.grad(loss, change)
-        optimizer.step()
+    return change.detach(), mean, step
+
+
+def _parts(
+    lm: LM, site: Site, asked: Sequence[Query], schedule: Schedule, labels: Sequence[Sequence[int]] | None
+) -> Iterator[tuple[Batch, Tensor, float]]:
+    """Yield each mini-batch, what enters the site's block in it, and its share of all queries."""
+    block, size = Site(site.layer, "block"), schedule.size or len(asked)
+    for start in range(0, len(asked), size):
+        part = slice(start, start + size)
+        batch = _labelled(lm.tokens.batch(asked[part]), labels if labels is None else labels[part])
+        batch = lm.routed(batch.to(lm.device))
+        with torch.no_grad(), Trace(lm, inputs=[block]) as trace:
+            lm.answer_logits(batch)
+        yield batch, trace.inputs[block], len(asked[part]) / len(asked)
+
+
+def _step(
+    change: Float[Tensor, "out in"], optimizer: torch.optim.Optimizer, schedule: Schedule, held: Restraint
+) -> None:
+    """Take one step of Adam, inside the bound and then inside what is free."""
+    if held.project is not None and change.grad is not None:
+        change.grad = held.project(change.grad.T).T
+    optimizer.step()
+    with torch.no_grad():
         if schedule.bound is not None:
-            with torch.no_grad():
-                change.clamp_(-schedule.bound, schedule.bound)
-    return change.detach(), loss.item(), step
+            change.clamp_(-schedule.bound, schedule.bound)
+        if held.project is not None:
+            change.copy_(held.project(change.T).T)
 
 
 def _loss(lm: LM, site: Site, batch: Batch, hidden: Float[Tensor, "b t d"], change: Float[Tensor, "out in"]) -> Tensor:
@@ -89,4 +125,5 @@ def _labelled(batch: Batch, labels: Sequence[Sequence[int]] | None) -> Batch:
     if labels is None:
         return batch
     rows = torch.tensor([i for i, ids in enumerate(labels) for _ in ids])
-    return Batch(batch.inputs, batch.lookup, rows, batch.cols[rows], torch.tensor([t for ids in labels for t in ids]))
+    wanted = torch.tensor([t for ids in labels for t in ids])
+    return Batch(batch.inputs, batch.lookup, rows, batch.cols[rows], wanted, batch.ends)

@@ -53,6 +53,11 @@ class Ridge:
         """Return (λC)⁻¹ k for each key, (n, in) float64."""
         return torch.cholesky_solve(keys.double().cpu().T, self._factor).T
 
+    def inverse(self) -> Float[Tensor, "in in"]:
+        """Return (λC)⁻¹, (in, in) float64."""
+        found: Tensor = torch.cholesky_inverse(self._factor)
+        return found
+
 
 def rank_one(
     residual: Float[Tensor, " out"], key: Float[Tensor, " in"], current: Float[Tensor, " in"], ridge: Ridge
@@ -66,6 +71,35 @@ def rank_one(
     direction = ridge.solve(key[None])[0]
     denominator = current.double().cpu() @ direction
     return LowRank((residual.double().cpu() / denominator)[:, None], direction[:, None])
+
+
+def equality(residuals: Rows, keys: Keys, ridge: Ridge, epsilon: float) -> LowRank:
+    """EMMET's update: ``Δ = R (Kᵀ C⁻¹ K + εI)⁻¹ Kᵀ C⁻¹`` (arXiv 2403.14236, Eq. 8), as factors of rank n.
+
+    With one key and ε = 0 it is ROME's. Keys that depend on one another share what their system can give (pseudo-inverse).
+
+    Args:
+        residuals: R, one row a fact. keys: K, one row a fact. epsilon: ε.
+    """
+    keys, residuals = keys.double().cpu(), residuals.double().cpu()
+    solved = ridge.solve(keys)  # C⁻¹K as rows, (n, in)
+    inner = keys @ solved.T + epsilon * torch.eye(len(keys), dtype=torch.float64)
+    left = torch.linalg.pinv((inner + inner.T) / 2, hermitian=True) @ residuals
+    return LowRank(left.T.contiguous(), solved.T.contiguous())
+
+
+def null_space(second: Float[Tensor, "in in"], threshold: float | None, fraction: float) -> Float[Tensor, "in p"]:
+    """Return the eigenvectors of C along which ordinary keys hardly vary (AlphaEdit, arXiv 2410.02355).
+
+    Args:
+        threshold: eigenvalues below it count as none; None takes the smallest `fraction` of them instead.
+    """
+    values, vectors = torch.linalg.eigh(second.double().cpu())  # ascending
+    count = int((values < threshold).sum()) if threshold is not None else round(fraction * len(values))
+    if not count:
+        raise NotFinite("no direction of the keys is free under this threshold; raise it, or set fraction.")
+    found: Tensor = vectors[:, :count]
+    return found
 
 
 def batch(residuals: Rows, keys: Keys, ridge: Ridge, past: Past | None = None) -> LowRank:

@@ -25,7 +25,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from errata.delta import Site
 from errata.errors import NotFinite
@@ -33,10 +32,11 @@ from errata.fact import Fact
 from errata.model.lm import LM
 from errata.model.tail import cut
 from errata.model.tokens import Batch, Query
-from errata.model.trace import Trace, at, resume
+from errata.model.trace import Trace, at, plain_attention, resume
 from errata.solve.keys import queries
 
 Penalty = Callable[[Float[Tensor, "n out"]], Float[Tensor, " n"]]
+Project = Callable[[Float[Tensor, "n out"]], Float[Tensor, "n out"]]
 FACTS = 128  # facts learned at once, at most
 LOGITS = 32_000_000  # numbers of one pass that go through the head, about
 _BETAS, _EPS = (0.9, 0.999), 1e-8  # Adam's
@@ -52,6 +52,19 @@ class Goal:
     decay: float = 0.5
     clamp: float = 4.0
     stop: float = 0.05
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Restraint:
+    """What holds δ back.
+
+    Args:
+        penalty: added to the loss but not looked at by the stop rule (O-Edit).
+        project: a linear projection P; δ = Pz is learned in its range alone (O-Edit+).
+    """
+
+    penalty: Penalty | None = None
+    project: Project | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -76,14 +89,14 @@ class Values:
 
 
 def optimise(
-    lm: LM, facts: Sequence[Fact], site: Site, contexts: Sequence[str], goal: Goal, penalty: Penalty | None = None
+    lm: LM, facts: Sequence[Fact], site: Site, contexts: Sequence[str], goal: Goal, restraint: Restraint | None = None
 ) -> Values:
     """Learn v* at `site` for every fact.
 
     Args:
         site: role ``down`` (ROME: the MLP's output) or ``block`` (MEMIT: the block's output).
         contexts: prefixes, the bare prompt ("") first.
-        penalty: added to the loss but not looked at by the stop rule (O-Edit).
+        restraint: penalty and projection of δ; None for neither.
 
     Raises:
         NotFinite: a loss is not finite.
@@ -91,7 +104,8 @@ def optimise(
     vocabulary = int(lm.head().weight.shape[0])  # type: ignore[index]
     size = max(1, min(FACTS, LOGITS // (vocabulary * 2 * (len(contexts) + 1))))
     parts = [
-        _learn(_Problem(lm, facts[i : i + size], site, contexts, goal), penalty) for i in range(0, len(facts), size)
+        _learn(_Problem(lm, facts[i : i + size], site, contexts, goal), restraint or Restraint())
+        for i in range(0, len(facts), size)
     ]
     return Values(*(torch.cat([getattr(p, name) for p in parts]) for name in ("start", "delta", "loss", "steps")))
 
@@ -107,7 +121,7 @@ class _Problem:
         first = torch.tensor([[f.subject for f in facts].index(s) for s in subjects], device=lm.device)
         asked = queries(facts, contexts, answers=True)
         asked += [Query(f"{s} is a", "", (0, len(s))) for s in subjects]  # the subject's essence
-        self.batch = lm.tokens.batch(asked).to(lm.device)
+        self.batch = lm.routed(lm.tokens.batch(asked).to(lm.device))
         rows = self.subject.repeat_interleave(len(contexts))
         self.owner = torch.cat([rows, torch.arange(self.n, device=lm.device)])  # subject of each row
         self.count = torch.bincount(rows, minlength=self.n)  # rows with an answer, of each subject
@@ -152,8 +166,7 @@ class _Problem:
         hidden = self.hidden[rows] if tail is None else tail.hidden
         add = partial(_add_at, batch.lookup, delta)
         with ExitStack() as stack:
-            if hidden.device.type == "cpu":  # the flash kernel's backward is several times slower there on short rows
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(plain_attention(hidden.device))
             if not self.deeper:
                 stack.enter_context(Trace(self.lm, replace={self.site: add}))
             stack.enter_context(resume(self.lm, self.first, add(hidden) if self.deeper else hidden))
@@ -177,8 +190,8 @@ def step_size(start: Float[Tensor, "n out"], goal: Goal) -> Float[Tensor, "n 1"]
     return torch.full_like(start[:, :1], float(goal.lr))
 
 
-def _learn(problem: _Problem, penalty: Penalty | None) -> Values:
-    goal, start = problem.goal, problem.start
+def _learn(problem: _Problem, restraint: Restraint) -> Values:
+    goal, start, penalty, project = problem.goal, problem.start, restraint.penalty, restraint.project
     delta, lr = torch.zeros_like(start), step_size(start, goal)
     first, second = torch.zeros_like(start), torch.zeros_like(start)
     loss = start.new_full((problem.n,), float("inf"))
@@ -199,10 +212,12 @@ def _learn(problem: _Problem, penalty: Penalty | None) -> Values:
         active, gradient = active[keep], gradient[keep]
         if step == goal.steps or not len(active):
             break
+        gradient = gradient if project is None else project(gradient)
         first[active] = _BETAS[0] * first[active] + (1 - _BETAS[0]) * gradient
         second[active] = _BETAS[1] * second[active] + (1 - _BETAS[1]) * gradient**2
         mean, spread = first[active] / (1 - _BETAS[0] ** step), second[active] / (1 - _BETAS[1] ** step)
         moved = delta[active] - lr[active] * mean / (spread.sqrt() + _EPS)
+        moved = moved if project is None else project(moved)
         limit = goal.clamp * start[active].norm(dim=1, keepdim=True)
         delta[active] = moved * (limit / moved.norm(dim=1, keepdim=True)).clamp(max=1)
         steps[active] += 1

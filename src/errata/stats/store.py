@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,18 +23,22 @@ from torch import Tensor
 from errata.delta import Site
 from errata.errors import UnknownSite
 from errata.model.lm import LM
+from errata.stats import gradients as _gradients
 from errata.stats.corpus import Corpus, open_corpus
+from errata.stats.gradients import GradientSum
 from errata.stats.moments import SecondMoment, of_batch
 
 FORMAT = 1
 CONTEXT = 256  # tokens a document is cut at
 SAVE_EVERY = 50  # batches between partial sums
+GRADIENT_TOKENS = 20_000  # a gradient's leading directions settle sooner than a covariance's smallest
 Progress = Callable[[int, int], None]
+Sum = SecondMoment | GradientSum
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Everything a second moment depends on."""
+    """Everything a statistic depends on."""
 
     fingerprint: str
     site: str
@@ -43,10 +48,21 @@ class Key:
     context: int
     dtype: str
     format: int = FORMAT
+    kind: str = "moment"
 
     def name(self) -> str:
         """File name without suffix."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One kind of statistic: its name in the key, the sum it is kept as, and what a batch adds to it."""
+
+    name: str
+    made: Callable[[Tensor, int], Sum]
+    of_batch: Callable[..., Mapping[Site, Any]]
+    square: bool  # (in, in), or as the matrix is
 
 
 def directory() -> Path:
@@ -60,16 +76,17 @@ def sample_size(lm: LM) -> int:
     return max(20_000, min(64 * lm.inner, 1_000_000))
 
 
-def keys(lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0) -> dict[Site, Key]:
-    """Return what the second moment of each site is known by; raises BadFile if the corpus cannot be read."""
-    source, tokens = open_corpus(corpus), tokens or sample_size(lm)
-    dtype = str(next(lm.model.parameters()).dtype)
-    context = _context(lm)
-    return {s: Key(lm.fingerprint, str(s), source.name, source.revision, tokens, context, dtype) for s in sites}
+def keys(
+    lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0, kind: str = "moment"
+) -> dict[Site, Key]:
+    """Return what the statistic of each site is known by; raises BadFile if the corpus cannot be read."""
+    source, dtype = open_corpus(corpus), str(next(lm.model.parameters()).dtype)
+    common = (source.name, source.revision, tokens or sample_size(lm), _context(lm), dtype, FORMAT, kind)
+    return {site: Key(lm.fingerprint, str(site), *common) for site in sites}
 
 
 def _context(lm: LM) -> int:
-    """Return where documents are cut: a model with a short memory for places has none beyond it."""
+    """Tokens a document is cut at: `CONTEXT`, or as many as the model has positions for."""
     return min(CONTEXT, getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or CONTEXT)
 
 
@@ -86,33 +103,46 @@ def second_moments(
     Raises:
         BadFile: the corpus cannot be read. StatsMissing: it has no text. UnknownSite: no text passes through a site.
     """
+    kind = _Kind("moment", SecondMoment, of_batch, square=True)
+    return {site: m.mean for site, m in _known(lm, sites, kind, corpus, tokens or sample_size(lm), progress).items()}
+
+
+def gradients(
+    lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0, progress: Progress | None = None
+) -> dict[Site, Float[Tensor, "out in"]]:
+    """Return the base model's mean gradient of the language-modelling loss at each site; as `second_moments`."""
+    kind = _Kind("gradient", GradientSum, _gradients.of_batch, square=False)
+    return {site: g.mean for site, g in _known(lm, sites, kind, corpus, tokens or GRADIENT_TOKENS, progress).items()}
+
+
+def _known(
+    lm: LM, sites: Sequence[Site], kind: _Kind, corpus: str, tokens: int, progress: Progress | None
+) -> dict[Site, Any]:
     for site in sites:
         if not 0 <= site.layer < lm.reachable:
             raise UnknownSite(f"text is read by layers 0 to {lm.reachable - 1} of {lm.name}; there is no {site}.")
-    named = keys(lm, sites, corpus, tokens)
-    known = {site: lm.memory.get(key) or _read(key) for site, key in named.items()}
-    missing = [site for site, moment in known.items() if moment is None]
-    if missing:
+    named = keys(lm, sites, corpus, tokens, kind.name)
+    known = {site: lm.memory.get(key) or _read(key, kind) for site, key in named.items()}
+    if missing := {site: named[site] for site, found in known.items() if found is None}:
         with lm.weights.at_base():
-            known.update(_collect(lm, missing, [named[s] for s in missing], open_corpus(corpus), progress))
-    for site, moment in known.items():
-        lm.memory[named[site]] = moment
-    return {site: moment.mean for site, moment in known.items() if moment is not None}
+            known.update(_collect(lm, missing, kind, open_corpus(corpus), progress))
+    for site, found in known.items():
+        lm.memory[named[site]] = found
+    return known
 
 
 def _collect(
-    lm: LM, sites: Sequence[Site], keys: Sequence[Key], source: Corpus, progress: Progress | None
-) -> dict[Site, SecondMoment]:
-    tokens = keys[0].tokens
-    partial = (
-        directory() / f"{hashlib.sha256(''.join(k.name() for k in keys).encode()).hexdigest()[:32]}.partial.safetensors"
-    )
-    sums, done = _resume(partial, sites)
-    for number, (ids, real) in enumerate(source.batches(lm, tokens, context=keys[0].context)):
+    lm: LM, keys: Mapping[Site, Key], kind: _Kind, source: Corpus, progress: Progress | None
+) -> dict[Site, Any]:
+    sites, tokens, context = list(keys), next(iter(keys.values())).tokens, next(iter(keys.values())).context
+    name = hashlib.sha256("".join(key.name() for key in keys.values()).encode()).hexdigest()[:32]
+    partial = directory() / f"{name}.partial.safetensors"
+    sums, done = _resume(partial, sites, kind)
+    for number, (ids, real) in enumerate(source.batches(lm, tokens, context=context)):
         if number < done:
             continue
-        moments = of_batch(lm, sites, ids, real)
-        sums = {site: sums[site] + moments[site] if site in sums else moments[site] for site in sites}
+        found = kind.of_batch(lm, sites, ids, real)
+        sums = {site: sums[site] + found[site] if site in sums else found[site] for site in sites}
         if progress is not None:
             progress(min(sums[sites[0]].count, tokens), tokens)
         if (number + 1) % SAVE_EVERY == 0:
@@ -121,22 +151,24 @@ def _collect(
                 {str(s): m.total for s, m in sums.items()},
                 {"done": str(number + 1), "count": str(sums[sites[0]].count)},
             )
-    sums = sums or {site: SecondMoment(torch.zeros(lm.inner, lm.inner, dtype=torch.float64), 0) for site in sites}
-    for site, key in zip(sites, keys, strict=True):
+    for site, key in keys.items():
+        if site not in sums:
+            out, in_ = lm.weights[site].shape
+            sums[site] = kind.made(torch.zeros(in_ if kind.square else out, in_, dtype=torch.float64), 0)
         _save(key, sums[site])
     partial.unlink(missing_ok=True)
     return sums
 
 
-def _resume(partial: Path, sites: Sequence[Site]) -> tuple[dict[Site, SecondMoment], int]:
+def _resume(partial: Path, sites: Sequence[Site], kind: _Kind) -> tuple[dict[Site, Any], int]:
     found = _load(partial)
     if found is None:
         return {}, 0
     tensors, meta = found
-    return {s: SecondMoment(tensors[str(s)], int(meta["count"])) for s in sites}, int(meta["done"])
+    return {s: kind.made(tensors[str(s)], int(meta["count"])) for s in sites}, int(meta["done"])
 
 
-def _save(key: Key, moment: SecondMoment) -> None:
+def _save(key: Key, moment: Sum) -> None:
     path = directory() / f"{key.name()}.safetensors"
     meta = {"key": json.dumps(asdict(key), sort_keys=True), "count": str(moment.count)}
     _write(path, {"total": moment.total}, meta)
@@ -144,7 +176,7 @@ def _save(key: Key, moment: SecondMoment) -> None:
     _replace(path.with_suffix(".json"), json.dumps(manifest, indent=1).encode())  # last: its presence means completion
 
 
-def _read(key: Key) -> SecondMoment | None:
+def _read(key: Key, kind: _Kind) -> Sum | None:
     """Return what is stored under the key, or None where it is absent, torn, or of another key."""
     path = directory() / f"{key.name()}.safetensors"
     try:
@@ -154,7 +186,7 @@ def _read(key: Key) -> SecondMoment | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     found = _load(path)
-    return None if found is None else SecondMoment(found[0]["total"], int(found[1]["count"]))
+    return None if found is None else kind.made(found[0]["total"], int(found[1]["count"]))
 
 
 def _hash(path: Path) -> str:

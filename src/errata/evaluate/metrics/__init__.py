@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
+from errata.evaluate.metrics.ability import general_ability
 from errata.evaluate.metrics.base import Array, Metric, Row, Score
 from errata.evaluate.metrics.collapse import norm_ratio, perplexity, residual_share
 from errata.evaluate.metrics.fluency import TfIdf, consistency, fluency
@@ -29,9 +30,9 @@ from errata.evaluate.metrics.speech import judged, said, said_contains
 
 __all__ = [
     "METRICS", "Array", "Metric", "Row", "Score", "TfIdf", "consistency", "drift", "efficacy", "exact", "fluency",
-    "judged", "locality_gold", "locality_unchanged", "lp", "metrics_of", "neighborhood", "norm_ratio", "paraphrase",
-    "perplexity", "portability", "portability_said", "residual_share", "retention", "said", "said_contains", "score",
-    "token_accuracy",
+    "general_ability", "judged", "locality_gold", "locality_unchanged", "lp", "metrics_of", "neighborhood", "norm_ratio",
+    "paraphrase", "perplexity", "portability", "portability_said", "residual_share", "retention", "said",
+    "said_contains", "score", "token_accuracy",
 ]  # fmt: skip
 
 
@@ -57,6 +58,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("locality_gold_before", locality_gold, (("unrelated", "locality_gold_before"),)),
     Metric("portability", portability, (("portability.", "token_accuracy"),)),
     Metric("portability_said", portability_said, (("portability.", "said_contains"),)),
+    Metric("portability_judged", judged, (("portability.", "judged"),)),
     Metric("drift", drift, (("text", "drift"),)),
     Metric("perplexity", perplexity, (("text", "nll"), ("text", "tokens")), perplexity, "sum"),
     Metric("fluency", fluency, (("generation", "fluency"),)),
@@ -65,11 +67,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("residual_share", residual_share, (("site", "residual_share"),)),
 )
 
-_BY_KIND = ("portability", "portability_said")
+_BY_KIND = ("portability", "portability_said", "portability_judged")
 
 
 def metrics_of(rows: Iterable[Row]) -> list[Metric]:
-    """Return the metrics for which `rows` hold what is needed, portability also by kind, in the table's order."""
+    """Return the metrics for which `rows` hold what is needed, portability also by kind, in the table's order,
+    then those of the harness's tasks."""
     held = {(row["probe"], name) for row in rows for name in row["scores"]}
     kinds = sorted({probe.partition(".")[2] for probe, _ in held if probe.startswith("portability.")})
     every: list[Metric] = []
@@ -77,7 +80,12 @@ def metrics_of(rows: Iterable[Row]) -> list[Metric]:
         every.append(metric)
         if metric.name in _BY_KIND:
             every += [_of_kind(metric, kind) for kind in kinds]
+    every += [_of_task(probe, name) for probe, name in sorted(held) if probe.startswith("harness.")]
     return [m for m in every if all(_held(probe, name, held) for probe, name in m.columns)]
+
+
+def _of_task(probe: str, name: str) -> Metric:
+    return Metric(f"{probe}.{name}", general_ability, ((probe, name),))
 
 
 def _of_kind(metric: Metric, kind: str) -> Metric:

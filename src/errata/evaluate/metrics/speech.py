@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from errata.evaluate.metrics.base import Score
-from errata.fact import _find as standing
-from errata.fact import normalize_answer, says
+from errata.fact import normalize_answer, occurrences, says
 
 
 def said(text: str | None, answers: Sequence[str]) -> Score:
@@ -27,7 +26,7 @@ def said_contains(text: str | None, answers: Sequence[str]) -> Score:
     if text is None or not answers:
         return None
     spoken = normalize_answer(text)
-    return float(any(says(text, a) or bool((w := normalize_answer(a)) and standing(spoken, w)) for a in answers))
+    return float(any(says(text, a) or bool((w := normalize_answer(a)) and occurrences(spoken, w)) for a in answers))
 
 
 def judged(verdict: bool | None) -> Score:

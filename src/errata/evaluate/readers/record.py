@@ -9,8 +9,7 @@ from typing import Any
 from errata.errors import BadFact, BadFile
 from errata.evaluate.case import Case
 from errata.fact import Fact
-from errata.facts_io import _parse_json as parse_json
-from errata.facts_io import _read_text as read_text
+from errata.facts_io import parse_json, read_text
 
 _SUFFIXES = (".jsonl", ".json")
 

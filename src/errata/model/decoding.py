@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,11 +18,28 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from errata.errors import UnsupportedModel
-from errata.model.lm import LM
-from errata.model.trace import answers_only
+from errata.model.arch import Row
+from errata.model.tokens import Tokens
+from errata.model.trace import Modules, answers_only
 
 # From logits (b, v), the places of these rows among all starts, and the step, to the next tokens (b,).
 Pick = Callable[[Tensor, Sequence[int], int], Tensor]
+# From the place of a row among all starts and its next token to whether its text ends there.
+Ends = Callable[[int, int], bool]
+
+
+@runtime_checkable
+class Speaker(Modules, Protocol):
+    """What is needed of a model that is to go on with a text; an `LM` is one."""
+
+    model: Any
+    name: str
+    row: Row
+    tokens: Tokens
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
 
 
 def greedy(logits: Tensor, places: Sequence[int], step: int) -> Int[Tensor, " b"]:
@@ -49,7 +66,7 @@ def _uniform(key: str, length: int) -> Any:
     return np.random.default_rng(seed).random(length)
 
 
-def context(lm: LM) -> int:
+def context(lm: Speaker) -> int:
     """Return how many positions the model has; a large number where it has no limit."""
     config = lm.model.config.get_text_config()
     return int(getattr(config, "max_position_embeddings", None) or 10**9) if lm.row.kind != "encoder-decoder" else 10**9
@@ -57,12 +74,12 @@ def context(lm: LM) -> int:
 
 @torch.no_grad()
 def follow(
-    lm: LM,
+    lm: Speaker,
     starts: Sequence[Sequence[int]],
     length: int,
     *,
     pick: Pick = greedy,
-    ends: Callable[[int], bool] | None = None,
+    ends: Ends | None = None,
     rows: int = 64,
 ) -> list[list[int]]:
     """Return up to `length` tokens that follow each start.
@@ -76,7 +93,7 @@ def follow(
     Raises:
         UnsupportedModel: the model is an encoder.
     """
-    if lm.row.kind == "encoder":
+    if lm.row.kind in ("encoder", "classifier"):
         raise UnsupportedModel(f"{lm.name} is an encoder and cannot generate text; ask it for probabilities instead.")
     found: list[list[int]] = [[] for _ in starts]
     by_length: dict[int, list[int]] = defaultdict(list)
@@ -92,12 +109,12 @@ def follow(
 
 
 def _run(
-    lm: LM,
+    lm: Speaker,
     ids: Int[Tensor, "b t"],
     places: Sequence[int],
     length: int,
     pick: Pick,
-    ends: Callable[[int], bool] | None,
+    ends: Ends | None,
 ) -> Iterator[tuple[int, int]]:
     """Yield (place, token) step by step until every text has ended."""
     feed, places = _Feed(lm, ids.to(lm.device)), list(places)
@@ -105,7 +122,7 @@ def _run(
         tokens = pick(feed.logits(), places, step)
         said = tokens.tolist()
         yield from zip(places, said, strict=True)
-        going = [i for i, token in enumerate(said) if ends is None or not ends(token)]
+        going = [i for i, token in enumerate(said) if ends is None or not ends(places[i], token)]
         if not going:
             return
         if len(going) < len(places):
@@ -118,7 +135,7 @@ def _run(
 class _Feed:
     """A batch being continued: what the model has read (its cache) and what it reads next."""
 
-    def __init__(self, lm: LM, ids: Int[Tensor, "b t"]) -> None:
+    def __init__(self, lm: Speaker, ids: Int[Tensor, "b t"]) -> None:
         self._lm, self._mask, self._cache, self._encoded = lm, torch.ones_like(ids), None, None
         self._next = ids
         if lm.row.kind == "encoder-decoder":
@@ -150,5 +167,6 @@ class _Feed:
         assert self._cache is not None
         self._mask = self._mask[index]
         self._cache.batch_select_indices(index)
+        self._lm.weights.grafts.keep(index)
         if self._encoded is not None:
             self._encoded = self._encoded[index]

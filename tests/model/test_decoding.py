@@ -1,6 +1,6 @@
 """Speech: greedy to a natural stop, the same as transformers' own, and sampling that no batch can change.
 
-pytest tests/evaluate/test_decoding.py
+pytest tests/model/test_decoding.py
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from errata.errors import UnsupportedModel
-from errata.evaluate.decoding import follow, top_k
 from errata.evaluate.scoring import Scorer
+from errata.model.decoding import follow, top_k
 from errata.model.lm import LM
 from tests import tiny
 from tests.evaluate.test_scoring import PROMPTS
@@ -21,10 +22,21 @@ from tests.evaluate.test_scoring import PROMPTS
 Models = Callable[[str], LM]
 
 
+def generated(lm: LM, prompt: str) -> str:
+    """Return what transformers' own greedy search gives for one prompt alone, up to the end of its line."""
+    ids = torch.tensor([lm.tokens.opening(prompt)])
+    options = {"max_new_tokens": 32, "do_sample": False, "pad_token_id": 0, "decoder_start_token_id": 0}
+    settings = transformers.GenerationConfig(**options, eos_token_id=lm.tokenizer.eos_token_id)
+    out = lm.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[0].tolist()
+    said = out[ids.shape[1] :] if lm.row.kind == "decoder" else out[1:]
+    return lm.tokens.decode(said).split("\n")[0].strip()
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "bloom", "opt", "gpt_neo", "t5"])
 def test_it_says_what_transformers_would_generate(name: str, models: Models) -> None:
     lm = models(name)
-    assert list(Scorer(lm).said(PROMPTS).values()) == lm.generate(PROMPTS)
+    assert list(Scorer(lm).said(PROMPTS).values()) == [generated(lm, prompt) for prompt in PROMPTS]
+    assert lm.generate(PROMPTS) == [generated(lm, prompt) for prompt in PROMPTS]
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "t5"])
@@ -43,7 +55,7 @@ def test_texts_end_one_by_one(models: Models) -> None:
     lm = models("llama")
     starts = [lm.tokens.ids("The river"), lm.tokens.ids("The capital"), lm.tokens.ids("Bruno Keller speaks"), [1, 5]]
     script = {0: [7, 7, 7, 9], 1: [7, 9], 2: [9], 3: [5, 5, 5, 5]}
-    found = follow(lm, starts, 4, pick=saying(lm, script), ends=lambda token: token == 9)
+    found = follow(lm, starts, 4, pick=saying(lm, script), ends=lambda place, token: token == 9)
     assert found == [[7, 7, 7, 9], [7, 9], [9], [5, 5, 5, 5]]
 
 
@@ -52,7 +64,7 @@ def test_a_row_that_ended_does_not_disturb_the_others(models: Models) -> None:
     starts = [[1, token] for token in range(10, 40)]
     whole = follow(lm, starts, 8)
     last = {ids[3] for ids in whole[::3]}
-    cut = follow(lm, starts, 8, ends=lambda token: token in last)
+    cut = follow(lm, starts, 8, ends=lambda place, token: token in last)
     for full, part in zip(whole, cut, strict=True):
         assert full[: len(part)] == part
         assert len(part) == 8 or part[-1] in last
@@ -61,15 +73,13 @@ def test_a_row_that_ended_does_not_disturb_the_others(models: Models) -> None:
 
 def test_speech_ends_at_a_line_or_the_end_of_the_text_but_never_at_a_full_stop() -> None:
     lm = tiny.build("llama")
-    scorer = Scorer(lm)
     newline, stop, paris, dot = (lm.tokens.ids(text)[-1] for text in ("\n", "x</s>", " Paris", "."))
-    assert scorer._ends(newline)
-    assert scorer._ends(stop)
-    assert not scorer._ends(paris)
-    assert not scorer._ends(dot)
-    assert scorer._line([paris, dot, paris, newline, paris]) == "Paris. Paris"
-    assert scorer._line([newline]) == ""  # it spoke, and said nothing
-    assert scorer._line([]) is None  # it could not speak
+    assert lm.ends(newline)
+    assert lm.ends(stop)
+    assert not lm.ends(paris)
+    assert not lm.ends(dot)
+    assert lm.tokens.line([paris, dot, paris, newline, paris]) == "Paris. Paris"
+    assert lm.tokens.line([newline]) == ""
 
 
 def test_a_prompt_that_fills_the_context_is_answered_with_none(models: Models) -> None:
@@ -77,7 +87,8 @@ def test_a_prompt_that_fills_the_context_is_answered_with_none(models: Models) -
     nearly, full = "." * 120, "." * 128
     assert len(lm.tokens.ids(full)) == 128
     said = Scorer(lm).said([nearly, full])
-    assert said[full] is None
+    assert said[full] is None  # it could not speak, which is not to say nothing
+    assert lm.generate([full]) == [""]
     assert said[nearly] is not None
     assert len(follow(lm, [lm.tokens.ids(nearly)], 32)[0]) == 8
 

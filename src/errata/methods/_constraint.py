@@ -1,0 +1,105 @@
+"""O-Edit and O-Edit+ as a part that any method which changes weights can take (arXiv 2410.11469).
+
+    hold = self.hold(lm, past)                                # of a resolved method; holds nothing under constraint=none
+    values = optimise(lm, …, hold.restraint())                # soft: a penalty; inside: learned in the free space only
+    residual = hold.fit(site, residual)                       # hard: what is written lies in the free space
+
+U is derived from the deltas of the edits that stand, so a dropped edit frees its direction, and G from the base model's
+gradients on ordinary text (`stats.gradients`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
+
+import torch
+
+from errata.delta import Site
+from errata.edit import Edit
+from errata.errors import NoRoomLeft
+from errata.methods._hold import Hold, Terms, gradient_basis, history_of
+from errata.methods.base import Method
+from errata.model.lm import LM
+from errata.solve.subspace import Room, Similarity, without
+from errata.stats.store import Progress, gradients
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constrained(Method):
+    """A method whose update may be kept orthogonal to earlier edits and to the model's implicit knowledge."""
+
+    corpus: str = field(default="primer", metadata={"help": "text statistics are estimated on: primer, or a file"})
+    tokens: int = field(default=0, metadata={"help": "tokens of it to read; 0: by the size of the matrix", "least": 0})
+    constraint: Literal["none", "o-edit", "o-edit+"] = field(
+        default="none", metadata={"help": "keep updates off earlier ones: by a penalty, or by projection too"}
+    )
+    protect: Literal["both", "history", "implicit"] = field(
+        default="both", metadata={"help": "the edits that stand, the model's implicit knowledge, or both"}
+    )
+    lambda1: float = field(default=50.0, metadata={"help": "penalty on looking towards earlier edits", "least": 0})
+    lambda2: float = field(default=50.0, metadata={"help": "penalty on looking towards implicit knowledge", "least": 0})
+    similarity: Similarity = field(default="absolute", metadata={"help": "what is penalised: |cos|, cos² or cos"})
+    projection: Literal["inside", "project", "rescaled"] = field(
+        default="inside",
+        metadata={"help": "o-edit+: learn in the free space, project, or project and restore the size"},
+    )
+    directions: int | Literal["auto"] = field(
+        default="auto", metadata={"help": "implicit directions protected; auto: an eighth of the width", "least": 0}
+    )
+    energy: float = field(
+        default=1.0, metadata={"help": "share of the earlier updates' energy that is protected", "above": 0}
+    )
+    spare: int | Literal["auto"] = field(
+        default="auto", metadata={"help": "directions to leave free; auto: an eighth of the width", "least": 1}
+    )
+    full: Literal["stop", "leading"] = field(
+        default="stop", metadata={"help": "when room runs out: an error, or protect only the leading directions"}
+    )
+
+    def resolve(self, lm: LM) -> Self:
+        """Return the method with every "auto" filled in; raises what `Method.resolve` raises."""
+        found, eighth = super().resolve(lm), max(1, lm.width // 8)
+        directions, spare = (eighth if value == "auto" else value for value in (found.directions, found.spare))
+        return replace(found, directions=directions, spare=spare)
+
+    def prepare(self, lm: LM, progress: Progress | None = None) -> None:
+        """Compute the gradients of every site written to, in one pass, if they are to be protected."""
+        super().prepare(lm, progress)
+        resolved = self.resolve(lm)
+        if resolved.constraint != "none" and resolved.protect != "history":
+            gradients(lm, resolved.sites(), resolved.corpus, resolved.tokens, progress)
+
+    def hold(self, lm: LM, past: Sequence[Edit]) -> Hold:
+        """Return what an edit on top of `past` is held to; on a resolved method.
+
+        Raises:
+            NoRoomLeft: under o-edit+, less than `spare` directions are free.
+        """
+        sites = () if self.constraint == "none" else self.sites()
+        weights = (self.lambda1, self.lambda2)
+        how = Terms(self.constraint == "o-edit+", self.projection, weights, self.similarity)
+        return Hold(how, lm, {site: self._room(lm, site, past) for site in sites})
+
+    def _room(self, lm: LM, site: Site, past: Sequence[Edit]) -> Room:
+        assert self.directions != "auto"
+        assert self.spare != "auto"
+        out = lm.weights[site].shape[0]
+        implicit = torch.zeros(out, 0, dtype=torch.float64)
+        if self.protect != "history":
+            implicit = gradient_basis(lm, site, self.corpus, self.tokens)[:, : self.directions]
+        if self.protect == "implicit":
+            return self._checked(Room(implicit[:, :0], implicit), site)
+        span, most = history_of(lm, site, past), out - implicit.shape[1] - self.spare
+        most = most if self.constraint == "o-edit+" and self.full == "leading" else out
+        taken = span.leading(self.energy, most)
+        return self._checked(Room(taken, without(implicit, taken)), site)
+
+    def _checked(self, room: Room, site: Site) -> Room:
+        if self.constraint == "o-edit+" and room.free < int(self.spare):
+            raise NoRoomLeft(
+                f"at {site} only {room.free} of {room.taken.shape[0]} directions are free, fewer than spare = {self.spare}: "
+                f"{room.history.shape[1]} belong to earlier edits. Drop some, lower energy or directions, or set full=leading."
+            )
+        return room

@@ -1,0 +1,133 @@
+"""z written over several matrices, for the methods that do so: `memit`, which has the equations, `alphaedit`, `ledger`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from errata.delta import Change, Dense, LowRank, Site
+from errata.edit import Edit
+from errata.fact import Fact
+from errata.methods._locate import Auto, LocateThenEdit, home
+from errata.methods.base import Solution, layer_at
+from errata.model.lm import LM
+from errata.solve import keys
+from errata.solve.values import optimise
+
+_LLAMA2 = {"layers": (4, 5, 6, 7, 8), "steps": 25, "lr": 0.5, "decay": 1e-3, "clamp": 4.0}
+_LLAMA3 = {"layers": (4, 5, 6, 7, 8), "steps": 25, "lr": 0.1, "decay": 0.5, "clamp": 0.75}
+
+
+class Wanted(NamedTuple):
+    """What one matrix is to give in addition.
+
+    Args:
+        facts: n of them. residual: (n, out) what to add to its output. keys: (n, in) at which.
+    """
+
+    facts: Sequence[Fact]
+    residual: Float[Tensor, "n out"]
+    keys: Float[Tensor, "n in"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyMatrices(LocateThenEdit):
+    """A closed-form change of several `down` matrices for a batch of facts."""
+
+    layers: tuple[int, ...] | Auto = field(default="auto", metadata={"help": "layers edited, ascending"})
+
+    batched: ClassVar[bool] = True
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "gpt2-xl": {
+            "layers": (13, 14, 15, 16, 17),
+            "steps": 20,
+            "lr": 0.5,
+            "decay": 0.5,
+            "clamp": 0.75,
+        },
+        "gpt-j-6b": {"layers": (3, 4, 5, 6, 7, 8), "steps": 25, "lr": 0.5, "decay": 0.5, "clamp": 0.75},
+        "llama-2-7b": _LLAMA2,
+        "mistral-7b": _LLAMA2,
+        "llama-3-8b": _LLAMA3,
+        "qwen2.5-7b": _LLAMA3,
+        "primer": {"layers": (0, 1)},
+    }
+
+    def automatic(self, lm: LM) -> Mapping[str, Any]:
+        """Return settings for a model nobody tuned: early layers, or those up to the traced one."""
+        last = home(lm, 0.25)
+        first = max(0, last + layer_at(lm, 0.12) - layer_at(lm, 0.25))
+        return {
+            "layers": tuple(range(first, last + 1)),
+            "steps": 25,
+            "decay": 0.5,
+            "clamp": 4.0,
+        }
+
+    def sites(self) -> tuple[Site, ...]:
+        """Return the sites written to, ascending."""
+        assert isinstance(self.layers, tuple)
+        return tuple(Site(layer, "down") for layer in sorted(self.layers))
+
+    def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
+        """Return the update of a batch of facts."""
+        sites = self.sites()
+        top = Site(sites[-1].layer, "down" if lm.row.post_norm else "block")
+        contexts, hold = keys.prefixes(lm, self.seed), self.hold(lm, past)
+        with ExitStack() as stack:
+            deltas: dict[Site, Change] = dict(self.first(lm, facts, past))
+            carry: dict[str, Tensor] = {}
+            stack.enter_context(lm.weights.trial([deltas]))
+            values = optimise(lm, facts, top, contexts, self.goal(), hold.restraint())
+            values = self.anchored(lm, facts, top, values)
+            carry[f"delta/{top}"] = values.delta
+            for place, site in enumerate(sites):
+                averaged = keys.mean_keys(lm, [site], facts, contexts)[site]
+                _, now = keys.gather(lm, keys.queries(facts, [""], answers=False), outputs=[top])
+                residual = (values.target - now[top].to(values.target.dtype)) / (len(sites) - place)
+                carry[f"key/{site}"] = averaged
+                delta, more = self.update(lm, site, Wanted(facts, hold.fit(site, residual), averaged), past)
+                carry |= more
+                written = self.restrained(lm, site, delta, past)
+                both = deltas[site] + written if site in deltas else written
+                assert isinstance(both, LowRank | Dense)
+                deltas[site] = both
+                stack.enter_context(lm.weights.trial([{site: written}]))
+        return Solution(deltas, carry, contexts, {**self.learned(values), **hold.report()})
+
+    def first(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> dict[Site, LowRank]:
+        """Return changes to make before anything is learned: none, unless a method takes something back."""
+        return {}
+
+    @abstractmethod
+    def update(self, lm: LM, site: Site, wanted: Wanted, past: Sequence[Edit]) -> tuple[LowRank, dict[str, Tensor]]:
+        """Return the change of a site, and what more the edit is to carry."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighted(ManyMatrices):
+    """One in which ordinary keys hold the change back by their covariance times λ."""
+
+    weight: float | Auto = field(default="auto", metadata={"help": "λ: how much ordinary keys weigh", "above": 0})
+
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        name: {**settings, **({} if name == "primer" else {"weight": 20000.0 if name == "gpt2-xl" else 15000.0})}
+        for name, settings in ManyMatrices.tuned.items()
+    }
+
+    def automatic(self, lm: LM) -> Mapping[str, Any]:
+        """Return settings for a model nobody tuned: λ by the size of k."""
+        return {**super().automatic(lm), "weight": float(lm.inner)}
+
+
+def past_keys(past: Sequence[Edit], site: Site) -> Float[Tensor, "m in"] | None:
+    """Return the keys the standing edits wrote at a site, whatever method they are by; None if there are none."""
+    found = [edit.carry[f"key/{site}"].double() for edit in past if f"key/{site}" in edit.carry]
+    return torch.cat(found) if found else None

@@ -1,0 +1,61 @@
+"""NAS, RECT, PRUNE and SPHERE as settings of any method with a closed form; the mathematics is `solve.restraint`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+
+from errata.delta import Change, Dense, Graft, LowRank, Site
+from errata.edit import Edit
+from errata.fact import Fact
+from errata.methods._constraint import Constrained
+from errata.model.lm import LM
+from errata.solve import keys
+from errata.solve.restraint import anchored, beside, compressed, largest
+from errata.solve.values import Values
+
+RECT = 0.4  # share of entries kept
+PRUNE = 1.2  # base of the logarithm
+SPHERE = (0.5, 0.5)  # share of W's energy that is main, and how much of the update along it is taken away
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restrained(Constrained):
+    """A method whose values may be anchored and whose updates may be restrained, for long sequences."""
+
+    anchor: float | None = field(
+        default=None,
+        metadata={"help": "NAS: norm of v* as a multiple of the base's there; none: as learned", "above": 0},
+    )
+    restrain: Literal["none", "rect", "prune", "sphere"] = field(
+        default="none",
+        metadata={"help": "keep the largest entries, press singular values, or leave W's main directions"},
+    )
+
+    def anchored(self, lm: LM, facts: Sequence[Fact], site: Site, values: Values) -> Values:
+        """Return the values with the norm the base model has there, times `anchor`; as they are without one."""
+        if self.anchor is None:
+            return values
+        with lm.weights.at_base():
+            _, base = keys.gather(lm, keys.queries(facts, [""], answers=False), outputs=[site])
+        norms = self.anchor * base[site].to(values.delta).norm(dim=1)
+        return replace(values, delta=anchored(values.target, norms) - values.start)
+
+    def restrained(self, lm: LM, site: Site, delta: LowRank, past: Sequence[Edit]) -> Change:
+        """Return what is written of `delta` on top of `past`."""
+        if self.restrain == "rect":
+            return Dense(largest(delta.dense(), lm.weights[site], RECT))
+        if self.restrain == "sphere":
+            return beside(delta, lm.weights[site], *SPHERE)
+        if self.restrain == "none":
+            return delta
+        # PRUNE's is a rule for the whole change: what is added is what leads to it from what stands.
+        standing = torch.zeros(lm.weights[site].shape, dtype=torch.float64)
+        for edit in past:
+            change = edit.deltas.get(site)
+            if change is not None and not isinstance(change, Graft):
+                change.add_to(standing)
+        return Dense(compressed(standing + delta.dense().double(), lm.weights.base(site), PRUNE) - standing)

@@ -1,0 +1,105 @@
+"""What methods share whose edits a prompt opens by its key: reading keys, and how far a key may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from errata.delta import Site
+from errata.fact import Fact
+from errata.index.search import Backend
+from errata.methods.base import Method
+from errata.model.lm import LM
+from errata.model.tokens import Query
+from errata.model.trace import Trace, at
+from errata.solve.keys import ROWS, prefixes
+from errata.stats.corpus import open_corpus
+
+Auto = Literal["auto"]
+UNRELATED = 64  # texts the radius must not reach
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routed(Method):
+    """A method whose edit is opened by the key of a prompt."""
+
+    radius: float | Auto = field(
+        default="auto", metadata={"help": "how far a key may be; auto: between rephrasings and other texts", "above": 0}
+    )
+    search: Backend = field(
+        default="size", metadata={"help": "how keys are searched: exact, faiss, or by their number"}
+    )
+    corpus: str = field(default="primer", metadata={"help": "text no edit is about, for the radius: primer, or a file"})
+
+    def calibrated(
+        self, lm: LM, index: Site, facts: Sequence[Fact], entering: bool = False
+    ) -> tuple[float, dict[str, Any]]:
+        """Return the radius, and for ``radius="auto"`` the two distributions of distances it was chosen between."""
+        if self.radius != "auto":
+            return self.radius, {"radius": self.radius}
+        with lm.weights.at_base():
+            near = torch.cat([self._near(lm, index, fact, entering) for fact in facts])
+            far = self._far(lm, index, facts, entering)
+        radius = between(near, far)
+        shown = {name: [round(float(d), 4) for d in found.sort().values[:: 1 + len(found) // 200]]
+                 for name, found in (("near", near), ("far", far))}  # fmt: skip
+        return radius, {"radius": radius, "distances": shown}
+
+    def _near(self, lm: LM, index: Site, fact: Fact, entering: bool) -> Float[Tensor, " n"]:
+        asked = [Query(text) for text in (fact.prompt, *variants(lm, fact, self.seed))]
+        keys = read_keys(lm, index, asked, entering)
+        return torch.linalg.vector_norm(keys[1:] - keys[0], dim=1)
+
+    def _far(self, lm: LM, index: Site, facts: Sequence[Fact], entering: bool) -> Float[Tensor, " n"]:
+        words = max(2, sorted(len(fact.prompt.split()) for fact in facts)[len(facts) // 2])
+        memory = ("unrelated keys", index, self.corpus, words, entering)
+        if memory not in lm.memory:
+            texts = islice(open_corpus(self.corpus).documents(), UNRELATED)
+            asked = [Query(" ".join(text.split()[:words])) for text in texts]
+            lm.memory[memory] = read_keys(lm, index, asked, entering)
+        own = read_keys(lm, index, [Query(fact.prompt) for fact in facts], entering)
+        return torch.cdist(own, lm.memory[memory], compute_mode="donot_use_mm_for_euclid_dist").flatten()
+
+
+def between(near: Float[Tensor, " n"], far: Float[Tensor, " m"]) -> float:
+    """Return a radius between two distributions of distances, never as far as nine tenths of the least of the second.
+
+    The middle on a scale of ratios between what nine of ten rephrasings stay within and nine of ten other texts beyond.
+    """
+    inner, outer = float(torch.quantile(near.double(), 0.9)), float(torch.quantile(far.double(), 0.1))
+    return float(f"{max(1e-6, min((inner * outer) ** 0.5, 0.9 * float(far.min()))):.6g}")
+
+
+def variants(lm: LM, fact: Fact, seed: int) -> list[str]:
+    """Return other wordings of a fact's prompt: its rephrases, or the prompt after sampled texts, or parts of a document.
+
+    A rephrase that is also a probe is a question kept for the examination, and is not looked at.
+    """
+    kept = {probe.prompt for probe in fact.probes}
+    own = [text for text in fact.rephrases if text not in kept]
+    if own:
+        return own
+    if lm.row.kind != "classifier":
+        return [f"{text} {fact.prompt}" for text in prefixes(lm, seed) if text]
+    words = fact.prompt.split()
+    cut = max(1, len(words) // 10)
+    return [" ".join(part) for part in (words[cut:], words[:-cut], words[cut:-cut]) if part] or [fact.prompt]
+
+
+@torch.no_grad()
+def read_keys(lm: LM, index: Site, asked: Sequence[Query], entering: bool = False) -> Float[Tensor, "n d"]:
+    """Return a site's output (or its input, if `entering`) at the last token of each prompt, in float32."""
+    parts = []
+    for start in range(0, len(asked), ROWS):
+        batch = lm.tokens.batch(asked[start : start + ROWS]).to(lm.device)
+        assert batch.ends is not None
+        with Trace(lm, inputs=[index], outputs=[index], stop=Site(index.layer, "block")) as trace:
+            lm.forward(batch)
+        parts.append(at((trace.inputs if entering else trace.outputs)[index], batch.ends).float())
+    return torch.cat(parts)

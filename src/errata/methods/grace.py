@@ -1,0 +1,109 @@
+"""GRACE: a codebook at one matrix, whose values stand in for what it puts out near a key.
+
+Paper: Hartvigsen et al., Aging with GRACE: Lifelong Model Editing with Discrete Key-Value Adaptors,
+https://arxiv.org/abs/2211.11031.
+
+    key   = input of the site at the prompt's last token
+    value = argmin_v mean NLL(target | y = v from the prompt's last token on), Adam from y itself
+    near  = |key − k_i| ≤ ε_i: y = v_i from the prompt's last token on; else y = W x
+
+ε grows to hold a near key of the same label and is halved against one of another (`index.clusters`).
+
+Differs from the paper: ε is calibrated on the model (``radius="auto"``) where nobody tuned it, as for MELO; on such models the
+step is a share of the root mean square of y; labels are compared as sequences; learning ends early when the loss is below
+`stop`; in a classifier, which reads its first token, the value stands at every position; the codebook is made from the edits
+that stand, so any of them can be dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from errata.delta import Graft, Site
+from errata.edit import Edit
+from errata.errors import NotFinite
+from errata.fact import Fact
+from errata.methods._index import preview
+from errata.methods._router import Auto, Routed, read_keys
+from errata.methods.base import Solution, layer_at
+from errata.model.banks import label_tensor
+from errata.model.lm import LM
+from errata.model.tokens import Batch, Query
+from errata.model.trace import Trace, at, resume
+
+_LATE = {"layer": 27, "role": "down", "radius": 1.0, "lr": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grace(Routed):
+    """One key and one value for a fact."""
+
+    layer: int | Auto = field(default="auto", metadata={"help": "layer of the codebook"})
+    role: Literal["up", "down"] | Auto = field(default="auto", metadata={"help": "matrix of that layer"})
+    steps: int = field(default=100, metadata={"help": "most updates of the value", "least": 1})
+    lr: float | Auto = field(
+        default="auto", metadata={"help": "Adam's step; auto: a third of the RMS of y", "above": 0}
+    )
+    stop: float = field(default=0.01, metadata={"help": "loss at which to stop", "least": 0})
+
+    name: ClassVar[str] = "grace"
+    kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder", "classifier")
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "gpt2-xl": {"layer": 35, "role": "up", "radius": 1.0, "lr": 1.0},
+        "gpt-j-6b": {**_LATE, "layer": 25},
+        **dict.fromkeys(("llama-2-7b", "llama-3-8b", "mistral-7b"), _LATE),
+        "qwen2.5-7b": {**_LATE, "layer": 18},
+    }
+
+    def automatic(self, lm: LM) -> Mapping[str, Any]:
+        """Return three quarters of the depth."""
+        return {"layer": layer_at(lm, 0.75), "role": "down"}
+
+    def sites(self) -> tuple[Site, ...]:
+        """Return the site of the codebook."""
+        assert isinstance(self.layer, int)
+        return (Site(self.layer, self.role),)
+
+    def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
+        """Return the key and the value of a fact."""
+        (site,) = self.sites()
+        name = f"grace@{site}"
+        radius, distances = self.calibrated(lm, site, facts, entering=True)
+        batch = lm.routed(lm.tokens.batch([Query(fact.prompt, fact.target) for fact in facts]).to(lm.device))
+        if name in batch.routes:  # its own value will stand there, no other
+            batch = replace(batch, routes={**batch.routes, name: torch.full_like(batch.routes[name], -1)})
+        value, loss, steps = self._learn(lm, site, batch)
+        keys = read_keys(lm, site, [Query(fact.prompt) for fact in facts], entering=True)
+        state = {"keys": keys, "labels": label_tensor([tuple(batch.labels.tolist())]), "value": value}
+        known = {"index": str(site), "radius": radius, "search": self.search, "everywhere": lm.row.kind == "classifier"}
+        graft = Graft("grace", known, state)
+        report = {"loss": [loss], "steps": [steps], "converged": [loss < 0.05], "index": distances}
+        return Solution({site: graft}, report={**report, **preview(lm, name, past, graft)})
+
+    def _learn(self, lm: LM, site: Site, batch: Batch) -> tuple[Float[Tensor, " out"], float, int]:
+        assert batch.ends is not None
+        first = Site(site.layer, "block")
+        with torch.no_grad(), Trace(lm, inputs=[first], outputs=[site]) as trace:
+            lm.answer_logits(batch)
+        value = at(trace.outputs[site], batch.ends)[0].float().clone().requires_grad_()
+        place = torch.arange(trace.outputs[site].shape[1], device=batch.ends.device)
+        after = (place >= (0 if lm.row.kind == "classifier" else batch.ends[:, None]))[..., None]
+        lr = float(value.detach().square().mean().sqrt()) / 3 if self.lr == "auto" else self.lr
+        optimizer = torch.optim.Adam([value], lr=lr)
+        for step in range(self.steps + 1):
+            put = {site: lambda y: torch.where(after.to(y.device), value.to(y), y)}
+            with torch.enable_grad(), resume(lm, first.layer, trace.inputs[first]), Trace(lm, replace=put):
+                loss = -lm.answer_logits(batch).log_softmax(-1).gather(1, batch.labels[:, None]).mean()
+            if not bool(loss.isfinite()):
+                raise NotFinite("learning the value diverged; lower lr with --set lr=…")
+            if loss.item() <= self.stop or step == self.steps:
+                break
+            (value.grad,) = torch.autograd.grad(loss, value)
+            optimizer.step()
+        return value.detach(), loss.item(), step

@@ -1,0 +1,114 @@
+"""KNE: find the neurons that hold a fact, over all layers, and train only those, together.
+
+Paper: Li et al., Knowledge Editing for Large Language Model with Knowledge Neuronal Ensemble,
+https://arxiv.org/abs/2412.20637.
+
+    Attr(w) = (w / m) Σ_j Σ_{i=1..m} ∂P(y_j | x, y_<j) / ∂w at (i/m) w             (`solve.attribution`)
+    KNE     = {(l, k): Attr > t_p},  t_p the (1 - p) quantile of Attr over all layers and neurons;  n = |KNE|
+    Ŵ       = W + (lr / √n) ΔW,  ΔW zero outside KNE; all layers of it move together  (`solve.columns`)
+
+A batch of facts takes the union of their ensembles; ``union=false`` sums Attr over the facts and takes one quantile.
+
+Differs from the paper: there is no public code, so what it leaves open is ours. A neuron is a column of `down` and all its
+entries move; ``granularity=element`` scores and moves single entries. A neuron is scored by what it writes at the subject's
+last token, where facts are looked up; ``where=everywhere`` is the formula. m = 1 on one path for all layers (gradient ×
+value) chooses almost the neurons of m = 20; ``path=layer`` takes one path a layer. ΔW is -∂loss/∂W, or Adam's direction;
+the loss is the mean NLL of the target's tokens after the prompt and after its context prefixes, and steps end when it is
+below `stop`: stopping as soon as the target is likeliest (``hits=2``) costs paraphrases. ``lr=auto`` fits the first step to
+the loss and thereby contains √n; give a number for the literal formula. ``select`` gives the ablations: the lowest scores
+(neurons that oppose the answer most), the faintest and the strongest in size, or as many neurons at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from errata.delta import Site
+from errata.edit import Edit
+from errata.fact import Fact
+from errata.methods._neurons import Neuronal, old_answers
+from errata.methods.base import Solution
+from errata.model.lm import LM
+from errata.model.tokens import Query
+from errata.solve import keys
+from errata.solve.attribution import Granularity, Measure, Route, Select, attribute, ensemble
+from errata.solve.columns import Course, train
+
+Masks = dict[Site, Tensor]
+LEAST = 4  # neurons a fact, however small the model: fewer cannot learn to say something else
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kne(Neuronal):
+    """Masked joint training of the neurons a fact depends on."""
+
+    p: float = field(default=0.01, metadata={"help": "share of the candidates in the ensemble", "above": 0})
+    m: int = field(default=1, metadata={"help": "points of the attribution's path", "least": 1})
+    path: Route = field(default="joint", metadata={"help": "scaled together: all layers, or one"})
+    granularity: Granularity = field(default="column", metadata={"help": "whole neurons, or single entries"})
+    answer: Literal["new", "old"] = field(default="new", metadata={"help": "answer whose probability is attributed"})
+    log: bool = field(default=False, metadata={"help": "attribute log P in place of P"})
+    select: Select = field(default="attributed", metadata={"help": "which neurons; all but attributed are ablations"})
+    union: bool = field(
+        default=True, metadata={"help": "a batch's ensemble: of every fact its own, or that of the sum"}
+    )
+    lr: float | Literal["auto"] = field(
+        default="auto", metadata={"help": "step, before √n; auto: from the gradient", "above": 0}
+    )
+    sqrt_n: bool = field(default=True, metadata={"help": "divide the step by √n"})
+    optimizer: Literal["sgd", "adam"] = field(default="sgd", metadata={"help": "sgd is the literal formula"})
+    steps: int = field(default=50, metadata={"help": "most updates", "least": 1})
+    stop: float = field(default=0.02, metadata={"help": "mean loss at which to stop", "least": 0})
+    hits: int = field(
+        default=0, metadata={"help": "stop also after so many steps with the target likeliest", "least": 0}
+    )
+    contexts: int = field(default=5, metadata={"help": "sampled texts the prompt is also trained after", "least": 0})
+    kl: float = field(
+        default=0.0, metadata={"help": "weight of the KL to the base on the subject's essence", "least": 0}
+    )
+
+    name: ClassVar[str] = "kne"
+    batched: ClassVar[bool] = True
+
+    def locate(self, lm: LM, facts: Sequence[Fact]) -> tuple[Masks, Masks]:
+        """Return the scores of all candidates, summed over `facts`, and which are in the ensemble, by site."""
+        answers = [f.target for f in facts] if self.answer == "new" else old_answers(lm, facts)
+        asked = [Query(f.prompt, a, f.span) for f, a in zip(facts, answers, strict=True)]
+        measure = Measure(self.m, self.path, self.granularity, self.where, self.log)
+        total: Masks = {}
+        chosen: Masks = {}
+        for place, group in enumerate([[q] for q in asked] if self.union else [asked]):
+            scores = attribute(lm, group, self.sites(), measure)
+            if self.granularity == "column":
+                scores = {site: s.sum(0) for site, s in scores.items()}
+            picked = ensemble(scores, self.p, self.select, self.seed + place, LEAST * len(group))
+            total = {site: s + total[site] if total else s for site, s in scores.items()}
+            chosen = {site: mask | chosen[site] if chosen else mask for site, mask in picked.items()}
+        return total, chosen
+
+    def course(self) -> Course:
+        """Return the settings of the descent."""
+        return Course(self.steps, self.lr, self.sqrt_n, self.optimizer, self.stop, self.hits, self.kl)
+
+    def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
+        """Return the trained change of the ensemble."""
+        _, chosen = self.locate(lm, facts)
+        contexts = keys.prefixes(lm, self.seed, self.contexts) if self.contexts else ("",)
+        asked = keys.queries(facts, contexts, answers=True)
+        if self.kl:
+            asked += [Query(f"{f.subject} is a", "", (0, len(f.subject))) for f in facts]
+        learned = train(lm, asked, chosen, self.course())
+        report = {"loss": [learned.loss], "steps": [learned.steps], "converged": [learned.converged], **shares(chosen)}
+        return Solution(learned.deltas, prefixes=contexts, report=report)
+
+
+def shares(chosen: Mapping[Site, Tensor]) -> dict[str, object]:
+    """Return the size of an ensemble, of how many candidates, and each layer's share of it."""
+    size = {str(site): int(mask.sum()) for site, mask in chosen.items()}
+    total = sum(size.values())
+    share = {site: round(n / total, 4) for site, n in size.items()}
+    return {"ensemble": total, "candidates": sum(mask.numel() for mask in chosen.values()), "share": share}

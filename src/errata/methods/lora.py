@@ -1,0 +1,116 @@
+"""LoRA: low-rank changes of many matrices, trained by peft: the plain baseline.
+
+Paper: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, https://arxiv.org/abs/2106.09685.
+
+    W' = W + (alpha / r) · B A,   A, B = argmin mean NLL(target), AdamW
+
+Differs from the paper: it adapts the feed-forward matrices, as the editing literature does; training ends when the mean loss is
+below `stop`. peft's layers are in the model while `solve` runs and are gone afterwards; what is kept is the change they make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from errata.delta import LowRank, Site
+from errata.edit import Edit
+from errata.errors import BadConfig, NotFinite
+from errata.fact import Fact
+from errata.methods.base import Method, Solution
+from errata.model.lm import LM
+from errata.model.tokens import Batch, Query
+
+Auto = Literal["auto"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(Method):
+    """Low-rank adapters of peft on every layer, merged into the weights."""
+
+    layers: tuple[int, ...] | Auto = field(default="auto", metadata={"help": "layers adapted; auto: all"})
+    roles: tuple[Literal["up", "down", "attention"], ...] = field(
+        default=("up", "down"), metadata={"help": "matrices adapted in each"}
+    )
+    rank: int = field(default=8, metadata={"help": "r", "least": 1})
+    alpha: float = field(default=32.0, metadata={"help": "the change is multiplied by alpha / r", "above": 0})
+    steps: int = field(default=50, metadata={"help": "most updates", "least": 1})
+    lr: float = field(default=5e-3, metadata={"help": "AdamW's step", "above": 0})
+    stop: float = field(default=0.01, metadata={"help": "mean loss at which to stop", "least": 0})
+
+    name: ClassVar[str] = "lora"
+    batched: ClassVar[bool] = True
+    anywhere: ClassVar[bool] = True
+    kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder", "classifier")
+
+    def automatic(self, lm: LM) -> Mapping[str, Any]:
+        """Return all layers."""
+        return {"layers": tuple(range(lm.depth))}
+
+    def sites(self) -> tuple[Site, ...]:
+        """Return every site adapted."""
+        assert isinstance(self.layers, tuple)
+        return tuple(Site(layer, role) for layer in sorted(self.layers) for role in self.roles)
+
+    def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
+        """Return the trained change of a batch of facts."""
+        batch = lm.routed(lm.tokens.batch([Query(fact.prompt, fact.target) for fact in facts]).to(lm.device))
+        with self._adapted(lm) as adapters:
+            loss, steps = self._train(lm, batch, [p for pair in adapters.values() for p in pair])
+            scale = self.alpha / self.rank
+            deltas = {site: LowRank(b.detach() * scale, a.detach().T.clone()) for site, (a, b) in adapters.items()}
+        return Solution(deltas, report={"loss": [loss], "steps": [steps], "converged": [loss < 0.05]})
+
+    @contextmanager
+    def _adapted(self, lm: LM) -> Iterator[dict[Site, tuple[Tensor, Tensor]]]:
+        """Put peft's layers into the model, yield their A (r, in) and B (out, r), and take them out again."""
+        if find_spec("peft") is None:
+            raise BadConfig('lora is trained by peft, which is not installed; install "errata[lora]".')
+        peft = import_module("peft")
+        modules = {site: lm.module(site) for site in self.sites()}
+        names = {id(module): name for name, module in lm.model.named_modules()}
+        wanted = {site: names[id(module)] for site, module in modules.items()}
+        config = peft.LoraConfig(
+            r=self.rank, lora_alpha=self.alpha, target_modules=list(wanted.values()), fan_in_fan_out=lm.row.transposed
+        )
+        known = set(vars(lm.model))
+        try:
+            with torch.random.fork_rng(devices=[lm.device] if lm.device.type == "cuda" else []):
+                torch.manual_seed(self.seed)
+                peft.inject_adapter_in_model(config, lm.model)
+            layers = {site: lm.model.get_submodule(name) for site, name in wanted.items()}
+            yield {s: (m.lora_A.default.weight, m.lora_B.default.weight) for s, m in layers.items()}
+        finally:
+            for site, name in wanted.items():
+                parent, _, last = name.rpartition(".")
+                _child(lm.model, parent)._modules[last] = modules[site]
+            for name in set(vars(lm.model)) - known:
+                delattr(lm.model, name)
+
+    def _train(self, lm: LM, batch: Batch, parameters: Sequence[nn.Parameter | Tensor]) -> tuple[float, int]:
+        optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=0.0)
+        length = torch.bincount(batch.rows, minlength=len(batch))[batch.rows]
+        for step in range(self.steps + 1):
+            with torch.enable_grad():
+                logp = lm.answer_logits(batch).log_softmax(-1)
+                loss = -(logp.gather(1, batch.labels[:, None])[:, 0] / length).sum() / len(batch)
+            if not bool(loss.isfinite()):
+                raise NotFinite("training the adapter diverged; lower lr with --set lr=…")
+            if loss.item() <= self.stop or step == self.steps:
+                break
+            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+        return loss.item(), step
+
+
+def _child(model: nn.Module, path: str) -> nn.Module:
+    found: nn.Module = model.get_submodule(path)
+    return found

@@ -1,0 +1,123 @@
+"""MELO: small low-rank blocks beside some matrices, each switched on by an index of keys.
+
+Paper: Yu et al., MELO: Enhancing Model Editing with Neuron-Indexed Dynamic LoRA, https://arxiv.org/abs/2312.11795.
+
+    key   = output of the index site at the prompt's last token
+    block = that of the nearest point of all clusters whose ball holds the key; none: no block
+    y     = W x + s · B[block] (A[block] x),   s = alpha / p, at every position of the prompt and its answer
+    A, B  = argmin mean NLL(target), Adam, the step multiplied by gamma after every so many
+
+An edit carries its block and its keys; the clusters (`index.clusters`) are made from the edits that stand, in order, so that
+dropping one leaves what there would be without it. A prompt is routed once, whatever is generated after it.
+
+Differs from the paper: the radius is calibrated on the model (``radius="auto"``) where nobody tuned it, between the distances
+of a prompt to its rephrasings and to unrelated text, and the step is a quarter of the root mean square of the weights (0.01 on
+BERT, the paper's); training ends early when the loss is below `stop`; labels are compared as sequences; a conflict pushes back
+every cluster it reaches and is not undone by a later expansion; there are as many blocks as edits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+
+from errata.delta import Graft, Site
+from errata.edit import Edit
+from errata.errors import BadConfig, UnsupportedModel
+from errata.fact import Fact
+from errata.methods._index import preview
+from errata.methods._router import Auto, Routed, read_keys
+from errata.methods.base import Solution, layer_at
+from errata.model.banks import label_tensor
+from errata.model.lm import LM
+from errata.model.tokens import Query
+from errata.solve.adapters import Descent, begin, fit
+
+Role = Literal["up", "down", "attention"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Melo(Routed):
+    """One low-rank block for a batch of facts, and their keys."""
+
+    index: int | Auto = field(default="auto", metadata={"help": "layer keys are read at, before all of `layers`"})
+    key: Role | Auto = field(default="auto", metadata={"help": "matrix whose output at the index layer is the key"})
+    layers: tuple[int, ...] | Auto = field(default="auto", metadata={"help": "layers with blocks"})
+    roles: tuple[Role, ...] = field(default=("up", "down"), metadata={"help": "matrices with blocks"})
+    rank: int = field(default=2, metadata={"help": "p: the rank of a block", "least": 1})
+    alpha: float | None = field(default=None, metadata={"help": "s = alpha / p; none: s = 1", "above": 0})
+    steps: int = field(default=50, metadata={"help": "most updates", "least": 1})
+    lr: float | Auto = field(default="auto", metadata={"help": "Adam's first step; auto: RMS of W / 4", "above": 0})
+    every: int = field(default=20, metadata={"help": "updates after which the step is multiplied", "least": 1})
+    gamma: float = field(default=0.5, metadata={"help": "by how much", "above": 0})
+    stop: float = field(default=0.01, metadata={"help": "mean loss at which to stop", "least": 0})
+
+    name: ClassVar[str] = "melo"
+    batched: ClassVar[bool] = True
+    anywhere: ClassVar[bool] = True
+    kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder", "classifier")
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "gpt2-xl": {"index": 35, "key": "up", "layers": (36, 37), "radius": 0.5, "lr": 1e-3},
+    }
+
+    def resolve(self, lm: LM) -> Self:
+        """Return the method with its index and layers named.
+
+        Raises:
+            BadConfig: the index does not come before the blocks. UnsupportedModel: the model has too few layers.
+        """
+        found = super().resolve(lm)
+        assert isinstance(found.index, int)
+        lm.module(found.at())
+        if found.index >= min(site.layer for site in found.sites()):
+            raise BadConfig(f"index = {found.index} makes no sense with layers = {found.layers}; keys are read before.")
+        return found
+
+    def automatic(self, lm: LM) -> Mapping[str, Any]:
+        """Return two thirds of the depth for the keys, and blocks in the two layers behind."""
+        if lm.reachable < 2:
+            raise UnsupportedModel(f"{self.name} needs a layer for keys before one for blocks; {lm.name} has only one.")
+        index = min(layer_at(lm, 0.66), lm.reachable - 2) if self.index == "auto" else self.index
+        if self.index == "auto" and self.layers != "auto":
+            index = max(0, min(index, min(self.layers) - 1))
+        behind = [layer for layer in (index + 1, index + 2) if layer < lm.reachable]
+        layers = [*behind, *(lm.depth - lm.reachable + layer for layer in behind if lm.row.kind == "encoder-decoder")]
+        layers = [layer for layer in dict.fromkeys(layers) if layer > index]
+        key = "up" if lm.row.kind == "decoder" else "down"
+        first = lm.weights.base(Site(min(index + 1, lm.depth - 1), self.roles[-1])).detach()
+        lr = float(f"{float(first.double().square().mean().sqrt()) / 4:.2g}")
+        return {"index": index, "key": key, "layers": tuple(sorted(layers)), "lr": lr}
+
+    def at(self) -> Site:
+        """Return the site keys are read at."""
+        assert isinstance(self.index, int)
+        return Site(self.index, self.key)
+
+    def sites(self) -> tuple[Site, ...]:
+        """Return the sites with blocks."""
+        assert isinstance(self.layers, tuple)
+        return tuple(Site(layer, role) for layer in sorted(self.layers) for role in self.roles)
+
+    def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
+        """Return the block and keys of a batch of facts."""
+        assert self.lr != "auto"
+        index, name = self.at(), f"melo@{self.at()}"
+        radius, distances = self.calibrated(lm, index, facts)
+        batch = lm.routed(lm.tokens.batch([Query(fact.prompt, fact.target) for fact in facts]).to(lm.device))
+        # Its own block, and no other of the same bank, is open where it will be: other banks stay as they are.
+        if name in batch.routes:
+            batch = replace(batch, routes={**batch.routes, name: torch.full_like(batch.routes[name], -1)})
+        scale = 1.0 if self.alpha is None else self.alpha / self.rank
+        descent = Descent(self.steps, self.lr, self.every, self.gamma, self.stop)
+        blocks, loss, steps = fit(lm, batch, begin(lm, self.sites(), self.rank, self.seed), scale, descent)
+        keys = read_keys(lm, index, [Query(fact.prompt) for fact in facts])
+        labels = [tuple(batch.labels[batch.rows == i].tolist()) for i in range(len(facts))]
+        place: dict[str, object] = {"index": str(index)}
+        known = {**place, "radius": radius, "search": self.search}
+        keyed = Graft("melo", known, {"keys": keys, "labels": label_tensor(labels)})
+        grafts = {site: Graft("melo", {**place, "scale": scale}, {"a": a, "b": b}) for site, (a, b) in blocks.items()}
+        report = {"loss": [loss], "steps": [steps], "converged": [loss < 0.05], "index": distances}
+        return Solution({index: keyed, **grafts}, report={**report, **preview(lm, name, past, keyed)})

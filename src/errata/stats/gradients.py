@@ -1,0 +1,98 @@
+"""The gradient of the language-modelling loss on ordinary text, for every wanted matrix in one pass.
+
+Its leading left singular vectors are the output directions along which the base model's implicit knowledge moves most
+(O-Edit, https://arxiv.org/abs/2410.11469). Sums are float64 and add up like those of `stats.moments`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from errata.delta import Site
+from errata.errors import NotFinite, StatsMissing, UnknownSite
+from errata.model.lm import LM
+from errata.model.tokens import Batch
+from errata.model.trace import no_grads_kept
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class GradientSum:
+    """A sum of gradients and the number of predicted tokens it is over.
+
+    Args:
+        total: (out, in) float64, Σ ∂(−log p(token)) / ∂W. count: tokens predicted.
+    """
+
+    total: Float[Tensor, "out in"]
+    count: int
+
+    def __add__(self, other: GradientSum) -> GradientSum:
+        return GradientSum(self.total + other.total, self.count + other.count)
+
+    @property
+    def mean(self) -> Float[Tensor, "out in"]:
+        """The mean gradient per token, (out, in) float64.
+
+        Raises:
+            StatsMissing: nothing was summed; the mean of nothing is not zero.
+        """
+        if not self.count:
+            raise StatsMissing("no text was read: the corpus is empty; name one with text in it.")
+        return self.total / self.count
+
+
+def of_batch(
+    lm: LM, sites: Sequence[Site], ids: Int[Tensor, "b t"], real: Bool[Tensor, "b t"]
+) -> Mapping[Site, GradientSum]:
+    """Return each site's gradient over the tokens of one batch: one forward and one backward pass for all of them.
+
+    A decoder predicts every token from those before it. An encoder-decoder reads the first half of the columns and is
+    asked for the second.
+
+    Raises:
+        UnknownSite: a site without a weight. NotFinite: the loss or a gradient is not.
+    """
+    weights = [_weight(lm, site) for site in sites]
+    inputs, labels, asked = _task(lm, ids, real)
+    none = torch.zeros(len(ids), dtype=torch.long)
+    with no_grads_kept(lm.model), torch.enable_grad():
+        for weight in weights:
+            weight.requires_grad_(True)
+        logits = lm.forward(Batch(inputs, none, none[:0], none[:0], none[:0]))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))[asked.to(logits.device)]
+        loss = torch.nn.functional.cross_entropy(logits, labels[asked].to(logits.device), reduction="sum")
+        found = torch.autograd.grad(loss, weights)
+    if not bool(loss.isfinite()) or not all(bool(g.isfinite().all()) for g in found):
+        raise NotFinite("the loss on ordinary text is not finite; load the model in float32 or bfloat16.")
+    count = int(asked.sum())
+    turned = [(g.T if lm.row.transposed else g).contiguous() for g in found]
+    return {site: GradientSum(g.double().cpu(), count) for site, g in zip(sites, turned, strict=True)}
+
+
+def _weight(lm: LM, site: Site) -> Tensor:
+    weight = getattr(lm.module(site), "weight", None)
+    if not isinstance(weight, Tensor):
+        raise UnknownSite(f"{site} is no matrix; name one, such as {Site(site.layer, 'down')}.")
+    return weight
+
+
+def _task(
+    lm: LM, ids: Int[Tensor, "b t"], real: Bool[Tensor, "b t"]
+) -> tuple[dict[str, Tensor], Int[Tensor, "b s"], Bool[Tensor, "b s"]]:
+    """Return (model inputs, the token each position is to predict, whether there is one)."""
+    if lm.row.kind == "encoder-decoder":
+        half = max(1, ids.shape[1] // 2)
+        labels, asked = ids[:, half:], real[:, half:] & real[:, :1]
+        start = torch.full_like(ids[:, :1], lm.tokens.start)
+        given = {"input_ids": ids[:, :half], "attention_mask": real[:, :half].long()}
+        return {**given, "decoder_input_ids": torch.cat([start, labels[:, :-1]], 1)}, labels, asked
+    inputs = {"input_ids": ids, "attention_mask": real.long()}
+    labels = ids.roll(-1, 1)
+    asked = real & real.roll(-1, 1)
+    asked[:, -1] = False
+    return inputs, labels, asked

@@ -1,0 +1,314 @@
+"""KNE and KN: what they choose, what they learn, and what they leave alone.
+
+pytest tests/methods/test_kne.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from errata import methods
+from errata.delta import Columns, Site
+from errata.errors import BadConfig, NotFinite, UnknownSite, UnsupportedModel
+from errata.fact import Fact
+from errata.methods.kn import KnowledgeNeurons
+from errata.methods.kne import LEAST, Kne, shares
+from errata.model.lm import LM
+from errata.model.tokens import Query
+from errata.solve import columns
+from errata.solve.attribution import Measure, attribute
+from errata.solve.columns import Course, train
+from tests import tiny
+
+FACT = Fact(prompt="The home town of Anna Lindgren", subject="Anna Lindgren", target="Paris", truth="Oslo")
+OTHER = Fact(prompt="What is the capital of France", subject="France", target="Rome")
+ASKED = [Query(f.prompt, f.target, f.span) for f in (FACT, OTHER)]
+
+
+@pytest.fixture(scope="module")
+def exact() -> Callable[[str], LM]:
+    made: dict[str, LM] = {}
+    return lambda name: made.setdefault(name, tiny.build(name, dtype=torch.float64))
+
+
+def solve(lm: LM, facts: list[Fact], **options: Any) -> Mapping[Site, Columns]:
+    return Kne(**{"steps": 5, **options}).solve(lm, facts).deltas  # type: ignore[return-value]
+
+
+def masks(lm: LM, seed: int = 0, share: float = 0.1, ndim: int = 1) -> dict[Site, Tensor]:
+    drawn = torch.Generator().manual_seed(seed)
+    shape = (lm.width, lm.inner) if ndim == 2 else (lm.inner,)
+    return {Site(layer, "down"): torch.rand(shape, generator=drawn) < share for layer in range(lm.depth)}
+
+
+# ------------------------------------------------------------------------------------------------ the descent
+
+
+def by_hand(lm: LM, chosen: Mapping[Site, Tensor], course: Course) -> tuple[dict[Site, Tensor], float]:
+    """Train dense copies of whole matrices through the model's own forward, with every step masked."""
+    batch = lm.tokens.batch(ASKED)
+    masked = {s: (m if m.ndim == 2 else m[None].expand(lm.width, -1)).double() for s, m in chosen.items()}
+    dense = {site: torch.zeros(lm.width, lm.inner, dtype=torch.float64, requires_grad=True) for site in chosen}
+    count = sum(int(m.sum()) for m in chosen.values())
+    assert course.lr != "auto"
+    lr = course.lr / count**0.5 if course.rooted else course.lr
+    adam = torch.optim.Adam(dense.values(), lr=lr) if course.optimizer == "adam" else None
+    names = {id(p): name for name, p in lm.model.named_parameters()}
+    weights = {site: lm.module(site).weight for site in chosen}
+
+    def loss() -> Tensor:
+        changed = {names[id(w)]: w + (dense[s].T if lm.row.transposed else dense[s]) for s, w in weights.items()}
+        out = torch.func.functional_call(lm.model, changed, kwargs={**batch.inputs, "use_cache": False})
+        nll = -out.logits.log_softmax(-1)[batch.rows, batch.cols, batch.labels]
+        return sum(nll[batch.rows == row].mean() for row in range(len(batch))) / len(batch)  # type: ignore[return-value]
+
+    for _ in range(course.steps):
+        gradients = torch.autograd.grad(loss(), list(dense.values()))
+        for (site, change), gradient in zip(dense.items(), gradients, strict=True):
+            change.grad = gradient * masked[site]
+        if adam:
+            adam.step()
+        else:
+            with torch.no_grad():
+                for change in dense.values():
+                    change -= lr * change.grad
+    return {site: change.detach() for site, change in dense.items()}, float(loss().detach())
+
+
+@pytest.mark.parametrize("ndim", [1, 2], ids=["column", "element"])
+@pytest.mark.parametrize(
+    "course", [Course(4, 0.3, True, "sgd", 0.0), Course(4, 0.05, False, "adam", 0.0)], ids=["sgd", "adam"]
+)
+@pytest.mark.parametrize("name", ["gpt2", "gpt2_square", "opt"])
+def test_the_ensemble_learns_what_dense_masked_descent_learns(
+    name: str, course: Course, ndim: int, exact: Callable[[str], LM]
+) -> None:
+    lm = exact(name)
+    chosen = masks(lm, ndim=ndim)
+    wanted, loss = by_hand(lm, chosen, course)
+    learned = train(lm, ASKED, chosen, course)
+    assert learned.loss == pytest.approx(loss, rel=1e-6)
+    for site, delta in learned.deltas.items():
+        torch.testing.assert_close(delta.dense((lm.width, lm.inner)), wanted[site], rtol=1e-6, atol=1e-10)
+
+
+def test_rows_may_come_in_parts(exact: Callable[[str], LM], monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, course = exact("gpt2"), Course(3, 0.3, kl=0.5)
+    asked = [*ASKED, Query("France is a"), Query("Anna Lindgren is a")]
+    whole = train(lm, asked, masks(lm), course)
+    monkeypatch.setattr(columns, "ROWS", 1)
+    parts = train(lm, asked, masks(lm), course)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
+
+
+def test_lower_layers_run_once(models: Callable[[str], LM]) -> None:
+    lm = models("llama")
+    chosen = {Site(2, "down"): masks(lm)[Site(2, "down")]}
+    counts: list[int] = []
+    handle = lm.module(Site(0, "up")).register_forward_hook(lambda *_: counts.append(1))
+    train(lm, ASKED, chosen, Course(5, 0.1))
+    handle.remove()
+    assert len(counts) == 1
+
+
+def test_state_is_kept_for_the_ensemble_only(models: Callable[[str], LM], monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    adam = torch.optim.Adam
+
+    def spy(parameters: list[Tensor], **options: Any) -> Any:
+        shapes.extend(tuple(p.shape) for p in parameters)
+        return adam(parameters, **options)
+
+    monkeypatch.setattr(torch.optim, "Adam", spy)
+    lm = models("llama")
+    found = solve(lm, [FACT], p=0.05, optimizer="adam")
+    assert shapes == [(lm.width, len(delta.index)) for delta in found.values()]
+    assert sum(n for _, n in shapes) == round(0.05 * lm.inner * lm.depth)
+
+
+def test_sqrt_n_divides_the_step(models: Callable[[str], LM]) -> None:
+    lm, chosen = models("llama"), masks(models("llama"))
+    count = sum(int(m.sum()) for m in chosen.values())
+    one, plain = (train(lm, ASKED, chosen, Course(1, 0.1, rooted)) for rooted in (True, False))
+    for site, delta in one.deltas.items():
+        torch.testing.assert_close(delta.values * count**0.5, plain.deltas[site].values)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_auto_steps_do_not_depend_on_the_models_scale(scale: float) -> None:
+    lm = tiny.build("llama", dtype=torch.float64)
+    with torch.no_grad():  # the same function: what up gains, down loses
+        for layer in range(lm.depth):
+            lm.parameter(Site(layer, "up")).mul_(scale)
+            lm.parameter(Site(layer, "down")).div_(scale)
+    learned = train(lm, ASKED, masks(lm), Course(4))
+    assert learned.loss == pytest.approx(
+        train(tiny.build("llama", dtype=torch.float64), ASKED, masks(lm), Course(4)).loss, rel=1e-3
+    )
+
+
+def test_hits_stop_once_the_target_is_likeliest_for_long_enough(models: Callable[[str], LM]) -> None:
+    lm = models("gpt2")
+    runs = [train(lm, ASKED[:1], masks(lm, share=0.3), Course(50, stop=0.0, hits=n)) for n in (1, 2, 4)]
+    assert [run.steps - runs[0].steps for run in runs] == [0, 1, 3]
+    assert all(run.converged for run in runs)
+    assert not train(lm, ASKED[:1], masks(lm, share=0.3), Course(2, lr=1e-9)).converged
+
+
+def test_divergence_is_our_error(models: Callable[[str], LM]) -> None:
+    with pytest.raises(NotFinite, match="lower lr"):
+        solve(models("gpt2"), [FACT], lr=1e30)
+
+
+# ------------------------------------------------------------------------------------------------ KNE
+
+
+@pytest.mark.parametrize("p", [0.04, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "t5"])
+def test_p_says_how_many_columns_change(name: str, p: float, models: Callable[[str], LM]) -> None:
+    lm = models(name)
+    found = solve(lm, [FACT], p=p)
+    changed = {site: (delta.values != 0).any(0) for site, delta in found.items()}
+    assert all(bool(c.all()) for c in changed.values())
+    assert sum(len(c) for c in changed.values()) == max(LEAST, round(p * lm.inner * lm.reachable))
+
+
+@pytest.mark.parametrize("options", [{}, {"granularity": "element"}, {"optimizer": "adam", "granularity": "element"}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_outside_the_ensemble_every_bit_stays(options: dict[str, Any], dtype: torch.dtype) -> None:
+    lm = tiny.build("gpt2", dtype=dtype)
+    how = Kne(p=0.1, steps=5, **options)
+    edit = how.solve(lm, [FACT])
+    _, chosen = how.resolve(lm).locate(lm, [FACT])
+    before = {name: p.clone() for name, p in lm.model.named_parameters()}
+    down = {f"transformer.h.{site.layer}.mlp.c_proj.weight": mask for site, mask in chosen.items()}
+    lm.weights.stand([edit.deltas])
+    for name, parameter in lm.model.named_parameters():
+        moved = parameter != before[name]
+        if name not in down:
+            assert torch.equal(parameter, before[name])
+        else:
+            mask = down[name] if down[name].ndim == 2 else down[name][None].expand(lm.width, -1)
+            assert not (moved.T & ~mask).any()
+            assert bool(moved.any()) == bool(mask.any())
+    if options:
+        assert sum(int(m.sum()) for m in chosen.values()) == round(0.1 * lm.width * lm.inner * lm.depth)
+
+
+def test_the_ensemble_is_the_highest_scores_of_all_layers(models: Callable[[str], LM]) -> None:
+    lm = models("llama")
+    sites = [Site(layer, "down") for layer in range(lm.depth)]
+    for where in ("subject", "everywhere"):
+        scores = attribute(lm, ASKED[:1], sites, Measure(where=where))  # type: ignore[arg-type]
+        flat = torch.cat([scores[s][0] for s in sites])
+        best = set(flat.argsort(descending=True)[:12].tolist())
+        found = solve(lm, [FACT], p=0.1, where=where)
+        assert {s.layer * lm.inner + int(i) for s, d in found.items() for i in d.index} == best
+
+
+def test_select_says_which(models: Callable[[str], LM]) -> None:
+    lm = models("llama")
+    chosen = {}
+    for select in ("attributed", "random", "lowest", "faintest", "strongest"):
+        scores, mask = Kne(p=0.1, select=select).resolve(lm).locate(lm, [FACT])  # type: ignore[arg-type]
+        flat, picked = torch.cat(list(scores.values())), torch.cat(list(mask.values()))
+        assert int(picked.sum()) == 12
+        chosen[select] = flat[picked], flat[~picked]
+    assert chosen["attributed"][0].min() >= chosen["attributed"][1].max()
+    assert chosen["lowest"][0].max() <= chosen["lowest"][1].min()
+    assert chosen["faintest"][0].abs().max() <= chosen["faintest"][1].abs().min()
+    assert chosen["strongest"][0].abs().min() >= chosen["strongest"][1].abs().max()
+    again = Kne(p=0.1, select="random").resolve(lm).locate(lm, [FACT])[1]
+    other = Kne(p=0.1, select="random", seed=1).resolve(lm).locate(lm, [FACT])[1]
+    now = Kne(p=0.1, select="random").resolve(lm).locate(lm, [FACT])[1]
+    assert all(torch.equal(again[s], now[s]) for s in again)
+    assert not all(torch.equal(again[s], other[s]) for s in again)
+
+
+def test_a_batch_takes_each_facts_own_or_the_sums(models: Callable[[str], LM]) -> None:
+    lm = models("llama")
+    alone = [Kne(p=0.1).resolve(lm).locate(lm, [fact]) for fact in (FACT, OTHER)]
+    _, union = Kne(p=0.1).resolve(lm).locate(lm, [FACT, OTHER])
+    scores, one = Kne(p=0.1, union=False).resolve(lm).locate(lm, [FACT, OTHER])
+    for site in union:
+        assert torch.equal(union[site], alone[0][1][site] | alone[1][1][site])
+        torch.testing.assert_close(scores[site], alone[0][0][site] + alone[1][0][site], rtol=1e-4, atol=1e-9)
+    assert sum(int(m.sum()) for m in one.values()) == 12
+
+
+def test_the_old_answer_can_be_attributed(models: Callable[[str], LM]) -> None:
+    lm = models("llama")
+    sites = [Site(layer, "down") for layer in range(lm.depth)]
+    scores, _ = Kne(answer="old").resolve(lm).locate(lm, [FACT])
+    wanted = attribute(lm, [Query(FACT.prompt, "Oslo", FACT.span)], sites, Measure(where="subject"))
+    assert all(torch.equal(scores[s], wanted[s][0]) for s in sites)
+    unknown = replace(FACT, truth="")  # then what the model says is the old answer
+    assert Kne(answer="old").resolve(lm).locate(lm, [unknown])[0].keys() == scores.keys()
+
+
+def test_an_encoder_decoder_has_neurons_in_both(models: Callable[[str], LM]) -> None:
+    lm = models("t5")
+    assert Kne().resolve(lm).layers == (0, 1, 2)
+    assert Kne(where="everywhere").resolve(lm).layers == (0, 1, 2, 3, 4)
+    found = solve(lm, [FACT], where="everywhere", layers=(3, 4), p=0.1)
+    assert {site.layer for site in found} <= {3, 4}
+    before = lm.logprobs(ASKED[:1])[0].mean()
+    with lm.weights.trial([found]):
+        assert lm.logprobs(ASKED[:1])[0].mean() > before
+
+
+def test_the_report_counts(models: Callable[[str], LM]) -> None:
+    report = Kne(p=0.1, steps=3).solve(models("llama"), [FACT]).report
+    assert (report["ensemble"], report["candidates"]) == (12, 120)
+    assert sum(report["share"].values()) == pytest.approx(1, abs=1e-3)  # type: ignore[attr-defined]
+    assert report["steps"] == [3]
+    assert shares({Site(1, "down"): torch.tensor([True, False, True, True])})["share"] == {"1.down": 1.0}
+
+
+@pytest.mark.parametrize("method", ["kne", "kn"])
+def test_what_cannot_work_is_refused(method: str, models: Callable[[str], LM]) -> None:
+    def refused(error: type[Exception], name: str, **options: Any) -> None:
+        with pytest.raises(error):
+            methods.make(method, options).solve(models(name), [FACT])
+
+    refused(UnsupportedModel, "bert")
+    refused(UnsupportedModel, "mixtral")
+    refused(UnknownSite, "llama", layers=(0, 3))
+    refused(UnknownSite, "llama", layers=(0, 3), where="everywhere")
+    refused(UnknownSite, "t5", layers=(3,))  # in the decoder there is no subject
+    for wrong in ({"p": 1.5}, {"m": 0}, {"layers": ()}, {"layers": (1, 1)}, {"path": "straight"}):
+        refused(BadConfig, "llama", **wrong)
+
+
+# ------------------------------------------------------------------------------------------------ KN
+
+
+def test_knowledge_neurons_are_those_contexts_share() -> None:
+    scores = torch.tensor([[1.0, 0.5, 0.3, 0.0, -2.0], [0.1, 0.9, 0.3, 1.0, -2.0], [0.0, 1.0, 0.1, 0.1, -2.0]])
+    # above 0.2 · max:      [x, x, x, ., .],           [., x, x, x, .],           [., x, ., ., .]
+    assert KnowledgeNeurons(p=0.9, fewest=1)._chosen(scores.double()).tolist() == [False, True, False, False, False]
+    assert KnowledgeNeurons(p=0.6, fewest=1)._chosen(scores.double()).tolist() == [False, True, True, False, False]
+    assert KnowledgeNeurons(p=0.9)._chosen(scores.double()).tolist() == [False, True, True, False, False]
+    assert KnowledgeNeurons(p=0.1, most=3)._chosen(scores.double()).sum() == 3
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "t5"])
+def test_kn_moves_values_along_the_answers(name: str, models: Callable[[str], LM]) -> None:
+    lm = models(name)
+    edit = KnowledgeNeurons(m=2, remove=0.0, insert=3.0).solve(lm, [FACT])
+    assert 2 <= edit.report["ensemble"] <= 5  # type: ignore[operator]
+    columns = [(s, int(i), v) for s, d in edit.deltas.items() for i, v in zip(d.index, d.values.T, strict=True)]  # type: ignore[union-attr]
+    scale = 3.0 / 2 ** edit.report["halvings"]  # type: ignore[operator]
+    first = columns[0][2] / columns[0][2].norm()
+    for site, index, value in columns:
+        assert float(value.norm()) == pytest.approx(scale * float(lm.weights[site].detach()[:, index].norm()), rel=1e-4)
+        assert abs(float(value @ first) / float(value.norm())) == pytest.approx(1, abs=1e-4)  # one line, either way
+    with lm.weights.trial([edit.deltas]):
+        after = lm.logprobs(ASKED[:1])[0].mean()
+    assert after > lm.logprobs(ASKED[:1])[0].mean()
