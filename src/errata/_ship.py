@@ -119,6 +119,7 @@ def _export(directory: Path, form: str, rank: int | None, at: str, block: str = 
         raise InputError("--rank is for adapters: checkpoints and deltas are exact.")
     with errata.open(opening.pop("model"), **opening) as editor:
         state, edits = comparing.at(editor.book, at)
+        edits = errata.methods.rebuilt(editor.lm, edits)
         edits = [exporting.opened(edits, block)] if block else edits
         parts = []
         if form == "checkpoint":

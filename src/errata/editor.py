@@ -191,8 +191,7 @@ class Editor:
         return methods.make(method, {**corpus, **options})
 
     def _write_one(self, how: Method, facts: Sequence[Fact], past: list[Edit], label: Label) -> Edit:
-        check_fits(self.lm, facts)
-        prompts = [fact.prompt for fact in facts]
+        prompts = check_fits(self.lm, facts)
         before = self.lm.generate(prompts)
         asked = time.perf_counter()
         how.prepare(self.lm)
@@ -236,9 +235,7 @@ class Editor:
             return part
         check_fits(self.lm, part)
         how.prepare(self.lm)
-        edit = how.solve(self.lm, part, past)
-        guard(edit, self._limit)
-        return edit
+        return guard(how.solve(self.lm, part, past), self._limit)
 
     @contextmanager
     def standing_as(self, edits: Sequence[Edit]) -> Iterator[LM]:

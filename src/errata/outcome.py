@@ -15,18 +15,19 @@ from errata.model.decoding import context
 from errata.model.lm import LM
 
 
-def check_fits(lm: LM, facts: Sequence[Fact]) -> None:
-    """Refuse what the model cannot read; raises BadFact for a prompt that with its target is longer than the context."""
+def check_fits(lm: LM, facts: Sequence[Fact]) -> list[str]:
+    """Return the facts' prompts; raises BadFact for one that with its target is longer than what the model can read."""
     most = context(lm)
     for fact in facts:
         length = len(lm.tokens.ids(f"{fact.prompt} {fact.target}"))
         if length >= most:
             who = f"the fact about {fact.subject[:40]!r}"
             raise BadFact(f"{who} is {length} tokens long, and {lm.name} reads fewer than {most}: shorten it.")
+    return [fact.prompt for fact in facts]
 
 
-def guard(edit: Edit, limit: float) -> None:
-    """Refuse an explosion.
+def guard(edit: Edit, limit: float) -> Edit:
+    """Return the edit, or refuse an explosion.
 
     Args:
         limit: largest ‖ΔW‖/‖W‖ of one fact; n facts may change a matrix √n times as much, as independent changes add up to.
@@ -42,6 +43,7 @@ def guard(edit: Edit, limit: float) -> None:
                 f"the update at {site} is {ratio:.1f} times as large as the matrix itself (limit {limit:g}); nothing "
                 "was changed. Lower clamp or lr with --set, or word the fact otherwise."
             )
+    return edit
 
 
 def labelled(edit: Edit, label: Label, author: str = "") -> Edit:
