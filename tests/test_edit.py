@@ -231,7 +231,7 @@ def test_a_changed_byte_is_noticed_or_of_no_consequence(place: int, change: int)
     altered[place] ^= change
     try:
         read = Edit.from_bytes(bytes(altered), "the file x")
-    except CorruptEdit as error:
+    except (CorruptEdit, NewerBook) as error:  # the latter where the byte is the number of the format
         assert str(error).startswith("the file x ")  # noqa: PT017 - either way is right
         return
     assert read.id == edit().id  # the byte was of the report or the versions: the book's own hash is for those
