@@ -50,3 +50,17 @@ def test_one_subject_collides_and_strangers_do_not() -> None:
     found = {(c.edit_id, c.other_id): c.share for c in collisions([*same, other])}
     assert found == pytest.approx({(same[0].id, same[1].id): 1.0, (same[1].id, same[0].id): 1.0})
     assert collisions([other]) == collisions([]) == []
+
+
+def routed(number: int, key: list[float], labels: list[list[int]], radius: float = 1.0) -> Edit:
+    state = {"keys": torch.tensor([key]), "labels": torch.tensor(labels)}
+    return edit(number, Graft("melo", {"index": str(SITE), "radius": radius}, state), None)
+
+
+def test_routed_edits_collide_where_balls_of_different_answers_overlap() -> None:
+    first = routed(1, [0.0, 0.0], [[7, 8]])
+    near = routed(2, [0.6, 0.0], [[7, 9]])
+    same = routed(3, [0.1, 0.0], [[7, 8, -1]])  # the same answer, filled up to a longer row
+    far = routed(4, [9.0, 0.0], [[5, 5]], radius=2.0)
+    found = {(c.edit_id, c.other_id): c.share for c in collisions([first, near, same, far])}
+    assert found == pytest.approx({(first.id, near.id): 0.7, (near.id, same.id): 0.75}, abs=1e-6)
