@@ -17,9 +17,11 @@ from errata.delta import Dense, Graft, LowRank, Site
 from errata.edit import Edit
 from errata.errors import InputError, UnknownEdit
 from errata.export import adapter, checkpoint, delta, opened
+from errata.methods._router import read_keys
 from errata.methods.melo import Melo
 from errata.model.lm import LM
 from errata.model.tokens import Query
+from errata.routing import blocks
 from tests import synthetic, tiny
 
 Models = Callable[[str], LM]
@@ -187,3 +189,33 @@ def test_a_melo_block_in_peft_gives_the_logits_of_a_prompt_that_opens_it(
         opened([one, other], "zz")
     with pytest.raises(InputError, match="no block"):
         opened([synthetic.edit(lm, 0, ("lowrank",))], synthetic.edit(lm, 0, ("lowrank",)).id)
+
+
+def test_blocks_come_with_a_table_that_routes_as_the_model_does(models: Models, tmp_path: Path) -> None:
+    lm = models("llama")
+    edits = []
+    for fact in tiny.FACTS[:3]:
+        edits.append(Melo(steps=2, radius=0.8).solve(lm, [fact], edits))
+    blocks(lm, edits, tmp_path / "out")
+    routing = json.loads((tmp_path / "out" / "routing.json").read_text())
+    table = load_file(tmp_path / "out" / "routing.safetensors")
+    assert routing["adapters"] == [edit.id for edit in edits]
+    assert all((tmp_path / "out" / edit.id / "adapter_model.safetensors").is_file() for edit in edits)
+
+    prompts = [*(f.prompt for f in tiny.FACTS[:3]), *(f"So {f.prompt}" for f in tiny.FACTS[:3]), "The sea is", "Why"]
+    keys = read_keys(lm, Site.parse(routing["site"]), [Query(prompt) for prompt in prompts])
+    expected = []
+    for key in keys:
+        covering = (key - table["centres"]).norm(dim=1) <= table["radii"]
+        near = (key - table["keys"]).norm(dim=1)
+        near[[c < 0 or not covering[c] for c in table["cluster"].tolist()]] = torch.inf
+        expected.append(int(table["adapter"][near.argmin()]) if near.isfinite().any() else -1)
+    lm.weights.stand([edit.deltas for edit in edits])
+    batch = lm.routed(lm.tokens.batch([Query(prompt) for prompt in prompts]))
+    lm.weights.stand([])
+    (routes,) = batch.routes.values()
+    assert routes.tolist() == expected
+    assert expected[:3] == [0, 1, 2]
+    assert -1 in expected
+    with pytest.raises(InputError, match="no MELO edit"):
+        blocks(lm, [synthetic.edit(lm, 0, ("lowrank",))], tmp_path / "other")

@@ -34,6 +34,7 @@ LEVELS = (
         "cards",
         "export",
         "push",
+        "routing",
     ),
     ("cluster", "report", "demo", "_options", "_rows", "_show", "_book_rows", "_book_show"),
     ("cli", "_bench", "_book", "_care", "_ship", "_where", "serve"),

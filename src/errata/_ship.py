@@ -65,7 +65,7 @@ def ci(
 def export(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory to write; a new one.")],
     form: Annotated[
-        str, typer.Option("--as", help="checkpoint, delta, or adapter (LoRA, for peft and vLLM).")
+        str, typer.Option("--as", help="checkpoint, delta, adapter (LoRA, for peft and vLLM), or blocks (MELO's).")
     ] = "adapter",
     rank: Rank = None,
     block: Annotated[
@@ -127,5 +127,6 @@ def _export(directory: Path, form: str, rank: int | None, at: str, block: str = 
                 exporting.checkpoint(lm, edits, directory)
         else:
             options = {"rank": rank} if form == "adapter" else {}
-            parts = getattr(exporting, form)(editor.lm, edits, directory, **options)
+            write = import_module("errata.routing").blocks if form == "blocks" else getattr(exporting, form)
+            parts = write(editor.lm, edits, directory, **options)
         return rows.exported(directory, form, state, editor.name, parts)

@@ -31,7 +31,7 @@ from errata.edit import Edit
 from errata.errors import InputError, UnknownEdit, UnsupportedModel
 from errata.model.lm import LM
 
-FORMATS: Final = ("checkpoint", "delta", "adapter")
+FORMATS: Final = ("checkpoint", "delta", "adapter", "blocks")
 TASKS: Final = {"decoder": "CAUSAL_LM", "encoder-decoder": "SEQ_2_SEQ_LM", "encoder": None, "classifier": "SEQ_CLS"}
 
 
@@ -81,7 +81,7 @@ def delta(lm: LM, edits: Sequence[Edit], directory: str | os.PathLike[str]) -> l
     tensors: dict[str, Tensor] = {}
     parts = []
     for site, change in _sums(lm, edits).items():
-        module = _path(lm, site)
+        module = module_path(lm, site)
         kept = change.tensors() if isinstance(change, LowRank) else {"dense": change.dense()}
         tensors |= {f"{module}.weight.{name}": tensor.float().contiguous() for name, tensor in kept.items()}
         rank = kept["left"].shape[1] if "left" in kept else 0
@@ -115,7 +115,7 @@ def adapter(
     tensors: dict[str, Tensor] = {}
     parts = []
     for site, (left, right, error) in found.items():
-        module, key = _path(lm, site), f"base_model.model.{_path(lm, site)}"
+        module, key = module_path(lm, site), f"base_model.model.{module_path(lm, site)}"
         tensors[f"{key}.lora_A.weight"] = _filled(right, r).T.float().contiguous()  # (r, in)
         tensors[f"{key}.lora_B.weight"] = _filled(left, r).float().contiguous()  # (out, r)
         full = min(*sums[site].shape, sums[site].left.shape[1]) if isinstance(sums[site], LowRank) else 0  # type: ignore[union-attr]
@@ -189,7 +189,8 @@ def _filled(matrix: Float[Tensor, "d r"], rank: int) -> Float[Tensor, "d rank"]:
     return torch.nn.functional.pad(matrix, (0, rank - matrix.shape[1]))
 
 
-def _path(lm: LM, site: Site) -> str:
+def module_path(lm: LM, site: Site) -> str:
+    """Return the name of a site's module in the model; raises UnsupportedModel if it has none."""
     wanted = lm.module(site)
     for name, module in lm.model.named_modules():
         if module is wanted:

@@ -66,9 +66,10 @@ class KnowledgeNeurons(Neuronal):
         masks = dict(zip(sites, chosen.split([found[site].shape[1] for site in sites]), strict=True))
         target = Query(fact.prompt, fact.target)
         push = self.insert * _direction(lm, target) - self.remove * _direction(lm, Query(fact.prompt, old))
-        deltas = _moved(lm, target, masks, push)
-        before, halvings = lm.logprobs([target])[0].mean(), 0
-        while halvings < HALVINGS and not _likelier(lm, target, deltas, before):
+        wanted = [Query(fact.prompt, fact.target, fact.span).after(c) for c in contexts]
+        deltas = _moved(lm, wanted, masks, push)
+        before, halvings = _mean_logp(lm, wanted), 0
+        while halvings < HALVINGS and not _likelier(lm, wanted, deltas, before):
             deltas, halvings = {site: delta * 0.5 for site, delta in deltas.items()}, halvings + 1
         neurons = {str(site): delta.index.tolist() for site, delta in deltas.items()}
         report = {"ensemble": int(chosen.sum()), "neurons": neurons, "halvings": halvings}
@@ -115,25 +116,35 @@ def _direction(lm: LM, query: Query) -> Float[Tensor, " out"]:
     return direction / direction.norm()
 
 
-def _moved(lm: LM, query: Query, masks: Mapping[Site, Tensor], push: Float[Tensor, " out"]) -> dict[Site, Columns]:
-    """Return ±push at the length of each chosen neuron's value, with the sign that makes the answer likelier."""
+def _moved(
+    lm: LM, asked: Sequence[Query], masks: Mapping[Site, Tensor], push: Float[Tensor, " out"]
+) -> dict[Site, Columns]:
+    """Return ±push at the length of each chosen neuron's value, with the sign that makes the answers likelier."""
     sites = [site for site, mask in masks.items() if bool(mask.any())]
 
     def score(batch: Batch, logits: Tensor) -> Tensor:
         return logits.log_softmax(-1).gather(1, batch.labels[:, None]).sum()
 
-    with torch.no_grad(), Trace(lm, inputs=sites) as trace:
-        lm.answer_logits(lm.tokens.batch([query]))
-    _, gradients = _gradients(lm, query, sites, score)
+    slope: dict[Site, Tensor] = {}
+    for query in asked:
+        with torch.no_grad(), Trace(lm, inputs=sites) as trace:
+            lm.answer_logits(lm.routed(lm.tokens.batch([query])))
+        _, gradients = _gradients(lm, query, sites, score)
+        for site in sites:
+            along = (gradients[site] @ push.to(gradients[site]))[0] @ trace.inputs[site][0].to(gradients[site])
+            slope[site] = slope[site] + along if site in slope else along
     deltas = {}
     for site in sites:
         index = torch.nonzero(masks[site])[:, 0].to(push.device)
-        slope = (gradients[site] @ push.to(gradients[site]))[0] @ trace.inputs[site][0].to(gradients[site])
         length = lm.weights[site][:, index].to(push).norm(dim=0)
-        deltas[site] = Columns(index, push[:, None] * length * torch.where(slope[index] < 0, -1.0, 1.0).to(push))
+        deltas[site] = Columns(index, push[:, None] * length * torch.where(slope[site][index] < 0, -1.0, 1.0).to(push))
     return deltas
 
 
-def _likelier(lm: LM, query: Query, deltas: Mapping[Site, Columns], before: Tensor) -> bool:
+def _mean_logp(lm: LM, asked: Sequence[Query]) -> Tensor:
+    return torch.stack([logp.mean() for logp in lm.logprobs(asked)]).mean()
+
+
+def _likelier(lm: LM, asked: Sequence[Query], deltas: Mapping[Site, Columns], before: Tensor) -> bool:
     with lm.weights.trial([deltas]):
-        return bool(lm.logprobs([query])[0].mean() > before)
+        return bool(_mean_logp(lm, asked) > before)
