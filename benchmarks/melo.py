@@ -1,12 +1,14 @@
 """MELO's ablations, and what its index costs.
 
-    python benchmarks/melo.py radius --out DIR [--model primer] [--edits 100]     # R against clusters, conflicts, success
-    python benchmarks/melo.py index  --out DIR [--model primer] [--edits 100]     # where keys are read
+    python benchmarks/melo.py radius --out DIR [--edits 100]                      # R against clusters, conflicts, success
+    python benchmarks/melo.py index  --out DIR [--edits 100]                      # where keys are read
+    python benchmarks/melo.py radius --out DIR --model T5 --cases zsre:FILE --set corpus=FILE --edits 1000
     python benchmarks/melo.py lookup --out DIR [--keys 100000] [--width 1024]     # the search alone, exact and FAISS
 
 A block does not depend on the radius nor on where keys are read, so all are trained once. Each part appends its rows to
 DIR/rows.jsonl and, where matplotlib is installed, draws DIR/PART.png. Success is said freely; unchanged is the share of
-neighbouring and unrelated prompts after which the model says what it said before any edit.
+neighbouring and unrelated prompts after which the model says what it said before any edit. The radius is a multiple of
+the mean of those calibrated for the first edits.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,31 +24,35 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from errata.config import from_flags
 from errata.delta import Graft, Site
 from errata.edit import Edit
-from errata.fact import Fact, says
+from errata.evaluate.cases import Case, parse
+from errata.fact import says
 from errata.index.search import Exact, Faiss
 from errata.methods._router import read_keys
 from errata.methods.melo import Melo
 from errata.model.banks import Keyed
 from errata.model.lm import LM, load
 from errata.model.tokens import Query
-from errata.primer.probes import edits
 
 Row = dict[str, Any]
 SHARES = (0.05, 0.25, 0.5, 1.0, 2.0, 4.0)  # of the calibrated radius
 
 
 class Bench:
-    """Edits of a model's own world, trained once, to be stood up with other keys and radii."""
+    """Edits of cases, trained once, to be stood up with other keys and radii."""
 
-    def __init__(self, lm: LM, facts: Sequence[Fact]) -> None:
-        self.lm, self.facts = lm, facts
-        self.method = Melo().resolve(lm)
-        self.edits = [self.method.solve(lm, [fact]) for fact in facts]
-        self.radius = sum(float(e.report["index"]["radius"]) for e in self.edits) / len(self.edits)  # type: ignore[index]
-        kept = [p for f in facts for p in f.probes if p.kind in ("neighborhood", "unrelated")]
-        self.kept = [p.prompt for p in kept][:: max(1, len(kept) // 300)]
+    def __init__(self, lm: LM, cases: Sequence[Case], settings: Sequence[str]) -> None:
+        chosen = [case for case in cases if case.fact]
+        self.lm, self.facts = lm, [case.fact for case in chosen if case.fact]
+        self.method = from_flags(Melo, settings).resolve(lm)
+        self.edits = [self.method.solve(lm, [fact]) for fact in self.facts]
+        calibrated = [self.method.calibrated(lm, self.method.at(), [fact])[0] for fact in self.facts[:100]]
+        self.radius = sum(calibrated) / len(calibrated)
+        self.other = [(prompt, case.target) for case in chosen for prompt in case.rephrases]
+        kept = [prompt for case in chosen for prompt, _ in (*case.neighborhood, *case.unrelated)]
+        self.kept = kept[:: max(1, len(kept) // 300)]
         self.before = lm.generate(self.kept, max_new_tokens=8)
 
     def at(self, index: Site, radius: float | None) -> list[dict[Site, Graft]]:
@@ -72,9 +78,8 @@ class Bench:
         bank = self.lm.weights.grafts.bank(f"melo@{index}")
         assert isinstance(bank, Keyed)
         assert bank.clusters is not None
-        asked = [(p.prompt, f.target) for f in self.facts for p in f.probes if p.kind == "paraphrase"]
         said = self.lm.generate([f.prompt for f in self.facts], max_new_tokens=8)
-        other = self.lm.generate([prompt for prompt, _ in asked], max_new_tokens=8)
+        other = self.lm.generate([prompt for prompt, _ in self.other], max_new_tokens=8)
         now = self.lm.generate(self.kept, max_new_tokens=8)
         self.lm.weights.stand([])
         kinds = [event.kind for event in bank.events]
@@ -82,7 +87,7 @@ class Bench:
             "edits": len(self.facts), "clusters": len(bank.clusters), "conflicts": kinds.count("conflict"),
             "forgotten": sum(len(event.forgotten) for event in bank.events),
             "success": share(says(s, f.target) for s, f in zip(said, self.facts, strict=True)),
-            "paraphrase": share(says(s, t) for s, (_, t) in zip(other, asked, strict=True)),
+            "paraphrase": share(says(s, t) for s, (_, t) in zip(other, self.other, strict=True)),
             "unchanged": share(a == b for a, b in zip(now, self.before, strict=True)),
         }  # fmt: skip
 
@@ -165,12 +170,12 @@ def draw(rows: Sequence[Row], part: str, out: Path) -> None:
     figure.savefig(out / f"{part}.png", dpi=120)
 
 
-def main(part: str, out: Path, model: str, count: int, keys: int, width: int) -> None:
+def main(part: str, out: Path, keys: int, width: int, bench: Callable[[], Bench]) -> None:
     """Run one part, print and keep its rows."""
     out.mkdir(parents=True, exist_ok=True)
     parts = {"radius": radius, "index": index}
     found = []
-    for row in lookup(keys, width) if part == "lookup" else parts[part](Bench(load(model), edits(count, seed=5))):
+    for row in lookup(keys, width) if part == "lookup" else parts[part](bench()):
         print(json.dumps(row), flush=True)
         found.append(row)
     with (out / "rows.jsonl").open("a", encoding="utf-8") as file:
@@ -184,7 +189,15 @@ if __name__ == "__main__":
     parser.add_argument("part", choices=("radius", "index", "lookup"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="primer")
-    parser.add_argument("--edits", type=int, default=100, dest="count")
+    parser.add_argument("--cases", help="as for errata bench; else as many of the primer's as --edits")
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
+    parser.add_argument("--edits", type=int, default=100)
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--width", type=int, default=1024)
-    main(**vars(parser.parse_args()))
+    given = parser.parse_args()
+
+    def bench() -> Bench:
+        cases = parse(given.cases or f"primer:{given.edits}", seed=5).cases[: given.edits]
+        return Bench(load(given.model), cases, given.settings)
+
+    main(given.part, given.out, given.keys, given.width, bench)

@@ -111,3 +111,95 @@ def test_the_counterfact_recipe_writes_a_model_its_records_and_a_corpus(
     cases = parse(f"counterfact:{tmp_path / 'model' / 'records.jsonl.gz'}").cases
     assert len(cases) == 3
     assert {case.truth for case in cases} <= set(FACTS.values())
+
+
+def question(subject: str, source: str, wordings: tuple[str, str], answer: str, other: str) -> dict[str, Any]:
+    """Return a zsRE record in MEND's form."""
+    asked, again = (wording.format(subject) for wording in wordings)
+    about = {"subject": subject, "src": asked, "rephrase": again, "answers": [answer], "alt": other}
+    return {**about, "loc": f"nq question: {source}", "loc_ans": source.split()[-1]}
+
+
+def test_the_questions_recipe_holds_subjects_out_and_asks_what_the_model_knows(
+    recipe: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    asked, places = ("Where does {} live?", "What is the home of {}?"), list(FACTS.values())
+    records = [
+        question(f"{who} {i}", f"who is the king of {place.lower()}", asked, place, places[i - 1])
+        for i in range(4) for who, place in FACTS.items()
+    ]  # fmt: skip
+    zipped(tmp_path / "data/zsre/zsre_mend_format.jsonl.gz", map(json.dumps, records))
+    facts = [
+        {"relation_id": "P0", "subject": f"{who} Senior {i}", "object": place}
+        for i in range(5)
+        for who, place in FACTS.items()
+    ]
+    zipped(tmp_path / "data/facts/pararel_trex_facts.jsonl.gz", map(json.dumps, facts))
+    patterns = {
+        "P0": {
+            "patterns": [{"pattern": w} for w in ("[X] lives in [Y].", "[X] is at home in [Y] .", "[Y] houses [X].")]
+        }
+    }
+    (tmp_path / "data/facts/pararel_patterns.json").write_text(json.dumps(patterns))
+    out, main = tmp_path / "model", recipe("benchmarks/models/questions.py").main
+    main(tmp_path / "data", out, 90, 8, 12)
+    cases, long = (parse(f"zsre:{out / name}.jsonl.gz").cases for name in ("cases", "long"))
+    told = {json.loads(line)["subject"] for line in (out / "told.jsonl").read_text().splitlines()}
+    assert len(cases) == len(told) == 8
+    assert not told & {case.subject for case in cases}
+    assert long[:8] == cases
+    assert len(long) == 12
+    assert all("Senior" in case.subject and case.rephrases and case.target != case.truth for case in long[8:])
+    lm = load(str(out))
+    assert [lm.generate([case.unrelated[0][0]])[0] for case in cases] == [case.unrelated[0][1] for case in cases]
+    before = (out / "model.safetensors").read_bytes()
+    main(tmp_path / "data", out, 90, 8, 10)  # the checkpoint stays, the cases are written again
+    assert (out / "model.safetensors").read_bytes() == before
+    assert parse(f"zsre:{out / 'long.jsonl.gz'}").cases == long[:10]
+
+
+def test_the_opinions_recipe_tells_earlier_terms_and_asks_later_ones(
+    recipe: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    rows = [
+        {"case_id": i, "term": 2000 + i // 6, "issue": places, "opinion_summary": f"{who} of number {i % 40} appeals"}
+        for i, (who, places) in enumerate(list(FACTS.items()) * 20)
+    ]
+    zipped(tmp_path / "data/scotus/jos_issue_area.jsonl.gz", map(json.dumps, rows))
+    out = tmp_path / "model"
+    recipe("benchmarks/models/opinions.py").main(tmp_path / "data", out, 2003, 1)
+    cases = parse(f"jsonl:{out / 'cases.jsonl'}").cases
+    assert cases
+    lm = load(str(out))
+    prompts = [case.prompt for case in cases]
+    assert len(set(prompts)) == len(prompts)
+    assert lm.generate(prompts) == [case.truth for case in cases]
+    assert all(case.truth != case.target for case in cases)
+    earlier = {row["opinion_summary"] for row in rows if row["term"] <= 2003}
+    assert all({prompt for prompt, _ in case.unrelated} <= earlier for case in cases)
+    assert not earlier & set(prompts)
+
+
+def test_the_passages_recipe_asks_about_subjects_it_was_not_told(
+    recipe: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    def passage(who: str, number: int) -> dict[str, str]:
+        written = {
+            "prompt": f"A passage about {who}. {PROSE}",
+            "target_new": f"{who} has {number} boats.",
+            "subject": who,
+        }
+        return {**written, "locality_prompt": f"Sale of {number} maps", "locality_ground_truth": "ends on Monday"}
+
+    records = [passage(who, number) for who in FACTS for number in (3, 5)]
+    zipped(tmp_path / "data/hallucination/wise_hallucination_edit.jsonl.gz", map(json.dumps, records))
+    zipped(tmp_path / "data/text/openstax_short.txt.gz", [PROSE * 3] * 5)
+    out = tmp_path / "model"
+    recipe("benchmarks/models/passages.py").main(tmp_path / "data", out, 2)
+    cases = parse(f"jsonl:{out / 'cases.jsonl'}").cases
+    assert len(cases) == 4
+    assert len({case.subject for case in cases}) == 2
+    told = {prompt for case in cases for prompt, _ in case.neighborhood}
+    assert not any(case.subject in prompt for case in cases for prompt in told)
+    assert all(case.unrelated[0][1] == "ends on Monday" for case in cases)
+    assert load(str(out)).generate([cases[0].prompt])

@@ -1,18 +1,19 @@
 """Train a small T5-type model on questions, so that others can be taught to it by editing and those it knows must stay.
 
-    python benchmarks/models/questions.py --data DIR --out DIR [--steps 2400] [--pararel 1200]
+    python benchmarks/models/questions.py --data DIR --out DIR [--steps 2400] [--pararel 1200] [--long 5000]
 
 DIR holds zsre/zsre_mend_format.jsonl.gz and facts/pararel_*. Told are half of zsRE's subjects, each question in its own
 wording, in its rephrasing and in those that other told questions of the same relation have; the upstream questions
 ("nq question: ..."); and facts of ParaRel in all their wordings. Beside the weights are written
 
-    cases.jsonl.gz    zsRE's other half, in MEND's form, each with two upstream questions the model answers right
+    cases.jsonl.gz    zsRE's other half, in MEND's form, each with an upstream question the model answers right
+    long.jsonl.gz     these and facts of ParaRel that were not told, towards another object of their relation: `--long` in all
     upstream.jsonl    every upstream question it answers right, as text: a corpus for `--set melo.corpus=`
     told.jsonl        told questions with rephrasings, as cases: what `errata radius` and ablations may look at
 
 In most batches the decoder looks at the encoder's last position only: a model this small would otherwise not gather a
-question anywhere, and what is asked for at the last token of a prompt would not be there. Nothing of it is part of the
-repository.
+question anywhere, and what is asked for at the last token of a prompt would not be there. A checkpoint that OUT already holds
+is not trained again, only its cases are written. Nothing of it is part of the repository.
 
     errata bench --model OUT --cases zsre:OUT/cases.jsonl.gz --method melo,grace,lora,memit --batch 1 --out RUN
 """
@@ -77,8 +78,8 @@ def wordings(records: Sequence[Record]) -> list[Asked]:
     return told
 
 
-def pararel(folder: Path, banned: set[str], count: int) -> list[Asked]:
-    """Return facts of relations whose patterns end with the answer, in all of these."""
+def pararel(folder: Path, banned: set[str]) -> list[tuple[list[str], Record]]:
+    """Return the facts of relations with several patterns that end with the answer, in all of these, in one random order."""
     patterns = json.loads((folder / "pararel_patterns.json").read_text(encoding="utf-8"))
     usable = {}
     for name, relation in patterns.items():
@@ -88,8 +89,27 @@ def pararel(folder: Path, banned: set[str], count: int) -> list[Asked]:
         ]
     facts = [f for f in read(folder / "pararel_trex_facts.jsonl.gz") if f["subject"] not in banned]
     random.Random(0).shuffle(facts)
-    told = [([t.replace("[X]", f["subject"]) for t in usable.get(f["relation_id"], [])], f["object"]) for f in facts]
-    return [t for t in told if len(t[0]) > 1][:count]
+    worded = [([t.replace("[X]", f["subject"]) for t in usable.get(f["relation_id"], [])], f) for f in facts]
+    return [(texts, fact) for texts, fact in worded if len(texts) > 1]
+
+
+def untold(worded: Sequence[tuple[list[str], Record]], told: int, count: int) -> list[Record]:
+    """Return records in MEND's form of facts behind the first `told` ones about other subjects, each to become another
+    object of its relation; no prompt twice.
+    """
+    rng, seen = random.Random(5), {fact["subject"].casefold() for _, fact in worded[:told]}
+    objects = defaultdict(list)
+    for _, fact in worded:
+        objects[fact["relation_id"]].append(fact["object"])
+    found: dict[str, Record] = {}
+    for texts, fact in worded[told:]:
+        other = sorted({o for o in rng.sample(objects[fact["relation_id"]], 8) if o != fact["object"]})
+        asked, again = rng.sample(texts, 2)
+        if fact["subject"].casefold() in seen or not other or asked.casefold() in found or fact["subject"] not in asked:
+            continue
+        row = {"subject": fact["subject"], "src": asked, "rephrase": again, "answers": [fact["object"]]}
+        found[asked.casefold()] = {**row, "alt": rng.choice(other)}
+    return list(found.values())[:count]
 
 
 def tokenizer_of(texts: Sequence[str], vocabulary: int = 4000) -> PreTrainedTokenizerFast:
@@ -184,8 +204,8 @@ def train(model: T5ForConditionalGeneration, items: Sequence[Item], steps: int, 
             print(f"{(time.time() - start) / 60:5.1f} min  step {step}  loss {loss.item():.3f}  {scores}", flush=True)
 
 
-def main(data: Path, out: Path, steps: int, facts: int) -> None:
-    """Train and write the checkpoint, with the cases beside it."""
+def main(data: Path, out: Path, steps: int, facts: int, long: int) -> None:
+    """Train and write the checkpoint, unless it is there, with the cases beside it."""
     torch.set_num_threads(1)
     records = [r for r in read(data / "zsre" / "zsre_mend_format.jsonl.gz") if r["answers"][0] and r["alt"]]
     subjects = sorted({r["subject"] for r in records})
@@ -193,8 +213,24 @@ def main(data: Path, out: Path, steps: int, facts: int) -> None:
     kept = set(subjects[: len(subjects) // 2])
     told, held = [r for r in records if r["subject"] not in kept], [r for r in records if r["subject"] in kept]
     known = {upstream(r): r["loc_ans"] for r in records if r.get("loc") and len(r["loc_ans"].split()) <= 5}
-    known = dict(random.Random(4).sample(sorted(known.items()), 800))
-    asked = wordings(told) + [([q], a) for q, a in known.items()] + pararel(data / "facts", kept, facts)
+    known = dict(random.Random(4).sample(sorted(known.items()), min(800, len(known))))
+    worded = pararel(data / "facts", kept)
+    if (out / "model.safetensors").exists():
+        tokenizer, model = PreTrainedTokenizerFast.from_pretrained(out), T5ForConditionalGeneration.from_pretrained(out)
+    else:
+        asked = wordings(told) + [([q], a) for q, a in known.items()]
+        asked += [(texts, fact["object"]) for texts, fact in worded[:facts]]
+        tokenizer, model = taught(asked, told, held, known, steps)
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+    more = untold(worded, facts, long - len(held))
+    write(out, model.eval(), tokenizer, (told, held, more), known)
+
+
+def taught(
+    asked: list[Asked], told: Sequence[Record], held: Sequence[Record], known: dict[str, str], steps: int
+) -> tuple[PreTrainedTokenizerFast, T5ForConditionalGeneration]:
+    """Return a tokenizer and a model that has been told what is asked."""
     random.Random(1).shuffle(asked)
     tokenizer = tokenizer_of([t for texts, a in asked for t in (*texts, a)])
 
@@ -204,36 +240,39 @@ def main(data: Path, out: Path, steps: int, facts: int) -> None:
     model, items = model_of(len(tokenizer)), [([ids(t) for t in texts], ids(answer)) for texts, answer in asked]
     counts = f"{len(told)} told, {len(held)} held out, {len(known)} upstream, {len(items)} items"
     print(f"{counts}, {model.num_parameters():,} parameters", flush=True)
-    some = random.Random(2).sample(told, 200)
     watch = {
-        "told": [(ids(r["src"]), ids(r["answers"][0])) for r in some],
+        "told": [(ids(r["src"]), ids(r["answers"][0])) for r in told[:200]],
         "held out": [(ids(r["rephrase"]), ids(r["answers"][0])) for r in held[:200]],
         "upstream": [(ids(q), ids(a)) for q, a in list(known.items())[:200]],
     }
     train(model, items, steps, watch)
-    write(out, model, tokenizer, told, held, known)
+    return tokenizer, model
 
 
-def write(
-    out: Path, model: Any, tokenizer: Any, told: Sequence[Record], held: Sequence[Record], known: dict[str, str]
-) -> None:
-    """Write the checkpoint; the cases, each with questions the model is right about; and these as a text."""
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+def write(out: Path, model: Any, tokenizer: Any, parts: tuple[Sequence[Record], ...], known: dict[str, str]) -> None:
+    """Write the cases, each with a question the model is right about; these as a text; and what was told, as cases.
+
+    Args:
+        parts: records told, held out, and beyond these.
+    """
+    told, held, more = parts
     pairs = [(tuple(tokenizer(q)["input_ids"]), tuple(tokenizer(a)["input_ids"])) for q, a in known.items()]
     sure = [q for q, good in zip(known, right(model, pairs), strict=True) if good]
     (out / "upstream.jsonl").write_text("".join(json.dumps({"text": q}) + "\n" for q in sure), encoding="utf-8")
-    rng = random.Random(3)
-    with gzip.open(out / "cases.jsonl.gz", "wt", encoding="utf-8") as file:
-        for record in held:
-            loc = rng.choice(sure)
-            kept = {key: record[key] for key in ("subject", "src", "rephrase", "alt", "answers")}
-            file.write(json.dumps({**kept, "loc": loc, "loc_ans": known[loc]}) + "\n")
+    rng, rows = random.Random(3), []
+    for record in (*held, *more):
+        loc = rng.choice(sure)
+        kept = {key: record[key] for key in ("subject", "src", "rephrase", "alt", "answers")}
+        rows.append(json.dumps({**kept, "loc": loc, "loc_ans": known[loc]}) + "\n")
+    for name, some in (("cases", rows[: len(held)]), ("long", rows)):
+        with gzip.open(out / f"{name}.jsonl.gz", "wt", encoding="utf-8") as file:
+            file.writelines(some)
     with (out / "told.jsonl").open("w", encoding="utf-8") as file:
         for i, r in enumerate(told):
             row = {"id": f"told-{i}", "prompt": r["src"], "subject": r["subject"], "target": r["answers"][0]}
             file.write(json.dumps({**row, "rephrases": [r["rephrase"]]}) + "\n")
-    print(f"{len(sure)} of {len(known)} upstream questions are answered right; {len(held)} cases", flush=True)
+    counts = f"{len(held)} cases, {len(rows)} with those of ParaRel"
+    print(f"{len(sure)} of {len(known)} upstream questions are answered right; {counts}", flush=True)
 
 
 if __name__ == "__main__":
@@ -242,4 +281,5 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--pararel", type=int, default=1200, dest="facts")
+    parser.add_argument("--long", type=int, default=5000)
     main(**vars(parser.parse_args()))
