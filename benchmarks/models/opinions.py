@@ -2,12 +2,15 @@
 
     python benchmarks/models/opinions.py --data DIR --out DIR [--until 2010] [--epochs 15]
 
-DIR holds scotus/jos_issue_area.jsonl.gz: summaries of opinions with issue area and term. Told are the terms up to `until`;
-beside the weights is written cases.jsonl, the later opinions that the model takes for another area, each with two earlier
-ones that no edit should change. A fact needs a subject in its prompt: here it is the text's first word. Nothing of it is
-part of the repository.
+DIR holds scotus/jos_issue_area.jsonl.gz: summaries of opinions with issue area and term. Told are the terms up to `until`.
+Beside the weights are written
 
-    errata bench --model OUT --cases jsonl:OUT/cases.jsonl --method melo,grace,lora --batch 50 --out RUN
+    cases.jsonl      the later opinions that the model takes for another area, each with two earlier ones no edit may change
+    earlier.jsonl    the opinions told, as text: a corpus for `--set melo.corpus=`, texts no edit is about
+
+A fact needs a subject in its prompt: here it is the text's first word. Nothing of it is part of the repository.
+
+    errata bench --model OUT --cases jsonl:OUT/cases.jsonl --method melo --set melo.corpus=OUT/earlier.jsonl --out RUN
 """
 
 from __future__ import annotations
@@ -155,6 +158,9 @@ def main(data: Path, out: Path, until: int, epochs: int) -> None:
     tokenizer.save_pretrained(out)
     found = cases(model, tokenizer, told, later, names)
     (out / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in found), encoding="utf-8")
+    random.Random(1).shuffle(told)  # in order of time the first texts would be of one term
+    earlier = [json.dumps({"text": row["opinion_summary"].strip()}) + "\n" for row in told]
+    (out / "earlier.jsonl").write_text("".join(earlier), encoding="utf-8")
     print(f"{len(found)} of {len(later)} later opinions are cases", flush=True)
 
 
