@@ -53,7 +53,12 @@ class Bench:
         self.other = [(prompt, case.target) for case in chosen for prompt in case.rephrases]
         kept = [prompt for case in chosen for prompt, _ in (*case.neighborhood, *case.unrelated)]
         self.kept = kept[:: max(1, len(kept) // 300)]
-        self.before = lm.generate(self.kept, max_new_tokens=8)
+        self.longest = max(len(lm.tokens.ids(case.target)) for case in chosen) + 2
+        self.before = self.generate(self.kept)
+
+    def generate(self, prompts: Sequence[str]) -> list[str]:
+        """Return what is said, long enough for any of the answers."""
+        return self.lm.generate(prompts, max_new_tokens=self.longest)
 
     def at(self, index: Site, radius: float | None) -> list[dict[Site, Graft]]:
         """Return the edits' grafts with keys of another site, and one radius for all, or a calibrated one for each."""
@@ -78,9 +83,9 @@ class Bench:
         bank = self.lm.weights.grafts.bank(f"melo@{index}")
         assert isinstance(bank, Keyed)
         assert bank.clusters is not None
-        said = self.lm.generate([f.prompt for f in self.facts], max_new_tokens=8)
-        other = self.lm.generate([prompt for prompt, _ in self.other], max_new_tokens=8)
-        now = self.lm.generate(self.kept, max_new_tokens=8)
+        said = self.generate([f.prompt for f in self.facts])
+        other = self.generate([prompt for prompt, _ in self.other])
+        now = self.generate(self.kept)
         self.lm.weights.stand([])
         kinds = [event.kind for event in bank.events]
         return {
