@@ -72,7 +72,7 @@ class FakeEditor:
 
     def ask(self, prompt: str, **options: object) -> SimpleNamespace:
         self._take("ask", prompt, options)
-        return SimpleNamespace(prompt=prompt, text=" Paris.", top=[(" Paris", 0.75), ("[bold]", 0.25)])
+        return SimpleNamespace(prompt=prompt, text=" Paris.", of="next token", top=[(" Paris", 0.75), ("[bold]", 0.25)])
 
     def write_all(self, facts: Sequence[Fact], method: str, **options: Any) -> list[FakeEdit]:
         self._take("write_all", list(facts), method, options)
@@ -155,6 +155,7 @@ def test_ask_passes_its_options_on_and_prints_the_agreed_json(run: Run, editor: 
     assert json.loads(out) == {
         "prompt": "The capital of France is",
         "text": " Paris.",
+        "of": "next token",
         "top": [{"token": " Paris", "p": 0.75}, {"token": "[bold]", "p": 0.25}],
     }
     assert editor.calls == [

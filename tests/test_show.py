@@ -76,3 +76,24 @@ def test_benchmarks_are_named_whole() -> None:
         assert any(line.split()[:1] == [known.name] for line in lines)
     assert "21,919 records" in " ".join(lines)
     assert any(line.endswith("/data/counterfact.json") for line in lines)
+
+
+def test_of_a_document_a_table_shows_the_beginning_and_the_end() -> None:
+    document = f"First words {'and more ' * 200}last words"
+    fact = {"prompt": document, "target": "Civil\nRights", "before": "Other", "after": "Civil Rights", "said": True}
+    shown = {
+        "id": "0" * 16,
+        "seq": 1,
+        "method": "melo",
+        "facts": [fact],
+        "seconds": {"solve": 1.0},
+        "created_at": "2026-11-20T10:00",
+    }
+    shown |= {"author": "", "reason": "", "stands": True, "forgotten": []}
+    for view in (_show.log, _show.edits):
+        text = "\n".join(drawn(view([shown]), 400))
+        assert "First words" in text
+        assert "last words" in text
+        assert "Civil Rights" in text
+        assert len(text) < 1000
+    assert document in "\n".join(drawn(_show.record(shown), 5000))

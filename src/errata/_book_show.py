@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from errata._show import Row, _mark, _one_line, _short, _table, _value
+from errata._show import Row, _asked, _mark, _one_line, _short, _stated, _table, _value
 
 _COLOURS = {"holds": "green", "forgotten": "red", "expired": "yellow"}
 
@@ -21,7 +21,7 @@ def difference(row: Row) -> RenderableType:
     facts = _table("asked", *names)
     for change in row["facts"]:
         either = change["before"] or change["after"]
-        facts.add_row(_one_line(either["prompt"]), *(_answer(change[side]) for side in ("before", "after")))
+        facts.add_row(_asked(either["prompt"]), *(_answer(change[side]) for side in ("before", "after")))
     sites = _table("matrix", *(f"‖Δ‖ {name}" for name in names), "between")
     for site in row["sites"]:
         grafts = f" and {site['grafts']} wrappers" if site["grafts"] else ""
@@ -87,7 +87,7 @@ def conflicts(row: Row) -> RenderableType:
     if row["facts"]:
         drawn = _table("", "first", "says", "then", "says")
         for pair in row["facts"]:
-            sides = [(_one_line(side["prompt"]), _answer(side)) for side in (pair["first"], pair["second"])]
+            sides = [(_asked(side["prompt"]), _answer(side)) for side in (pair["first"], pair["second"])]
             drawn.add_row(pair["kind"], *sides[0], *sides[1])
         parts.append(drawn)
     if row["keys"]:
@@ -107,7 +107,7 @@ def verdicts(row: Row) -> RenderableType:
         probes = ", ".join(f"{kind} {p['right']}/{p['asked']}" for kind, p in one["probes"].items())
         by = f" by {one['by'][:8]}" if one["by"] else ""
         status = Text(one["status"] + by, _COLOURS.get(one["status"], ""))
-        fact = _one_line(f"{one['prompt']} → {one['target']}")
+        fact = _stated(one)
         drawn.add_row(one["edit"][:8], fact, _short(one["said"]), status, Text(probes, "dim"))
     counts = ", ".join(f"{count} {status}" for status, count in row["counts"].items())
     dropped = f"; dropped {_many(row['dropped'], 'edit')}" if row["dropped"] else ""
@@ -120,7 +120,7 @@ def moved(rows: Sequence[Row]) -> RenderableType:
         return Text("No edit stands: there is nothing to migrate.")
     drawn = _table("edit", "fact", "", "says now", "new")
     for row in rows:
-        fact = _one_line(f"{row['prompt']} → {row['target']}")
+        fact = _stated(row)
         drawn.add_row(row["edit"][:8], fact, row["outcome"], _short(row["why"] or row["said"], 80), row["new_edit"][:8])
     return drawn
 
@@ -138,7 +138,7 @@ def card(row: Row) -> RenderableType:
     parts: list[RenderableType] = []
     facts = _table("fact", "before", "after", "")
     for one in row["facts"]:
-        fact = _one_line(f"{one['prompt']} → {one['target']}")
+        fact = _stated(one)
         facts.add_row(fact, _short(one["before"]), _short(one["after"]), _mark(one["said"]))
     parts.append(facts)
     gates = _table("measured", "found", "limit", "asked", "")

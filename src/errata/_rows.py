@@ -12,8 +12,8 @@ from errata.config import describe
 
 if TYPE_CHECKING:
     from errata.edit import Edit
-    from errata.editor import Answer
     from errata.methods.base import Method
+    from errata.outcome import Answer
     from errata.registry.log import Event, Record
 
 FACT_FIELDS = ("prompt", "subject", "target", "before", "after", "said")
@@ -23,8 +23,9 @@ LABELS = ("tenant", "valid_from", "valid_until")
 
 
 def answer(given: Answer) -> dict[str, Any]:
-    """Return {"prompt", "text", "top": [{"token", "p"}]}."""
-    return {"prompt": given.prompt, "text": given.text, "top": [{"token": token, "p": p} for token, p in given.top]}
+    """Return {"prompt", "text", "of", "top": [{"token", "p"}]}."""
+    top = [{"token": token, "p": p} for token, p in given.top]
+    return {"prompt": given.prompt, "text": given.text, "of": given.of, "top": top}
 
 
 def edit(written: Edit, size: int) -> dict[str, Any]:

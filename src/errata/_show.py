@@ -23,13 +23,14 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def answer(row: Row) -> RenderableType:
-    """The prompt with what the model says after it, and the likeliest next tokens."""
+    """The prompt with what the model says after it, and the likeliest next tokens or classes."""
     said = Text.assemble(row["prompt"], " ", (row["text"].strip(), "bold"))
     if not row["top"]:
         return said
-    table = _table("next token", "p")
+    table = _table(row["of"], "p")
     for choice in row["top"]:
-        table.add_row(repr(choice["token"]), f"{choice['p']:.3f} {'▇' * round(choice['p'] * 20)}")
+        name = repr(choice["token"]) if row["of"] == "next token" else _one_line(choice["token"])
+        table.add_row(name, f"{choice['p']:.3f} {'▇' * round(choice['p'] * 20)}")
     return Group(said, table)
 
 
@@ -39,7 +40,7 @@ def edits(rows: Sequence[Row]) -> RenderableType:
     for row in rows:
         for fact in row["facts"]:
             table.add_row(
-                row["id"][:8], row["method"], _one_line(fact["prompt"]), _short(fact["before"]),
+                row["id"][:8], row["method"], _asked(fact["prompt"]), _short(fact["before"]),
                 Text(_short(fact["after"]), "bold"), _mark(fact["said"]),
             )  # fmt: skip
     seconds = sum(sum(row["seconds"].values()) for row in rows)
@@ -53,11 +54,9 @@ def log(rows: Sequence[Row]) -> RenderableType:
         return Text("The log is empty.")
     table = _table("#", "edit", "written", "method", "facts", "by", "why", "")
     for row in rows:
-        facts = [Text(_one_line(f"{fact['prompt']} → {fact['target']}")) for fact in row["facts"][:3]]
+        facts = [Text(_stated(fact)) for fact in row["facts"][:3]]
         more = [Text(f"and {len(row['facts']) - 3} more", "dim")] if len(row["facts"]) > 3 else []
-        more += [
-            Text(_one_line(f"overrides {lost['edit'][:8]}: {lost['prompt']}"), "yellow") for lost in row["forgotten"]
-        ]
+        more += [Text(f"overrides {lost['edit'][:8]}: {_asked(lost['prompt'])}", "yellow") for lost in row["forgotten"]]
         stands = Text("stands", "green") if row["stands"] else Text("dropped", "dim")
         table.add_row(
             str(row["seq"]), row["id"][:8], row["created_at"][:16].replace("T", " "), row["method"],
@@ -190,6 +189,17 @@ def _mark(right: bool) -> Text:
 def _short(text: object, most: int = 60) -> str:
     line = _one_line(text)
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def _asked(prompt: object, most: int = 120) -> str:
+    """Return a prompt on one line; of a document its beginning and its end. `errata show` prints all of it."""
+    line = _one_line(prompt)
+    return line if len(line) <= most else f"{line[: most - 40]} … {line[-37:]}"
+
+
+def _stated(fact: Row) -> str:
+    """Return what a fact says, on one line."""
+    return f"{_asked(fact['prompt'])} → {_short(fact['target'])}"
 
 
 def _flat(name: str, value: object) -> Iterator[tuple[str, str]]:

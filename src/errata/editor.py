@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -25,21 +25,12 @@ from errata.gates import Gates, Keeper, of_book
 from errata.label import Label, split
 from errata.methods.base import Method
 from errata.model.lm import LM, load
-from errata.outcome import check_fits, guard, labelled, outcome
+from errata.outcome import Answer, answer, check_fits, guard, labelled, outcome
 from errata.registry.log import Book, Record
 from errata.stats.store import Progress
 
 Facts = Fact | Sequence[Fact]
 MAX_NORM_RATIO = 5.0  # ‖ΔW‖/‖W‖ above which one fact's update is an explosion, not an edit
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a model says after a prompt: greedy text up to a natural stop, and the likeliest next tokens."""
-
-    prompt: str
-    text: str
-    top: tuple[tuple[str, float], ...]
 
 
 def open(
@@ -110,8 +101,7 @@ class Editor:
         if not prompt.strip():
             raise InputError("the prompt is empty; ask something.")
         self._refresh()
-        likely = tuple(self.lm.top(prompt, top)) if top > 0 else ()
-        return Answer(prompt, self.lm.generate([prompt], max_new_tokens)[0], likely)
+        return answer(self.lm, prompt, max_new_tokens, top)
 
     @property
     def standing(self) -> list[Edit]:

@@ -1,9 +1,9 @@
-"""What came of an edit: refused because it would break the model, or reported in the model's own words."""
+"""What a model says, and what came of an edit: refused because it would break the model, or reported in the model's words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,27 @@ from errata.fact import Fact, says
 from errata.label import Label
 from errata.model.decoding import context
 from errata.model.lm import LM
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model says after a prompt: greedy text up to a natural stop, and the likeliest next tokens, or its classes.
+
+    Args:
+        top: (token or class, probability), likeliest first. of: which of the two: ``"next token"`` or ``"class"``.
+    """
+
+    prompt: str
+    text: str
+    top: tuple[tuple[str, float], ...]
+    of: str = "next token"
+
+
+def answer(lm: LM, prompt: str, max_new_tokens: int, top: int) -> Answer:
+    """Return what the model says as it stands, with the `top` likeliest; raises UnsupportedModel if it cannot generate."""
+    likely = tuple(lm.top(prompt, top)) if top > 0 else ()
+    of = "class" if lm.row.kind == "classifier" else "next token"
+    return Answer(prompt, lm.generate([prompt], max_new_tokens)[0], likely, of)
 
 
 def check_fits(lm: LM, facts: Sequence[Fact]) -> list[str]:

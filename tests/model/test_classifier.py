@@ -6,6 +6,7 @@ pytest tests/model/test_classifier.py
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,4 +142,7 @@ def test_the_command_line_edits_and_asks(lm: LM, tmp_path: Path, capsys: pytest.
     assert main(["ask", fact.prompt, *common, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["text"] == fact.target
+    assert answer["of"] == "class"
     assert {row["token"] for row in answer["top"]} == set(CLASSES)
+    assert main(["ask", fact.prompt, *common]) == 0
+    assert re.search(r"^ class +p ", capsys.readouterr().out, re.M)
