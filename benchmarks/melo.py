@@ -171,6 +171,8 @@ def draw(rows: Sequence[Row], part: str, out: Path) -> None:
     lower.set_xlabel("initial radius R" if part == "radius" else "layer at which keys are read")
     if part == "radius":
         lower.set_xscale("log")
+    else:
+        lower.set_xticks(x)
     figure.tight_layout()
     figure.savefig(out / f"{part}.png", dpi=120)
 
