@@ -81,9 +81,10 @@ class FakeEditor:
     def save(self, directory: Path) -> None:
         self._take("save", directory)
 
-    def stats(self, method: str, progress: Callable[[int, int], None]) -> None:
-        self._take("stats", method)
+    def stats(self, method: str, progress: Callable[[int, int], None], part: str, **options: Any) -> dict[str, Any]:
+        self._take("stats", method, part, options)
         progress(1, 2)
+        return {"0.down": {"name": "f" * 32, "tokens": 12345, "by": "settled", "excess": 0.0625}}
 
 
 @pytest.fixture
@@ -209,10 +210,12 @@ def test_edit_writes_a_file_in_one_call_and_prints_one_object_per_edit(
 
 def test_save_and_stats(run: Run, editor: FakeEditor, tmp_path: Path) -> None:
     assert run("save", tmp_path / "out")[0] == 0
-    assert run("stats", "--corpus", "text.txt")[0] == 0
+    code, out, _ = run("stats", "--corpus", "text.txt", "--method", "rome", "--part", "1/4")
+    assert (code, "12,345" in out, "settled" in out, "6.2 %" in out) == (0, True, True, True)
     assert ("save", tmp_path / "out") in editor.calls
     assert editor.calls[3][3]["corpus"] == "text.txt"
-    assert editor.calls[4] == ("stats", "memit")
+    assert editor.calls[4] == ("stats", "rome", "1/4", {})
+    assert json.loads(run("stats", "--method", "rome", "--json")[1])["0.down"]["by"] == "settled"
 
 
 def test_methods_lists_names_titles_papers_and_settings(run: Run, editor: FakeEditor) -> None:

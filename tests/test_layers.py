@@ -29,6 +29,7 @@ LEVELS = (
         "reach",
         "comparing",
         "collisions",
+        "collecting",
         "checking",
         "moving",
         "gates",
@@ -37,7 +38,7 @@ LEVELS = (
         "push",
         "routing",
     ),
-    ("cluster", "report", "demo", "_options", "_rows", "_show", "_book_rows", "_book_show"),
+    ("cluster", "report", "demo", "_options", "_rows", "_show", "_book_rows", "_book_show", "_stats_show"),
     ("cli", "_bench", "_book", "_care", "_reach", "_ship", "_where", "serve"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms} | {
@@ -152,7 +153,7 @@ def test_others_are_imported_in_one_place_each() -> None:
     assert users("peft") <= {"methods.lora"}
     assert {room(m) for m in users("sqlite3")} <= {"registry"}
     assert users("typer") <= {"cli", "_bench", "_book", "_care", "_reach", "_ship", "_where", "_options"}
-    assert users("rich") <= {"cli", "_show", "_book_show"}
+    assert users("rich") <= {"cli", "_show", "_book_show", "_stats_show"}
     assert users("cryptography") <= {"registry.signing"}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from errata.delta import Site
 from errata.model.lm import LM
 from errata.stats.corpus import open_corpus
-from errata.stats.moments import of_batch
+from errata.stats.reading import MomentReading
 from speeds.measure import Row, alternately, rounded
 from speeds.vstar import shapes
 
@@ -26,8 +26,10 @@ def statistics(models: Sequence[str], count: int, tokens: int = 3000) -> Iterato
 
 def _rate(lm: LM, sites: Sequence[Site], batches: Sequence[tuple[Tensor, Tensor]]) -> Row:
     def moments() -> None:
+        reading = MomentReading(lm, sites, rule=False)
         for ids, real in batches:
-            of_batch(lm, sites, ids, real)
+            reading.add(ids, real)
+        reading.close(0)
 
     def plain() -> None:
         with torch.no_grad():

@@ -143,21 +143,26 @@ def methods(
 @app.command()
 def stats(
     method: opt.Method = "memit",
+    settings: opt.Settings = None,
+    part: Annotated[str, typer.Option("--part", help="Read only the second of four parts: 2/4; all/4 adds up.")] = "",
     model: opt.Model = "primer",
     book: opt.BookPath = opt.HERE,
     corpus: opt.Corpus = None,
     device: opt.Device = None,
     dtype: opt.Dtype = None,
     trust_remote_code: opt.Remote = False,
+    as_json: opt.Json = False,
 ) -> None:
-    """Compute the statistics of the base model that a closed-form method needs.
+    """Compute the statistics of the base model that a closed-form method needs, and say how much was read for them.
 
-    Once for each model and corpus; if interrupted, it goes on from there next time.
+    Once for each model and corpus; if interrupted, it goes on from there next time. Processes can share the work: each
+    reads a --part of the same number of tokens (--set tokens=N), and once their files lie in one directory one adds up.
     """
+    options = parse_flags(errata.methods.get(method), settings or [])
     loading = {"corpus": corpus, "device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     with _open(model, book, **loading) as editor, import_module("errata._show").progress("reading") as step:
-        editor.stats(method, progress=step)
-    print(f"the statistics of {model} are ready")
+        found = editor.stats(method, step, part, **options)
+    _out(found, "_stats_show.statistics", as_json)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
-from errata import methods
+from errata import collecting, methods
 from errata.edit import Edit
 from errata.errors import BookOfAnotherModel, InputError, UnknownEdit
 from errata.export import checkpoint
@@ -285,6 +285,6 @@ class Editor:
         self._refresh()
         return checkpoint(self.lm, self._standing, directory)
 
-    def stats(self, method: str = "memit", progress: Progress | None = None) -> None:
-        """Compute the statistics a method needs on this model, if they are not there yet."""
-        self._method(method, {}).prepare(self.lm, progress)
+    def stats(self, method: str, progress: Progress | None = None, part: str = "", **options: Any) -> dict[str, Any]:
+        """Compute the statistics a method with these settings needs, or a part; see `collecting.collect`."""
+        return collecting.collect(self.lm, self._method(method, options), progress, part)

@@ -29,7 +29,10 @@ def test_a_label_is_kept_and_is_no_part_of_the_edit(editor: Editor) -> None:
     record = editor.book.get(edit.id)
     assert (record.author, record.reason, record.source, record.tags) == ("ada", "the news", "radio", ("news", "eu"))
     assert (record.tenant, record.valid_until, record.meta["seed"]) == ("acme", "2030-01-01", 4)
+    (read,) = record.meta["report"]["statistics"].values()
     assert set(record.meta["report"]["statistics"]) == {"0.down"}
+    assert read["by"] in ("settled", "limit")
+    assert read["tokens"] > 2000
     editor.drop(edit.id)
     again = editor.write(Fact(prompt=LYON.prompt, subject="France", target="Lyon"), seed=4)
     assert again.id == edit.id

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from errata.delta import Site
 from errata.errors import StatsMissing
 from errata.model.lm import LM
-from errata.stats.moments import SecondMoment, of_batch
+from errata.stats.moments import Growing, SecondMoment, of_batch
 from tests import tiny
 from tests.solve.raw import hooked
 
@@ -116,3 +116,38 @@ def test_the_mean_of_nothing_is_an_error() -> None:
     with pytest.raises(StatsMissing, match="corpus is empty; name one"):
         moment(0, 0).mean  # noqa: B018
     assert torch.equal(moment(1, 4).mean, moment(1, 4).total / 4)
+
+
+def skewed(seed: int, count: int, width: int) -> torch.Tensor:
+    """Return keys like a model's: far from zero, some neurons loud and some all but dead."""
+    drawn = torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (drawn.relu() + 0.1) * torch.logspace(-4, 1, width, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [7, 128, 300, 1100])
+def test_half_the_blocks_are_the_whole_to_rounding(dtype: torch.dtype, width: int) -> None:
+    growing, exact = Growing.empty(width), torch.zeros(width, width, dtype=torch.float64)
+    for seed, count in enumerate((1000, 1, 700)):
+        keys = skewed(seed, count, width).to(dtype)
+        growing.add(keys)
+        exact += keys.double().T @ keys.double()
+    found = growing.moment()
+    assert found.count == growing.count == 1701
+    assert torch.equal(found.total, found.total.T)
+    assert float((found.total - exact).norm() / exact.norm()) < (1e-14 if dtype == torch.float64 else 1e-6)
+    scale = exact.diagonal().sqrt()  # a neuron that is all but dead is right on its own scale, too
+    assert float(((found.total - exact) / torch.outer(scale, scale)).abs().max()) < 1e-5
+    assert float(torch.linalg.eigvalsh(found.total)[0]) > -1e-7 * float(exact.trace())
+
+
+def test_blocks_below_the_diagonal_wait_for_the_end() -> None:
+    growing = Growing.empty(300)
+    growing.add(skewed(0, 50, 300))
+    once = growing.moment()
+    assert not growing.upper[128:, :128].any()
+    growing.add(skewed(1, 50, 300))  # a moment taken earlier is a value: it does not change
+    assert torch.equal(once.total, growing.moment().total) is False
+    both = once + SecondMoment(skewed(1, 50, 300).T @ skewed(1, 50, 300), 50)
+    torch.testing.assert_close(growing.moment().total, both.total, rtol=1e-12, atol=1e-12)
+    assert both.count == growing.count

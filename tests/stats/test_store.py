@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from errata import methods
+from errata.collecting import collect
 from errata.delta import Dense, Site
-from errata.errors import BadFile, StatsMissing, UnknownSite
+from errata.errors import BadConfig, BadFile, StatsMissing, UnknownSite
 from errata.model.lm import LM
-from errata.stats import store
+from errata.stats import moments, reading, settling, store
 from errata.stats.corpus import open_corpus
-from errata.stats.moments import SecondMoment, of_batch
-from errata.stats.store import Key, sample_size, second_moments
+from errata.stats.moments import SecondMoment, keys_of, of_batch
+from errata.stats.reading import Ended
+from errata.stats.store import Key, described, merge_parts, read_part, sample_size, second_moments
 from tests import tiny
 
 SITES = (Site(0, "down"), Site(1, "down"))
-TOKENS = 4000
+TOKENS = 8000
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +50,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def counted(*args: Any) -> Any:
         ran.append(1)
-        return of_batch(*args)
+        return keys_of(*args)
 
-    monkeypatch.setattr(store, "of_batch", counted)
+    monkeypatch.setattr(reading, "keys_of", counted)
     return ran
 
 
@@ -64,7 +67,8 @@ def plain(lm: LM, site: Site, tokens: int = TOKENS) -> Tensor:
 # ------------------------------------------------------------------ what is computed
 
 
-def test_it_is_the_sum_over_the_corpus(lm: LM) -> None:
+def test_it_is_the_sum_over_the_corpus() -> None:
+    lm = tiny.build("llama", dtype=torch.float64)
     found = second_moments(lm, SITES, tokens=TOKENS)
     for site in SITES:
         torch.testing.assert_close(found[site], plain(lm, site), atol=1e-12, rtol=1e-12)
@@ -120,7 +124,95 @@ def test_sample_sizes_grow_with_the_matrix(lm: LM) -> None:
     assert [max(20_000, min(64 * n, 1_000_000)) for n in (640, 14_336, 99_999)] == [40_960, 917_504, 1_000_000]
 
 
+# ------------------------------------------------------------------ when it ends
+
+
+def test_reading_ends_when_it_has_settled_each_site_by_itself(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    sites, limits = (*SITES, Site(2, "down")), []
+    for tolerance in (0.0, 1e-4, 0.3, 1.0):
+        monkeypatch.setattr(settling, "TOLERANCE", tolerance)
+        for file in store.directory().glob("*"):
+            file.unlink()
+        together = second_moments(tiny.build("llama"), sites)
+        how = ended(tiny.build("llama"), sites)
+        limits.append(max(one.tokens for one in how.values()))
+        for site in sites:
+            assert how[site].by == ("settled" if how[site].tokens < sample_size(lm) else "limit")
+            assert how[site].excess is not None
+            assert (how[site].excess < tolerance) == (how[site].by == "settled")
+        for file in store.directory().glob("*"):
+            file.unlink()
+        alone = tiny.build("llama")
+        assert torch.equal(second_moments(alone, sites[1:2])[sites[1]], together[sites[1]])
+        assert ended(alone, sites[1:2])[sites[1]] == how[sites[1]]
+    assert limits == sorted(limits, reverse=True)
+    assert limits[0] >= sample_size(lm)
+    assert limits[-1] < sample_size(lm) / 2
+
+
+def test_a_number_of_tokens_is_kept_to_and_a_short_corpus_named(lm: LM, tmp_path: Path) -> None:
+    assert (ended(lm, SITES[:1], tokens=15_000)[SITES[0]].by, ended(lm, SITES[:1])[SITES[0]].by) == ("limit", "settled")
+    assert ended(lm, SITES[:1], tokens=15_000)[SITES[0]].tokens >= 15_000
+    (tmp_path / "short.txt").write_text("Anna Lindgren was born in Oslo.")
+    how = ended(lm, SITES[:1], str(tmp_path / "short.txt"))[SITES[0]]
+    assert (how.by, how.tokens) == ("corpus", len(lm.tokens.ids("Anna Lindgren was born in Oslo.")))
+    assert how.excess is None
+
+
+# ------------------------------------------------------------------ parts
+
+
+def test_parts_read_apart_are_the_whole(passes: list[int]) -> None:
+    lm = tiny.build("llama", dtype=torch.float64)
+    whole = second_moments(lm, SITES, tokens=TOKENS)
+    alone, passes[:] = len(passes), []
+    for file in store.directory().iterdir():
+        file.unlink()
+    how = tiny.build("llama", dtype=torch.float64)
+    for number in (3, 1):
+        read_part(tiny.build("llama", dtype=torch.float64), SITES, "primer", TOKENS, f"{number}/3")
+    with pytest.raises(StatsMissing, match=r"part 2/3 of 0\.down is not in"):
+        merge_parts(how, SITES, "primer", TOKENS, 3)
+    read_part(how, SITES, "primer", TOKENS, "2/3")
+    assert len(passes) == alone
+    found = merge_parts(how, SITES, "primer", TOKENS, 3)
+    assert {one["by"] for one in found.values()} == {"limit"}
+    assert found == described(how, SITES, tokens=TOKENS)
+    for lm in (how, tiny.build("llama", dtype=torch.float64)):
+        for site in SITES:
+            torch.testing.assert_close(second_moments(lm, SITES, tokens=TOKENS)[site], whole[site], rtol=1e-12, atol=0)
+    assert len(passes) == alone
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "part", "said"),
+    [
+        ("memit", {"tokens": 900}, "5/4", "no part"),
+        ("memit", {"tokens": 900}, "some/4", "no part"),
+        ("memit", {}, "1/4", "set tokens=N"),
+        ("ft", {}, "1/4", "needs no covariance"),
+    ],
+)
+def test_what_is_no_part_is_said(lm: LM, method: str, options: dict[str, int], part: str, said: str) -> None:
+    with pytest.raises(BadConfig, match=said):
+        collect(lm, methods.make(method, options), part=part)
+
+
+def test_a_method_can_be_given_its_parts(lm: LM) -> None:
+    how = methods.make("rome", {"tokens": 900, "layer": 1})
+    for part in ("1/2", "2/2", "all/2"):
+        (found,) = collect(lm, how, part=part).values()
+    assert found["tokens"] >= 900
+    assert collect(lm, how) == collect(lm, how, part="all/2")
+
+
 # ------------------------------------------------------------------ interruptions
+
+
+def ended(lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0) -> dict[Site, Ended]:
+    second_moments(lm, sites, corpus, tokens)
+    found = described(lm, sites, corpus, tokens)
+    return {site: Ended(*(found[str(site)][name] for name in ("tokens", "by", "excess"))) for site in sites}
 
 
 class Interrupted(Exception):
@@ -142,6 +234,7 @@ def test_an_interrupted_pass_goes_on_where_it_was(
     lm: LM, passes: list[int], monkeypatch: pytest.MonkeyPatch, after: int, every: int
 ) -> None:
     monkeypatch.setattr(store, "SAVE_EVERY", every)
+    monkeypatch.setattr(moments, "GATHERED", 1)  # nothing waits, so every batch may be followed by a save
     whole = second_moments(tiny.build("llama"), SITES, tokens=TOKENS)
     batches = len(passes)
     assert batches > 7
@@ -158,6 +251,28 @@ def test_an_interrupted_pass_goes_on_where_it_was(
     assert all(torch.equal(found[site], whole[site]) for site in SITES)
     assert len(passes) == after + batches - kept
     assert not list(store.directory().glob("*.partial*"))
+
+
+@pytest.mark.parametrize("after", [3, 8, 13, 18])
+def test_what_waits_and_what_has_settled_is_gone_on_with(
+    lm: LM, passes: list[int], monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    monkeypatch.setattr(store, "SAVE_EVERY", 1)
+    monkeypatch.setattr(moments, "GATHERED", 1500)  # a few batches
+    monkeypatch.setattr(settling, "TOLERANCE", 0.01)
+    wanted = {site: (moment, ended(lm, [site])[site]) for site, moment in second_moments(lm, SITES).items()}
+    batches = len(passes)
+    assert batches > after
+    for file in store.directory().iterdir():
+        file.unlink()
+    passes.clear()
+    with pytest.raises(Interrupted):
+        second_moments(tiny.build("llama"), SITES, progress=interrupt_after(after))
+    again = tiny.build("llama")
+    found = second_moments(again, SITES)
+    assert all(torch.equal(found[site], moment) for site, (moment, _) in wanted.items())
+    assert ended(again, SITES) == {site: how for site, (_, how) in wanted.items()}
+    assert len(passes) <= after + batches - (after > 6)  # what was saved is not read again
 
 
 def test_an_interruption_leaves_the_model_as_it_was(lm: LM) -> None:
@@ -209,12 +324,13 @@ def test_a_torn_partial_sum_is_begun_again(
     lm: LM, passes: list[int], monkeypatch: pytest.MonkeyPatch, harm: Any
 ) -> None:
     monkeypatch.setattr(store, "SAVE_EVERY", 2)
+    monkeypatch.setattr(moments, "GATHERED", 1)
     with pytest.raises(Interrupted):
         second_moments(lm, SITES, tokens=TOKENS, progress=interrupt_after(5))
     (file,) = store.directory().glob("*.partial.safetensors")
     harm(file)
     found = second_moments(tiny.build("llama"), SITES, tokens=TOKENS)
-    torch.testing.assert_close(found[SITES[0]], plain(lm, SITES[0]), atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(found[SITES[0]], plain(lm, SITES[0]), atol=1e-6, rtol=1e-5)
 
 
 def test_another_models_file_under_our_name_is_not_taken(lm: LM, passes: list[int]) -> None:
@@ -265,7 +381,8 @@ def test_the_manifest_says_what_it_is(lm: LM) -> None:
         "primer",
         200,
     )
-    assert said["count"] >= 200
+    assert said["count"] == said["read"] >= 200
+    assert (said["by"], said["rule"], said["excess"]) == ("limit", "", None)
     assert said["bytes"] == manifest.with_suffix(".safetensors").stat().st_size
 
 
@@ -302,6 +419,17 @@ def test_a_corpus_gives_the_tokens_wanted_or_all_it_has(lm: LM, tmp_path: Path) 
     assert not more
     assert int(real.sum()) == sum(len(lm.tokens.ids(t)) for t in ("Anna.", "Bruno Keller."))
     assert len(ids) == 2
+
+
+def test_batches_of_a_group_come_in_no_order_of_length(lm: LM, tmp_path: Path) -> None:
+    path = tmp_path / "mixed.jsonl"
+    path.write_text("".join(json.dumps({"text": "Anna. " * n}) + "\n" for n in range(1, 65)))
+    batches = list(open_corpus(str(path)).batches(lm, 10**6, rows=8))
+    assert sum(int(real.any(1).sum()) for _, real in batches) == 64
+    widths = [ids.shape[1] for ids, _ in batches]
+    assert widths not in (sorted(widths), sorted(widths, reverse=True))
+    again = list(open_corpus(str(path)).batches(lm, 10**6, rows=8))
+    assert all(torch.equal(one, other) for (one, _), (other, _) in zip(batches, again, strict=True))
 
 
 BAD: dict[str, tuple[bytes, str]] = {

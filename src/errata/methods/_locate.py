@@ -12,7 +12,7 @@ from errata.methods.base import Auto, layer_at
 from errata.model.lm import LM
 from errata.solve.least_squares import Ridge
 from errata.solve.values import Goal, Values
-from errata.stats.store import Progress, keys, second_moments
+from errata.stats.store import Progress, described, second_moments
 from errata.stats.traced import remembered
 
 _LLAMA2 = {"steps": 25, "lr": 0.5, "decay": 1e-3, "clamp": 4.0}
@@ -60,9 +60,9 @@ class LocateThenEdit(Restrained):
         super().prepare(lm, progress)
         second_moments(lm, self.resolve(lm).sites(), self.corpus, self.tokens, progress)
 
-    def statistics(self, lm: LM) -> dict[str, str]:
-        """Return the name of the covariance of every site written to."""
-        return {str(site): key.name() for site, key in keys(lm, self.sites(), self.corpus, self.tokens).items()}
+    def statistics(self, lm: LM) -> dict[str, dict[str, Any]]:
+        """Return the name of the covariance of every site written to, how many tokens it is of and why no more."""
+        return described(lm, self.sites(), self.corpus, self.tokens)
 
     def ridge(self, lm: LM, site: Site, weight: float = 1.0) -> Ridge:
         """Return λC of a site, damped, factored once while the model lives.

@@ -89,8 +89,8 @@ class Method(ABC):
         """Compute the statistics `solve` will ask for, if they are not there yet; raises what `resolve` raises."""
         self.resolve(lm)
 
-    def statistics(self, lm: LM) -> dict[str, str]:
-        """Return, by site, the name of each statistic of the base that `compute` reads: a hash of what it depends on."""
+    def statistics(self, lm: LM) -> dict[str, dict[str, Any]]:
+        """Return, by site, the name of each statistic of the base that `compute` reads, and how much was read for it."""
         return {}
 
     @abstractmethod

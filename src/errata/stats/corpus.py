@@ -44,15 +44,18 @@ class Corpus:
     ) -> Iterator[tuple[Int[Tensor, "b t"], Bool[Tensor, "b t"]]]:
         """Yield (ids, real) until `tokens` real tokens have been given or the corpus ends.
 
-        Documents are cut at `context` tokens and sorted by length within groups, so that little is padded.
+        Documents are cut at `context` tokens and sorted by length within groups, so that little is padded. The batches of
+        a group come in a drawn order: else what is read last, and left out first, would always be the long documents.
         """
-        documents, given = self.documents(), 0
+        documents, given, rng = self.documents(), 0, random.Random("batches")
         while given < tokens and (group := list(islice(documents, rows * 8))):
             encoded = sorted((lm.tokens.ids(text)[:context] for text in group), key=len)
-            for start in range(0, len(encoded), rows):
+            for start in rng.sample(range(0, len(encoded), rows), -(-len(encoded) // rows)):
                 part = [ids for ids in encoded[start : start + rows] if ids]
-                if given >= tokens or not part:
-                    break
+                if given >= tokens:
+                    return
+                if not part:
+                    continue
                 width = max(map(len, part))
                 ids = torch.tensor([row + [lm.tokens.pad] * (width - len(row)) for row in part])
                 real = torch.tensor([[i < len(row) for i in range(width)] for row in part])

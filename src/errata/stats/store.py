@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +21,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from errata.delta import Site
-from errata.errors import UnknownSite
+from errata.errors import StatsMissing, UnknownSite
 from errata.model.lm import LM
-from errata.stats import gradients as _gradients
 from errata.stats.corpus import Corpus, open_corpus
 from errata.stats.gradients import GradientSum
-from errata.stats.moments import SecondMoment, of_batch
+from errata.stats.moments import SecondMoment
+from errata.stats.reading import Ended, GradientReading, MomentReading, Reading, State, Sum
+from errata.stats.settling import RULE
 
-FORMAT = 1
+FORMAT = 2
 CONTEXT = 256  # tokens a document is cut at
-SAVE_EVERY = 50  # batches between partial sums
+SAVE_EVERY = 50  # batches between partial sums, at least
 GRADIENT_TOKENS = 20_000  # a gradient's leading directions settle sooner than a covariance's smallest
 Progress = Callable[[int, int], None]
-Sum = SecondMoment | GradientSum
+Known = tuple[Sum, Ended]
+_MADE: Mapping[str, Callable[[Tensor, int], Sum]] = {"moment": SecondMoment, "gradient": GradientSum}
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Everything a statistic depends on."""
+    """Everything a statistic depends on; `tokens` at most, where there is a `rule` that may end it before."""
 
     fingerprint: str
     site: str
@@ -49,20 +51,11 @@ class Key:
     dtype: str
     format: int = FORMAT
     kind: str = "moment"
+    rule: str = ""
 
     def name(self) -> str:
         """File name without suffix."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """One kind of statistic: its name in the key, the sum it is kept as, and what a batch adds to it."""
-
-    name: str
-    made: Callable[[Tensor, int], Sum]
-    of_batch: Callable[..., Mapping[Site, Any]]
-    square: bool  # (in, in), or as the matrix is
 
 
 def directory() -> Path:
@@ -72,7 +65,7 @@ def directory() -> Path:
 
 
 def sample_size(lm: LM) -> int:
-    """Tokens to estimate a covariance from: 64 a dimension, at least 20,000 and at most a million."""
+    """Most tokens to estimate a covariance from if nobody says how many: 64 a dimension, from 20,000 to a million."""
     return max(20_000, min(64 * lm.inner, 1_000_000))
 
 
@@ -81,7 +74,8 @@ def keys(
 ) -> dict[Site, Key]:
     """Return what the statistic of each site is known by; raises BadFile if the corpus cannot be read."""
     source, dtype = open_corpus(corpus), str(next(lm.model.parameters()).dtype)
-    common = (source.name, source.revision, tokens or sample_size(lm), _context(lm), dtype, FORMAT, kind)
+    most, rule = tokens or sample_size(lm), "" if tokens or kind != "moment" else RULE
+    common = (source.name, source.revision, most, _context(lm), dtype, FORMAT, kind, rule)
     return {site: Key(lm.fingerprint, str(site), *common) for site in sites}
 
 
@@ -97,86 +91,145 @@ def second_moments(
 
     Args:
         corpus: ``"primer"`` or a text file.
-        tokens: how many to read; 0 takes `sample_size`.
+        tokens: how many to read; 0: until C has settled (`stats.settling`), `sample_size` at most.
         progress: called with (tokens read, tokens wanted).
 
     Raises:
         BadFile: the corpus cannot be read. StatsMissing: it has no text. UnknownSite: no text passes through a site.
     """
-    kind = _Kind("moment", SecondMoment, of_batch, square=True)
-    return {site: m.mean for site, m in _known(lm, sites, kind, corpus, tokens or sample_size(lm), progress).items()}
+    found = _known(lm, keys(lm, _readable(lm, sites), corpus, tokens), progress)
+    return {site: moment.mean for site, (moment, _) in found.items()}
 
 
 def gradients(
     lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0, progress: Progress | None = None
 ) -> dict[Site, Float[Tensor, "out in"]]:
     """Return the base model's mean gradient of the language-modelling loss at each site; as `second_moments`."""
-    kind = _Kind("gradient", GradientSum, _gradients.of_batch, square=False)
-    return {site: g.mean for site, g in _known(lm, sites, kind, corpus, tokens or GRADIENT_TOKENS, progress).items()}
+    named = keys(lm, _readable(lm, sites), corpus, tokens or GRADIENT_TOKENS, "gradient")
+    return {site: gradient.mean for site, (gradient, _) in _known(lm, named, progress).items()}
 
 
-def _known(
-    lm: LM, sites: Sequence[Site], kind: _Kind, corpus: str, tokens: int, progress: Progress | None
-) -> dict[Site, Any]:
+def described(lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0) -> dict[str, dict[str, Any]]:
+    """Return, for C of each site, its name and, once `second_moments` has given it to this model, how it `Ended`."""
+    found = {}
+    for site, key in keys(lm, sites, corpus, tokens).items():
+        known: Known | None = lm.memory.get(key)
+        found[str(site)] = {"name": key.name(), **({} if known is None else asdict(known[1]))}
+    return found
+
+
+def read_part(
+    lm: LM, sites: Sequence[Site], corpus: str, tokens: int, part: str, progress: Progress | None = None
+) -> dict[str, dict[str, Any]]:
+    """Read one of N parts of the text for C of each site: every N-th batch. Returns how each `Ended`.
+
+    Args:
+        part: ``"I/N"``, I from 1.
+    """
+    named = _parts(keys(lm, _readable(lm, sites), corpus, tokens), part)
+    return {str(site): asdict(how) for site, (_, how) in _known(lm, named, progress).items()}
+
+
+def merge_parts(lm: LM, sites: Sequence[Site], corpus: str, tokens: int, of: int) -> dict[str, dict[str, Any]]:
+    """Add up N parts and keep the sum as what `second_moments` gives for this corpus and number of tokens.
+
+    It is what one process would have found, to the rounding of adding in another order. Returns how each site `Ended`.
+
+    Raises:
+        StatsMissing: a part is not there.
+    """
+    whole = keys(lm, _readable(lm, sites), corpus, tokens)
+    for site, key in whole.items():
+        width = lm.weights[site].shape[1]
+        total = SecondMoment(torch.zeros(width, width, dtype=torch.float64), 0)
+        for number in range(1, of + 1):
+            found = _read(_parts({site: key}, f"{number}/{of}")[site])
+            if found is None:
+                raise StatsMissing(f"part {number}/{of} of {site} is not in {directory()}: read it, or copy it there.")
+            assert isinstance(found[0], SecondMoment)
+            total = total + found[0]
+        how = Ended(total.count, "limit" if total.count >= tokens else "corpus")
+        _save(key, total, how)
+        lm.memory[key] = total, how
+    return described(lm, sites, corpus, tokens)
+
+
+def _parts(named: Mapping[Site, Key], part: str) -> dict[Site, Key]:
+    return {site: replace(key, rule=f"part {part}") for site, key in named.items()}
+
+
+def _part(rule: str) -> tuple[int, int]:
+    """Return which of how many parts a rule reads, from 0."""
+    if not rule.startswith("part "):
+        return 0, 1
+    number, _, of = rule.removeprefix("part ").partition("/")
+    return int(number) - 1, int(of)
+
+
+def _readable(lm: LM, sites: Sequence[Site]) -> Sequence[Site]:
     for site in sites:
         if not 0 <= site.layer < lm.reachable:
             raise UnknownSite(f"text is read by layers 0 to {lm.reachable - 1} of {lm.name}; there is no {site}.")
-    named = keys(lm, sites, corpus, tokens, kind.name)
-    known = {site: lm.memory.get(key) or _read(key, kind) for site, key in named.items()}
+    return sites
+
+
+def _known(lm: LM, named: Mapping[Site, Key], progress: Progress | None) -> dict[Site, Known]:
+    known: dict[Site, Known | None] = {site: lm.memory.get(key) or _read(key) for site, key in named.items()}
     if missing := {site: named[site] for site, found in known.items() if found is None}:
         with lm.weights.at_base():
-            known.update(_collect(lm, missing, kind, open_corpus(corpus), progress))
-    for site, found in known.items():
-        lm.memory[named[site]] = found
-    return known
+            known.update(_collect(lm, missing, progress))
+    found = {site: one for site, one in known.items() if one is not None}
+    for site, one in found.items():
+        lm.memory[named[site]] = one
+    return found
 
 
-def _collect(
-    lm: LM, keys: Mapping[Site, Key], kind: _Kind, source: Corpus, progress: Progress | None
-) -> dict[Site, Any]:
-    sites, tokens, context = list(keys), next(iter(keys.values())).tokens, next(iter(keys.values())).context
+def _collect(lm: LM, keys: Mapping[Site, Key], progress: Progress | None) -> dict[Site, Known]:
+    key = next(iter(keys.values()))  # of all, but for the site
     name = hashlib.sha256("".join(key.name() for key in keys.values()).encode()).hexdigest()[:32]
     partial = directory() / f"{name}.partial.safetensors"
-    sums, done = _resume(partial, sites, kind)
-    for number, (ids, real) in enumerate(source.batches(lm, tokens, context=context)):
-        if number < done:
+    reading, done = _resume(lm, partial, list(keys), key)
+    saved = done
+    mine, parts = _part(key.rule)
+    for number, (ids, real) in enumerate(Corpus(key.corpus, key.revision).batches(lm, key.tokens, context=key.context)):
+        if number < done or number % parts != mine:
             continue
-        found = kind.of_batch(lm, sites, ids, real)
-        sums = {site: sums[site] + found[site] if site in sums else found[site] for site in sites}
+        if reading.over:
+            break
+        reading.add(ids, real)
         if progress is not None:
-            progress(min(sums[sites[0]].count, tokens), tokens)
-        if (number + 1) % SAVE_EVERY == 0:
-            _write(
-                partial,
-                {str(s): m.total for s, m in sums.items()},
-                {"done": str(number + 1), "count": str(sums[sites[0]].count)},
-            )
-    for site, key in keys.items():
-        if site not in sums:
-            out, in_ = lm.weights[site].shape
-            sums[site] = kind.made(torch.zeros(in_ if kind.square else out, in_, dtype=torch.float64), 0)
-        _save(key, sums[site])
+            progress(min(reading.count * parts, key.tokens), key.tokens)
+        if reading.whole and number + 1 - saved >= SAVE_EVERY:
+            saved, state = number + 1, reading.state()
+            _write(partial, dict(state.tensors), {"done": str(saved), "values": json.dumps(dict(state.values))})
+    found = reading.close(key.tokens // parts)
+    for site, one in found.items():
+        _save(keys[site], *one)
     partial.unlink(missing_ok=True)
-    return sums
+    return found
 
 
-def _resume(partial: Path, sites: Sequence[Site], kind: _Kind) -> tuple[dict[Site, Any], int]:
-    found = _load(partial)
-    if found is None:
-        return {}, 0
-    tensors, meta = found
-    return {s: kind.made(tensors[str(s)], int(meta["count"])) for s in sites}, int(meta["done"])
+def _resume(lm: LM, partial: Path, sites: Sequence[Site], key: Key) -> tuple[Reading, int]:
+    """Return the reading a partial file goes on from and how many batches it took in, or a new one."""
+    kept, moment, settles = _load(partial), key.kind == "moment", key.rule == RULE
+    if kept is None:
+        return (MomentReading(lm, sites, settles) if moment else GradientReading(lm, sites)), 0
+    tensors, meta = kept
+    state, done = State(tensors, json.loads(meta["values"])), int(meta["done"])
+    if moment:
+        return MomentReading.resume(lm, sites, settles, state), done
+    return GradientReading.resume(lm, sites, state), done
 
 
-def _save(key: Key, moment: Sum) -> None:
-    path = directory() / f"{key.name()}.safetensors"
-    meta = {"key": json.dumps(asdict(key), sort_keys=True), "count": str(moment.count)}
-    _write(path, {"total": moment.total}, meta)
-    manifest = {**asdict(key), "count": moment.count, "bytes": path.stat().st_size, "sha256": _hash(path)}
+def _save(key: Key, found: Sum, ended: Ended) -> None:
+    path, how = directory() / f"{key.name()}.safetensors", asdict(ended)
+    _write(path, {"total": found.total}, {"key": json.dumps(asdict(key), sort_keys=True), "ended": json.dumps(how)})
+    manifest = {**asdict(key), "count": found.count, **how, "tokens": key.tokens, "read": ended.tokens}
+    manifest |= {"bytes": path.stat().st_size, "sha256": _hash(path)}
     _replace(path.with_suffix(".json"), json.dumps(manifest, indent=1).encode())  # last: its presence means completion
 
 
-def _read(key: Key, kind: _Kind) -> Sum | None:
+def _read(key: Key) -> Known | None:
     """Return what is stored under the key, or None where it is absent, torn, or of another key."""
     path = directory() / f"{key.name()}.safetensors"
     try:
@@ -186,7 +239,10 @@ def _read(key: Key, kind: _Kind) -> Sum | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     found = _load(path)
-    return None if found is None else kind.made(found[0]["total"], int(found[1]["count"]))
+    if found is None:
+        return None
+    how = Ended(**json.loads(found[1]["ended"]))
+    return _MADE[key.kind](found[0]["total"], how.tokens), how
 
 
 def _hash(path: Path) -> str:
