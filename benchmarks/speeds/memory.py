@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -58,34 +57,67 @@ def memory() -> Iterator[Row]:
         card = sum(size for name, size in found.items() if name.startswith("card"))
         yield {"part": "memory", "shape": "8B bfloat16", "facts": facts, "card_gib": round(card / GIB, 2),
                **{name: f"{size / GIB:.3f} GiB" for name, size in found.items()}}  # fmt: skip
+    for model in ("float32", "bfloat16"):
+        for asked in ("float32", "bfloat16"):
+            yield _measured(model, asked)
+
+
+def _measured(kept: str, asked: str) -> Row:
+    """Return what one process holds while it loads a model kept as one dtype as another, asks it, and writes a fact."""
     with tempfile.TemporaryDirectory() as room:
-        random_lm(768, 12).save(room)
-        run = subprocess.run(
-            [sys.executable, "-m", "speeds.memory", room],
-            cwd=HERE,
-            env=ENVIRONMENT,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-    weights, loaded, edited = (int(n) for n in run.stdout.split())
-    yield {"part": "memory", "shape": "12x768 float32, loaded and edited", "weights_mib": weights >> 20,
-           "loaded_mib": loaded >> 20, "edited_mib": edited >> 20,
-           "loading_over_weights": round(loaded / weights, 2), "edit_over_weights": round(edited / weights, 2)}  # fmt: skip
+        random_lm(768, 12, dtype=getattr(torch, kept)).save(room)
+        found = subprocess.run([sys.executable, "-m", "speeds.memory", room, asked], cwd=HERE,
+                               env={**ENVIRONMENT, "ERRATA_CACHE": room},
+                               check=True, capture_output=True, text=True).stdout  # fmt: skip
+    weights, *phases = (int(n) for n in found.split())
+    row: Row = {"part": "memory", "shape": f"12x768 kept as {kept}, loaded as {asked}", "weights_mib": weights >> 20}
+    for name, (peak, after) in zip(
+        ("load", "ask", "statistics", "edit"), zip(*2 * [iter(phases)], strict=True), strict=True
+    ):
+        row |= {
+            f"{name}_peak_mib": peak >> 20,
+            f"{name}_after_mib": after >> 20,
+            f"{name}_peak": round(peak / weights, 2),
+        }
+    return row
 
 
-def _child(directory: str) -> None:
-    """Print the model's bytes, and by how many the peak grew while it was loaded and while a fact was written."""
-    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # noqa: E731
-    load("primer").generate(["a"])  # libraries, and what they allocate once
-    before = peak()
-    lm = load(directory)
-    loaded = peak()
+def _held(name: str) -> int:
+    """Return bytes of this process that are in memory now (VmRSS), or were at most since the peak was begun anew (VmHWM).
+
+    Not getrusage: its peak survives the start of a new program, so a child begins with its parent's.
+    """
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def _child(directory: str, dtype: str) -> None:
+    """Print the model's bytes and, for each of four phases, the peak and what stays, beyond what libraries hold."""
     from errata import methods
 
-    methods.make("memit", {"tokens": 2000, "steps": 3, "layers": (2, 3)}).solve(lm, edits(1, seed=3))
-    print(sum(p.numel() * p.element_size() for p in lm.model.parameters()), loaded - before, peak() - loaded)
+    load("primer").generate(["a"])  # libraries, and what they allocate once
+    torch.linalg.cholesky(torch.eye(64, dtype=torch.float64))
+    how, facts, begun = (
+        methods.make("memit", {"tokens": 2000, "steps": 3, "layers": (2, 3)}),
+        edits(1, seed=3),
+        _held("VmRSS"),
+    )
+    lm, phases = None, list[int]()
+    for phase in range(4):
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
+        if phase == 0:
+            lm = load(directory, dtype=dtype)
+        assert lm is not None
+        if phase == 1:
+            lm.generate(["a"])
+        if phase == 2:
+            how.prepare(lm)
+        if phase == 3:
+            how.solve(lm, facts)
+        phases += [_held("VmHWM") - begun, _held("VmRSS") - begun]
+    assert lm is not None
+    print(sum(p.numel() * p.element_size() for p in lm.model.parameters()), *phases)
 
 
 if __name__ == "__main__":
-    _child(sys.argv[1])
+    _child(*sys.argv[1:])

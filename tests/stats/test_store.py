@@ -25,7 +25,7 @@ from errata.stats import moments, reading, settling, store
 from errata.stats.corpus import open_corpus
 from errata.stats.moments import SecondMoment, keys_of, of_batch
 from errata.stats.reading import Ended
-from errata.stats.store import Key, described, merge_parts, read_part, sample_size, second_moments
+from errata.stats.store import Key, described, merge_parts, read_part, sample_size, second_moments, take
 from tests import tiny
 
 SITES = (Site(0, "down"), Site(1, "down"))
@@ -331,6 +331,18 @@ def test_a_torn_partial_sum_is_begun_again(
     harm(file)
     found = second_moments(tiny.build("llama"), SITES, tokens=TOKENS)
     torch.testing.assert_close(found[SITES[0]], plain(lm, SITES[0]), atol=1e-6, rtol=1e-5)
+
+
+def test_what_is_taken_is_kept_on_disk_only(lm: LM, passes: list[int]) -> None:
+    found = second_moments(lm, SITES, tokens=TOKENS)
+    once, said = len(passes), described(lm, SITES, tokens=TOKENS)
+    held = sum(isinstance(known, tuple) and isinstance(known[0], SecondMoment) for known in lm.memory.values())
+    for _ in range(2):
+        assert torch.equal(take(lm, SITES[0], tokens=TOKENS), found[SITES[0]])
+    assert len(passes) == once
+    left = sum(isinstance(known, tuple) and isinstance(known[0], SecondMoment) for known in lm.memory.values())
+    assert (held, left) == (2, 1)
+    assert described(lm, SITES, tokens=TOKENS) == said
 
 
 def test_another_models_file_under_our_name_is_not_taken(lm: LM, passes: list[int]) -> None:

@@ -12,7 +12,7 @@ from errata.methods.base import Auto, layer_at
 from errata.model.lm import LM
 from errata.solve.least_squares import Ridge
 from errata.solve.values import Goal, Values
-from errata.stats.store import Progress, described, second_moments
+from errata.stats.store import Progress, described, ensure, take
 from errata.stats.traced import remembered
 
 _LLAMA2 = {"steps": 25, "lr": 0.5, "decay": 1e-3, "clamp": 4.0}
@@ -58,7 +58,7 @@ class LocateThenEdit(Restrained):
     def prepare(self, lm: LM, progress: Progress | None = None) -> None:
         """Compute the covariance of every site written to, in one pass, and what a constraint asks for."""
         super().prepare(lm, progress)
-        second_moments(lm, self.resolve(lm).sites(), self.corpus, self.tokens, progress)
+        ensure(lm, self.resolve(lm).sites(), self.corpus, self.tokens, progress)
 
     def statistics(self, lm: LM) -> dict[str, dict[str, Any]]:
         """Return the name of the covariance of every site written to, how many tokens it is of and why no more."""
@@ -73,8 +73,7 @@ class LocateThenEdit(Restrained):
         """
         key = ("ridge", site, self.corpus, self.tokens, self.damping, weight)
         if key not in lm.memory:
-            second = second_moments(lm, [site], self.corpus, self.tokens)[site]
-            lm.memory[key] = Ridge(second, weight, self.damping)
+            lm.memory[key] = Ridge(take(lm, site, self.corpus, self.tokens), weight, self.damping)
         found: Ridge = lm.memory[key]
         return found
 

@@ -27,7 +27,7 @@ from errata.methods._layers import ManyMatrices, Wanted, shielded
 from errata.methods.base import Auto
 from errata.model.lm import LM
 from errata.solve.least_squares import Ridge, batch, null_space
-from errata.stats.store import second_moments
+from errata.stats.store import take
 
 _PAPER = {"penalty": 10.0, "threshold": 2e-2}
 _SHARE = 0.1  # of the energy of ordinary keys, as λ
@@ -70,7 +70,7 @@ class AlphaEdit(ManyMatrices):
         assert self.threshold != "auto"
         key = self._key(site)
         if key not in lm.memory:
-            second = second_moments(lm, [site], self.corpus, self.tokens)[site]
+            second = take(lm, site, self.corpus, self.tokens)
             free = null_space(second, self.threshold, self.fraction)
             weight = _SHARE * float(second.trace()) if self.penalty is None else float(self.penalty)
             lm.memory[key] = free, Ridge(torch.eye(free.shape[1], dtype=torch.float64), weight)

@@ -36,13 +36,15 @@ class Ridge:
     """
 
     def __init__(self, second: Float[Tensor, "in in"], weight: float = 1.0, damping: float = 0.0) -> None:
-        matrix = second.double() * weight
+        matrix = second.double() * weight  # this and the factor: of a large model there is no room for more copies
+        diagonal = matrix.diagonal()
         if damping:
-            matrix = matrix + damping * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=matrix.dtype)
-        mean, eye = float(matrix.diagonal().mean()), torch.eye(len(matrix), dtype=matrix.dtype)
+            diagonal.add_(damping * diagonal.mean())
+        mean, whole = float(diagonal.mean()), diagonal.clone()
         for share in _JITTER:
             self.jitter = share * mean
-            self._factor, failed = torch.linalg.cholesky_ex(matrix + self.jitter * eye)
+            diagonal.copy_(whole + self.jitter)
+            self._factor, failed = torch.linalg.cholesky_ex(matrix)
             if not bool(failed) and bool(self._factor.isfinite().all()):
                 return
         raise NotFinite(

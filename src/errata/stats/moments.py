@@ -78,7 +78,11 @@ class Growing:
 
     def moment(self) -> SecondMoment:
         """Return the whole sum as it is now."""
-        total = self.upper.clone()
+        return Growing(self.upper.clone(), self.count).finished()
+
+    def finished(self) -> SecondMoment:
+        """Return the whole sum in the same memory; nothing can be added after that."""
+        total = self.upper
         for start, end in _blocks(len(total)):
             square = total[start:end, start:end]
             square.copy_((square + square.T) / 2)  # a product's two halves may be rounded differently

@@ -165,13 +165,13 @@ class MomentReading:
         self._multiply()
         found: dict[Site, tuple[Sum, Ended]] = {}
         for site in self.sites:
-            one = self._ones.pop(site)  # one whole matrix at a time, not all of them twice
+            one = self._ones.pop(site)
             if one.settling is not None and not one.enough and 2 * one.growing.count > 3 * one.settling.seen > 0:
                 one.enough = one.settling.look(one.growing.moment().mean, one.growing.count)
             left = one.settling.excess if one.settling is not None else float("nan")
             by: By = "settled" if one.enough else "limit" if one.growing.count >= tokens else "corpus"
             ended = Ended(one.growing.count, by, round(left, 6) if left == left else None)
-            found[site] = one.growing.moment(), ended
+            found[site] = one.growing.finished(), ended
         return found
 
 

@@ -109,12 +109,27 @@ def gradients(
     return {site: gradient.mean for site, (gradient, _) in _known(lm, named, progress).items()}
 
 
+def ensure(
+    lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0, progress: Progress | None = None
+) -> None:
+    """See to it that `second_moments` need not read the corpus for these sites; raises what it raises."""
+    _known(lm, keys(lm, _readable(lm, sites), corpus, tokens), progress)
+
+
+def take(lm: LM, site: Site, corpus: str = "primer", tokens: int = 0) -> Float[Tensor, "in in"]:
+    """Return C of a site as `second_moments` does, and keep it on disk only: what is made of it takes its place."""
+    (key,) = keys(lm, [site], corpus, tokens).values()
+    second = second_moments(lm, [site], corpus, tokens)[site]
+    lm.memory["ended", key] = lm.memory.pop(key)[1]
+    return second
+
+
 def described(lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0) -> dict[str, dict[str, Any]]:
     """Return, for C of each site, its name and, once `second_moments` has given it to this model, how it `Ended`."""
     found = {}
     for site, key in keys(lm, sites, corpus, tokens).items():
-        known: Known | None = lm.memory.get(key)
-        found[str(site)] = {"name": key.name(), **({} if known is None else asdict(known[1]))}
+        how: Ended | None = lm.memory[key][1] if key in lm.memory else lm.memory.get(("ended", key))
+        found[str(site)] = {"name": key.name(), **({} if how is None else asdict(how))}
     return found
 
 
