@@ -5,6 +5,7 @@
     python benchmarks/speed.py statistics --models primer            # against the forward pass
     python benchmarks/speed.py solves                                # kept factors against dense systems
     python benchmarks/speed.py growth --methods ledger,melo --numbers 1,10,100,1000,10000
+    python benchmarks/speed.py kne --models primer,512x8             # attribution in one pass against one a layer, a fact
     python benchmarks/speed.py replay | startup | evaluation | melo | memory
 
 Both sides run in turn, at least five times; rows hold medians, their ratio, and exact counts of passes, tokens and
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speeds import growth, memory, reading, routed, solving, startup, vstar
+from speeds import growth, locating, memory, reading, routed, solving, startup, vstar
 
 
 def evaluation() -> Iterator[dict[str, Any]]:
@@ -38,12 +39,13 @@ def rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     parts: dict[str, Any] = {
         "vstar": lambda: vstar.vstar(models, options.edits, options.device),
         "batch": lambda: vstar.batch(models, options.edits, options.device, options.repeats),
-        "statistics": lambda: reading.statistics(models, options.edits),
+        "statistics": lambda: reading.statistics(models, options.repeats),
         "solves": solving.solves,
         "growth": lambda: growth.growth(options.methods.split(","), numbers, options.repeats),
         "replay": solving.replay,
         "startup": startup.startup,
         "evaluation": evaluation,
+        "kne": lambda: locating.kne(models),
         "melo": routed.melo,
         "memory": memory.memory,
     }
@@ -54,7 +56,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "part",
-        choices="vstar batch statistics solves growth replay startup evaluation melo memory".split(),
+        choices="vstar batch statistics solves growth replay startup evaluation kne melo memory".split(),
     )
     parser.add_argument("--models", default="primer,128x4")
     parser.add_argument("--edits", type=int, default=100)

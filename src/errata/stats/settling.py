@@ -27,7 +27,7 @@ from torch import Tensor
 PROBES = 256  # keys the directions are asked for
 DAMPING = 1e-3  # share of the mean diagonal; the methods' default
 FIRST = 4  # keys a dimension before the first look: with fewer C has no full rank
-TOLERANCE = 0.1
+TOLERANCE = 0.05
 RULE = f"excess<{TOLERANCE},{PROBES},{DAMPING},{FIRST}"  # what a statistic that ended by the rule depends on
 
 
