@@ -74,10 +74,9 @@ class Editor:
         self, lm: LM, book: Book, *, corpus: str | None = None, author: str = "", max_norm_ratio: float = MAX_NORM_RATIO
     ) -> None:
         self.lm, self.book, self.name = lm, book, lm.name
-        self._corpus, self._author, self._limit = corpus, author, max_norm_ratio
+        self._corpus, self._author, self._limit, self._version = corpus, author, max_norm_ratio, -1
         self._read: list[Edit] = []  # as stored
         self._standing: list[Edit] = []  # as they stand: the same, unless a method derives what a drop changes
-        self._version = -1
         self._refresh()
 
     def __enter__(self) -> Editor:
