@@ -15,7 +15,7 @@ from pathlib import Path
 import typer
 
 from errata import _rows, methods
-from errata.cli import app
+from errata.cli import commands as known
 from errata.evaluate.metrics import METRICS
 from errata.model import arch
 
@@ -26,7 +26,7 @@ WIDTH = 100  # of help texts, whatever terminal this runs in
 
 def commands() -> str:
     """Return what every command says to --help."""
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(known())
     top = typer.Context(group, info_name="errata", terminal_width=WIDTH)
     parts = [f"\n```\n{group.get_help(top)}\n```\n"]
     for name, command in group.commands.items():

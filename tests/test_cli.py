@@ -7,6 +7,7 @@ The fake method below has the paper this names: https://arxiv.org/abs/0000.00000
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -262,10 +263,13 @@ def test_show_is_everything(run: Run, book: Path) -> None:
     assert shown["sites"] == ["5.down"]
 
 
-def test_log_does_not_import_torch(book: Path) -> None:
+def test_log_does_not_import_what_it_does_not_need(book: Path) -> None:
+    unused = (
+        "torch numpy filelock tomllib rich.progress errata._bench errata._care errata.facts_io errata.config".split()
+    )
     code = (
         "import sys; from errata.cli import main; code = main(sys.argv[1:]); "
-        "assert 'torch' not in sys.modules; sys.exit(code)"
+        f"assert not {set(unused)} & set(sys.modules); sys.exit(code)"
     )
     command = [sys.executable, "-c", code, "log", "--book", str(book)]
     result = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
@@ -376,11 +380,20 @@ def test_help_and_version(run: Run) -> None:
     code, out, _ = run()
     assert code == 0
     assert out == run("--help")[1]
-    for command in cli.app.registered_commands:
+    for command in cli.commands().registered_commands:
         assert command.callback is not None
         assert command.callback.__name__ in out
         assert "Usage: errata" in run(command.callback.__name__, "--help")[1]
     assert run("--version") == (0, f"errata {errata.__version__}\n", "")
+
+
+@pytest.mark.parametrize("room", cli.ROOMS)
+def test_every_command_is_where_it_is_looked_for(room: str) -> None:
+    app = importlib.import_module(f"errata.{room}").app
+    assert [one.callback.__name__ for one in app.registered_commands] == cli.ROOMS[room].split()
+    for name in cli.ROOMS[room].split():
+        assert [one.callback.__name__ for one in cli.commands(["--debug", name, "x"]).registered_commands] == [name]
+    assert len(cli.commands(["no-such"]).registered_commands) == len(cli.commands().registered_commands)
 
 
 def test_tables_show_what_users_wrote_as_they_wrote_it(run: Run, editor: FakeEditor, book: Path) -> None:

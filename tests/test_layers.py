@@ -38,7 +38,7 @@ LEVELS = (
         "push",
         "routing",
     ),
-    ("cluster", "report", "demo", "_options", "_rows", "_show", "_book_rows", "_book_show", "_stats_show"),
+    ("cluster", "report", "demo", "_options", "_rows", "_shown", "_show", "_book_rows", "_book_show", "_stats_show"),
     ("cli", "_bench", "_book", "_care", "_reach", "_ship", "_where", "serve"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms} | {

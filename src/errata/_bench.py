@@ -5,28 +5,18 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from errata import _options as opt
+from errata._shown import Shown
 from errata.errors import BadConfig, BadFile
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 Steps = Annotated[str, typer.Option("--checkpoints", help="Numbers of edits at which everything is measured.")]
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A value, the view that draws it (of `_show`, or "module.view"), whether JSON was asked for, and the exit code."""
-
-    value: Any
-    view: str
-    as_json: bool = False
-    code: int = 0
 
 
 @app.command()

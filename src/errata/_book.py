@@ -13,7 +13,7 @@ import typer
 from errata import _book_rows as rows
 from errata import _options as opt
 from errata import _rows
-from errata._bench import Shown
+from errata._shown import Shown
 from errata.errors import InputError
 from errata.registry.log import Book, Note
 

@@ -11,8 +11,8 @@ import typer
 import errata
 from errata import _book_rows as rows
 from errata import _options as opt
-from errata._bench import Shown
 from errata._book import VIEWS, open_book
+from errata._shown import Shown
 from errata.registry.log import Note
 
 if TYPE_CHECKING:

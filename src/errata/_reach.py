@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from errata import _options as opt
-from errata._bench import Shown
+from errata._shown import Shown
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -8,8 +8,6 @@ from dataclasses import MISSING, asdict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from errata.config import describe
-
 if TYPE_CHECKING:
     from errata.edit import Edit
     from errata.methods.base import Method
@@ -60,6 +58,8 @@ def method(name: str, cls: type[Method]) -> dict[str, Any]:
 
     Title and paper are the first line and the first link of the docstring of the file the method is in.
     """
+    from errata.config import describe  # not needed for the log, which is to be there at once
+
     settings = [
         {"name": key, "type": kind, "default": None if default is MISSING else default, "help": text}
         for key, kind, default, text in describe(cls)

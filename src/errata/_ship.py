@@ -13,8 +13,8 @@ import typer
 import errata
 from errata import _book_rows as rows
 from errata import _options as opt
-from errata._bench import Shown
 from errata._book import VIEWS
+from errata._shown import Shown
 from errata.config import parse_flags
 from errata.errors import ErrataError, InputError, did_you_mean
 

@@ -10,7 +10,6 @@ from typing import Any
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -159,6 +158,8 @@ def scene(row: Row) -> RenderableType:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Draw a bar with the time left on stderr, and yield what moves it: a function of (done, wanted)."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # few commands draw one
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -6,37 +6,54 @@ Exit codes: 0 done, 1 failed, 2 what was given cannot be used, 130 interrupted. 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
-import traceback
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 import errata
-from errata import _bench, _book, _care, _reach, _rows, _ship, _where
 from errata import _options as opt
-from errata.config import parse_flags
+from errata import _rows
+from errata._shown import Shown
 from errata.errors import ErrataError, InputError
-from errata.fact import Fact
-from errata.facts_io import read_facts
-from errata.label import Label
 
 if TYPE_CHECKING:
     from errata.edit import Edit
     from errata.editor import Editor
+    from errata.fact import Fact
 
+# Where the commands are. Only the room of the one asked for is opened, and only that one is built.
+ROOMS: Final[Mapping[str, str]] = {
+    "_bench": "bench report data",
+    "_book": "log show drop restore diff tag checkout verify keygen",
+    "_care": "merge conflicts check migrate compact",
+    "_reach": "radius",
+    "_ship": "ci export push",
+    "_where": "locate",
+    "cli": "ask edit save methods stats demo",
+}
 app = typer.Typer(
     name="errata", add_completion=False, rich_markup_mode=None,
     help="Correct what a language model knows: write facts, keep a log of them, take them back exactly.",
 )  # fmt: skip
-for room in (_bench, _book, _care, _reach, _ship, _where):
-    app.registered_commands += room.app.registered_commands
+
+
+def commands(words: Sequence[str] = ()) -> typer.Typer:
+    """Return the command line with the one command that a line of words asks for; with all, if it asks for none of them."""
+    asked = next((word for word in words if not word.startswith("-")), "")
+    rooms = [room for room, names in ROOMS.items() if asked in names.split()]
+    known = [command for room in rooms or ROOMS for command in import_module(f"errata.{room}").app.registered_commands]
+    found = copy(app)
+    found.registered_commands = [one for one in known if not rooms or getattr(one.callback, "__name__", "") == asked]
+    return found
 
 
 def _version(wanted: bool) -> None:
@@ -99,6 +116,9 @@ def edit(
     as_json: opt.Json = False,
 ) -> None:  # size: an option a line
     """Write a fact, or all facts of a file; if one cannot be written, none is."""
+    from errata.config import parse_flags
+    from errata.label import Label
+
     label = Label(
         author=author, reason=reason, source=source, tags=tuple(tags or ()), tenant=tenant, valid_from=valid_from,
         valid_until=valid_until,
@@ -181,6 +201,9 @@ def _open(model: str, book: Path, **loading: Any) -> Editor:
 
 def _facts(path: Path | None, **one: str | None) -> list[Fact]:
     """Return the facts of the file, or the one fact the options spell out."""
+    from errata.fact import Fact
+    from errata.facts_io import read_facts
+
     missing = [f"--{name}" for name, value in one.items() if value is None]
     if path is not None and len(missing) < len(one):
         raise InputError("--facts names a file of facts and --prompt, --subject, --target spell out one: use either.")
@@ -228,22 +251,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default the process's own, and return its exit code; an error becomes a sentence on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    gc.freeze()  # what was imported so far stays: the collector need not look at it while the rest is
     if not debug:
         _hush()
     try:
         return _run([word for word in words if word != "--debug"] or ["--help"])
     except BaseException as error:  # the last resort: whatever it is, the user gets a sentence and an exit code
         if debug:
-            traceback.print_exc()
+            import_module("traceback").print_exc()
         message, code = _explain(error)
         _say(message)
         return code
+    finally:
+        gc.unfreeze()
 
 
 def _run(words: list[str]) -> int:
     try:
-        result = typer.main.get_command(app).main(words, prog_name="errata", standalone_mode=False)
-        if isinstance(result, _bench.Shown):
+        result = typer.main.get_command(commands(words)).main(words, prog_name="errata", standalone_mode=False)
+        if isinstance(result, Shown):
             _out(result.value, result.view, result.as_json)
             result = result.code
         sys.stdout.flush()

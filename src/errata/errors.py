@@ -29,7 +29,6 @@ Each takes one message: a sentence that says what is wrong and what to do about 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -137,6 +136,8 @@ class GateClosed(SolveError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return " Did you mean X?" for the known word closest to `word`, ready to append to a sentence, or ""."""
+    from difflib import get_close_matches  # only who mistyped waits for it
+
     by_lower = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    close = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return f" Did you mean {by_lower[close[0]]}?" if close else ""

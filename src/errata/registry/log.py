@@ -19,9 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
-
-import filelock
+from typing import TYPE_CHECKING, Any, Final
 
 from errata.errors import BadBook, BookBusy, BookOfAnotherModel, ErrataError
 from errata.registry import admission, chain, files, record
@@ -29,6 +27,9 @@ from errata.registry.opening import connect, explain, prepare
 from errata.registry.record import Event, Note, Record, Signs
 from errata.registry.schema import transaction
 from errata.registry.signing import Signer
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 __all__ = ["Book", "Event", "Note", "Record"]
 
@@ -57,7 +58,7 @@ class Book:
         self._wait, self._signer = wait, signer
         self._held: tuple[int, str] | None = None  # up to where the chain was found to hold
         self._known: Mapping[str, Record] = {}  # the edits up to there
-        self._lock = filelock.FileLock(path / "lock")
+        self._file_lock: BaseFileLock | None = None
 
     @classmethod
     def open(
@@ -232,9 +233,13 @@ class Book:
 
         May be nested. `timeout` is in seconds; None takes the book's own. Raises BookBusy when it has passed.
         """
+        from filelock import FileLock, Timeout  # who only reads does not wait for it
+
+        with self._threads:
+            self._file_lock = self._file_lock or FileLock(self.path / "lock")
         try:
-            held = self._lock.acquire(timeout=self._wait if timeout is None else timeout)
-        except (filelock.Timeout, RuntimeError) as error:  # RuntimeError: this very thread holds it by another Book
+            held = self._file_lock.acquire(timeout=self._wait if timeout is None else timeout)
+        except (Timeout, RuntimeError) as error:  # RuntimeError: this very thread holds it by another Book
             raise BookBusy(f"another process is writing to the book {self.path}: try again when it is done.") from error
         except OSError as error:
             raise BadBook(f"cannot write to the book {self.path}: {error.strerror}.") from error
