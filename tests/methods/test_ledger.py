@@ -153,9 +153,11 @@ def test_one_more_edit_does_not_go_through_those_before_it(monkeypatch: pytest.M
     lm, edits, entered = build(torch.float32), list[Edit](), list[str]()
     import errata.methods.ledger as ledger
 
-    plain = ledger.entered
+    plain = ledger.put_in
     monkeypatch.setattr(
-        ledger, "entered", lambda rows, edit, site: (entered.append(edit.id), plain(rows, edit, site))[1]
+        ledger,
+        "put_in",
+        lambda rows, edits, site: (entered.extend(edit.id for edit in edits), plain(rows, edits, site))[1],
     )
     for fact in FACTS:
         before = len(entered)

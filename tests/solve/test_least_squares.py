@@ -97,7 +97,8 @@ def test_a_history_that_grows_is_the_same_term(size: int) -> None:
         kept.append(shield.inverse is not None)
     assert kept == sorted(kept)  # once the inverse is kept, nothing grows with the history any more
     assert kept[0] < kept[-1]
-    assert (shield.rows, shield.inverse is None) == (None, False)
+    assert shield.rows is None or len(shield.rows) <= IN // 4
+    assert close(Shield(Ridge(c, 2.0)).add(past).solve(keys), shield.solve(keys))
 
 
 def test_no_history_is_no_term() -> None:

@@ -82,6 +82,29 @@ def test_the_order_does_not_matter_and_it_is_the_one_time_batch() -> None:
         assert near(found, memit)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(0, 5), st.booleans())
+def test_many_rows_put_in_at_once_are_those_put_in_one_by_one(which: list[int], before: int, heavy: bool) -> None:
+    ledger, _ = Ledger.open(ridge(), OUT).add([f"fact {i}" for i in range(before)], *row(900, before))
+    names, (keys, values) = [f"fact {i}" for i in which], row(sum(which), len(which))
+    keys = keys * (30.0 if heavy else 1.0)
+    one_by_one = ledger
+    for place, name in enumerate(names):
+        one_by_one, _ = one_by_one.drop([name])
+        one_by_one, _ = one_by_one.add([name], keys[place : place + 1], values[place : place + 1])
+    together = ledger.put(names, keys, values)
+    assert together.names == one_by_one.names
+    stands = {f"fact {i}": tuple(part[i : i + 1] for part in row(900, before)) for i in range(before)}
+    stands |= {name: (keys[i : i + 1], values[i : i + 1]) for i, name in enumerate(names)}
+    for found in (together, one_by_one, together.put(names, keys, values)):
+        assert close_to(found.change, textbook(stands))  # type: ignore[arg-type]
+        assert close_to(found.gives(keys), keys @ textbook(stands).T)  # type: ignore[arg-type]
+
+
+def close_to(found: Tensor, wanted: Tensor) -> bool:
+    return float((found - wanted).norm()) <= 1e-7 * float(wanted.norm())  # a heavy row taken out alone costs digits
+
+
 def test_a_batch_is_dropped_as_it_came() -> None:
     first, second = row(1, 3), row(2, 2)
     one, _ = Ledger.open(ridge(), OUT).add(["a", "b", "c"], *first)

@@ -32,7 +32,7 @@ def same_space(one: Tensor, other: Tensor) -> bool:
 def spanned(changes: list[Change]) -> Span:
     span = Span.none(OUT, IN)
     for change in changes:
-        span = span.add_change(change)
+        span = span.add_changes([change])
     return span
 
 
@@ -55,6 +55,26 @@ def test_the_incremental_basis_is_that_of_the_dense_svd(ranks: list[int], seed: 
     del v
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.integers(0, 99))
+def test_changes_entered_together_are_those_entered_one_by_one(ranks: list[int], seed: int) -> None:
+    parts = [LowRank(draw(OUT, r, seed=seed + 7 * i), draw(IN, r, seed=seed + 7 * i + 1)) for i, r in enumerate(ranks)]
+    before = spanned([LowRank(draw(OUT, 2, seed=500), draw(IN, 2, seed=501))])
+    one_by_one = before
+    for part in parts:
+        one_by_one = one_by_one.add_changes([part])
+    together = before.add_changes(parts)
+    assert torch.allclose(together.values, one_by_one.values, atol=1e-9)
+    assert torch.allclose(whole(together), whole(one_by_one), atol=1e-9)
+    back = together.add_changes([-part for part in reversed(parts)])
+    assert back.left.shape == (OUT, 2)
+    assert spanned([]).add_changes([*parts, *(-part for part in parts)]).left.shape == (OUT, 0)
+
+
+def whole(span: Span) -> Tensor:
+    return (span.left * span.values) @ span.right.T
+
+
 def test_every_kind_of_change_counts_and_a_graft_does_not() -> None:
     changes: list[Change] = [
         LowRank(draw(OUT, 1), draw(IN, 1, seed=1)),
@@ -64,7 +84,8 @@ def test_every_kind_of_change_counts_and_a_graft_does_not() -> None:
     ]
     total = changes[0].dense() + changes[1].dense((OUT, IN)) + changes[2].dense()
     span = spanned(changes)
-    assert torch.allclose((span.left * span.values) @ span.right.T, total, atol=1e-12)
+    assert torch.allclose(whole(span), total, atol=1e-12)
+    assert torch.allclose(whole(Span.none(OUT, IN).add_changes(changes)), total, atol=1e-12)
     assert spanned(changes[-1:]).left.shape == (OUT, 0)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from errata.delta import Site
 from errata.edit import Edit
-from errata.methods._standing import derived
+from errata.methods._standing import summed
 from errata.model.lm import LM
 from errata.solve.subspace import Basis, Room, Similarity, Span, left_vectors, similarity
 from errata.solve.values import Project, Restraint
@@ -107,7 +107,7 @@ def gradient_basis(lm: LM, site: Site, corpus: str, tokens: int) -> Basis:
 def history_of(lm: LM, site: Site, past: Sequence[Edit]) -> Span:
     """Return the decomposition of the sum of all standing updates at a site."""
 
-    def entered(span: Span, edit: Edit) -> Span:
-        return span.add_change(edit.deltas[site]) if site in edit.deltas else span
+    def entered(span: Span, edits: Sequence[Edit]) -> Span:
+        return span.add_changes(edit.deltas[site] for edit in edits if site in edit.deltas)
 
-    return derived(lm, ("history", site), past, lambda: Span.none(*lm.weights[site].shape), entered)
+    return summed(lm, ("history", site), past, lambda: Span.none(*lm.weights[site].shape), entered)

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from errata.delta import Change, Dense, LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
 from errata.methods._locate import PUBLISHED, LocateThenEdit, home
-from errata.methods._standing import derived
+from errata.methods._standing import summed
 from errata.methods.base import Auto, Solution, layer_at
 from errata.model.lm import LM
 from errata.solve import keys
@@ -118,8 +119,11 @@ def shielded(lm: LM, key: object, past: Sequence[Edit], site: Site, ridge: Ridge
         key: what the ridge is kept under. free: (in, p) an orthonormal basis in whose coordinates everything is.
     """
 
-    def add(shield: Shield, edit: Edit) -> Shield:
-        keys = edit.carry.get(f"key/{site}")
-        return shield if keys is None else shield.add(keys if free is None else keys.double() @ free)
+    def add(shield: Shield, edits: Sequence[Edit]) -> Shield:
+        kept = [edit.carry[f"key/{site}"].double() for edit in edits if f"key/{site}" in edit.carry]
+        if not kept:
+            return shield
+        keys = torch.cat(kept)
+        return shield.add(keys if free is None else keys @ free)
 
-    return derived(lm, ("shield", key), past, lambda: Shield(ridge), add)
+    return summed(lm, ("shield", key), past, lambda: Shield(ridge), add)

@@ -60,6 +60,15 @@ def entered(rows: Ledger, edit: Edit, site: Site) -> tuple[Ledger, LowRank]:
     return rows, both
 
 
+def put_in(rows: Ledger, edits: Sequence[Edit], site: Site) -> Ledger:
+    """Return the ledger with the rows of all these edits, each in place of those it replaces."""
+    if not edits:
+        return rows
+    names = [name for edit in edits for name in names_of(edit.facts)]
+    keys, values = (torch.cat([edit.carry[f"{kind}/{site}"].double() for edit in edits]) for kind in ("key", "value"))
+    return rows.put(names, keys, values)
+
+
 class Standing:
     """The edits from the oldest on as they stand, one after another.
 

@@ -38,8 +38,8 @@ from errata.edit import Edit
 from errata.errors import BadConfig
 from errata.fact import Fact
 from errata.methods._layers import Wanted, Weighted
-from errata.methods._shared import NAME, Standing, entered, follow, mark, names_of, shares, terms_of
-from errata.methods._standing import derived
+from errata.methods._shared import NAME, Standing, follow, mark, names_of, put_in, shares, terms_of
+from errata.methods._standing import derived, summed
 from errata.methods.base import BELOW, Solution
 from errata.model.lm import LM
 from errata.solve.ledger import Ledger
@@ -77,7 +77,7 @@ class LedgerEdit(Weighted):
         """Return by how much the new rows move the solution, and the values they are kept with."""
         rows, _ = self._rows(lm, site, past).drop(names_of(wanted.facts))
         keys = wanted.keys.double().cpu()
-        values = (keys @ rows.change.T + wanted.residual.double().cpu()).float()
+        values = (rows.gives(keys) + wanted.residual.double().cpu()).float()
         return rows.gain(keys, values), {f"value/{site}": values}
 
     def _rows(self, lm: LM, site: Site, past: Sequence[Edit]) -> Ledger:
@@ -88,11 +88,10 @@ class LedgerEdit(Weighted):
         def none() -> Ledger:
             return Ledger.open(self.ridge(lm, site, weight), lm.weights[site].shape[0])
 
-        def add(rows: Ledger, edit: Edit) -> Ledger:
-            ours = f"value/{site}" in edit.carry and shares(edit, terms)
-            return entered(rows, edit, site)[0] if ours else rows
+        def put(rows: Ledger, edits: Sequence[Edit]) -> Ledger:
+            return put_in(rows, [e for e in edits if f"value/{site}" in e.carry and shares(e, terms)], site)
 
-        return derived(lm, ("ledger", site, terms), past, none, add)
+        return summed(lm, ("ledger", site, terms), past, none, put)
 
     @classmethod
     def rebuild(cls, lm: LM, edits: Sequence[Edit]) -> list[Edit]:

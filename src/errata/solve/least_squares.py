@@ -7,6 +7,7 @@ keys costs an n × n system (Woodbury).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,8 @@ from errata.errors import NotFinite
 
 Keys = Float[Tensor, "n in"]
 Rows = Float[Tensor, "n out"]
+AT_ONCE: Final = 512  # keys of a long list that are entered together: one system of that size
+FACTORS: Final = 1024  # at most so many factors wait to be multiplied out; a quarter of `in` if that is fewer
 _JITTER = (0.0, *(10.0**-power for power in range(10, 1, -1)))
 
 
@@ -125,10 +128,11 @@ def batch(residuals: Rows, keys: Keys, ridge: Ridge | Shield) -> LowRank:
 class Shield:
     """The matrix A = λC + K_p K_pᵀ, and solves with it; K_p grows key by key at a cost that does not grow with it.
 
-    ``A⁻¹ = (λC)⁻¹ − GᵀG`` with a row of G for each key; once G has a quarter of the rows the matrix has, A⁻¹ is kept instead.
+    ``A⁻¹ = B − GᵀG`` with a row of G for each key. B is (λC)⁻¹, which its factor stands for, until G has a quarter of the
+    rows the matrix has; then what A⁻¹ is so far is multiplied out and kept as B.
 
     Args:
-        ridge: λC, factored. rows: G. inverse: A⁻¹, instead of `rows`.
+        ridge: λC, factored. rows: G. inverse: B, once it is another.
     """
 
     ridge: Ridge
@@ -138,26 +142,24 @@ class Shield:
     def solve(self, keys: Keys) -> Keys:
         """Return A⁻¹ k for each key, (n, in) float64."""
         keys = keys.double().cpu()
-        if self.inverse is not None:
-            return keys @ self.inverse
-        solved = self.ridge.solve(keys)
+        solved = self.ridge.solve(keys) if self.inverse is None else keys @ self.inverse
         return solved if self.rows is None else solved - (keys @ self.rows.T) @ self.rows
 
     def add(self, keys: Keys) -> Shield:
         """Return the matrix with these keys among K_p too."""
-        keys = keys.double().cpu()
-        if not len(keys):
-            return self
+        found = self
+        for part in keys.double().cpu().split(AT_ONCE):
+            found = found._with(part) if len(part) else found
+        return found
+
+    def _with(self, keys: Keys) -> Shield:
         solved = self.solve(keys)
         inner = torch.eye(len(keys), dtype=torch.float64) + solved @ keys.T
         factor = torch.linalg.cholesky((inner + inner.T) / 2)
         new = torch.linalg.solve_triangular(factor, solved, upper=False)  # (n, in)
-        if self.inverse is None:
-            rows = new if self.rows is None else torch.cat([self.rows, new])
-            if len(rows) <= keys.shape[1] // 4:
-                return replace(self, rows=rows)
-            inverse, new = self.ridge.inverse(), rows
-        else:
-            inverse = self.inverse
-        inverse = inverse - new.T @ new
+        rows = new if self.rows is None else torch.cat([self.rows, new])
+        if len(rows) <= min(FACTORS, keys.shape[1] // 4):
+            return replace(self, rows=rows)
+        inverse = self.ridge.inverse() if self.inverse is None else self.inverse
+        inverse = inverse - rows.T @ rows
         return replace(self, rows=None, inverse=(inverse + inverse.T) / 2)

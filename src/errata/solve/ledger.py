@@ -8,24 +8,32 @@ The change of a matrix is the ridge solution over the rows that stand,
     ΔW = V Kᵀ G⁻¹,   G = λC + K Kᵀ
 
 so it depends neither on their order nor on how they came. G⁻¹ is kept and moved by rank-n updates (Woodbury): adding or
-dropping n rows costs O(in² n), however many stand.
+dropping n rows costs O(in² n), however many stand. The updates are kept as factors, and multiplied out when there are many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from errata.delta import LowRank
-from errata.solve.least_squares import Ridge
+from errata.solve.least_squares import AT_ONCE, FACTORS, Ridge
 
-Row: TypeAlias = tuple[str, Tensor, Tensor]
-_WORN = 1e-6  # below this 1 − leverage, taking a row out of G⁻¹ loses too many digits: G is inverted anew
+Row: TypeAlias = tuple[Tensor, Tensor]
+_WORN: Final = 1e-4  # below this 1 − leverage, taking a row out of G⁻¹ loses half of the digits: G is inverted anew
+
+
+class _Factors(NamedTuple):
+    """Updates not multiplied out yet: G⁻¹ has moved by ``movedᵀ right``, ΔW by ``leftᵀ right``."""
+
+    moved: Float[Tensor, "m in"]
+    right: Float[Tensor, "m in"]
+    left: Float[Tensor, "m out"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,77 +42,121 @@ class Ledger:
 
     Args:
         ridge: λC, factored.
-        inverse: (in, in) G⁻¹. change: (out, in) ΔW.
-        rows: (name, key, value) of each; dropping goes by name, and the value is what ΔW is to give at the key.
+        past: (in, in) G⁻¹ and (out, in) ΔW before the updates that wait in `factors`.
+        rows: (key, value) of each by its name; the value is what ΔW is to give at the key.
     """
 
     ridge: Ridge
-    inverse: Float[Tensor, "in in"]
-    change: Float[Tensor, "out in"]
-    rows: tuple[Row, ...] = ()
+    past: tuple[Float[Tensor, "in in"], Float[Tensor, "out in"]]
+    factors: _Factors
+    rows: Mapping[str, Row]
 
     @classmethod
     def open(cls, ridge: Ridge, out: int) -> Ledger:
         """Return a ledger without rows, for a matrix with `out` outputs."""
         inverse = _symmetric(ridge.inverse())
-        return cls(ridge, inverse, inverse.new_zeros(out, len(inverse)))
+        return cls._of(ridge, (inverse, inverse.new_zeros(out, len(inverse))), {})
+
+    @classmethod
+    def _of(cls, ridge: Ridge, past: tuple[Tensor, Tensor], rows: Mapping[str, Row]) -> Ledger:
+        out, in_ = past[1].shape
+        none = _Factors(*(past[0].new_zeros(0, size) for size in (in_, in_, out)))
+        return cls(ridge, past, none, rows)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the rows, in order."""
-        return tuple(row[0] for row in self.rows)
+        return tuple(self.rows)
+
+    @property
+    def inverse(self) -> Float[Tensor, "in in"]:
+        """G⁻¹, multiplied out."""
+        return _symmetric(self.past[0] + self.factors.moved.T @ self.factors.right)
+
+    @property
+    def change(self) -> Float[Tensor, "out in"]:
+        """ΔW, multiplied out."""
+        return self.past[1] + self.factors.left.T @ self.factors.right
+
+    def gives(self, keys: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
+        """Return ``ΔW k`` for each key."""
+        keys = keys.double().cpu()
+        return keys @ self.past[1].T + (keys @ self.factors.right.T) @ self.factors.left
+
+    def _solve(self, keys: Tensor) -> Tensor:
+        """Return ``G⁻¹ k`` for each key."""
+        return keys @ self.past[0] + (keys @ self.factors.moved.T) @ self.factors.right
 
     def gain(self, keys: Float[Tensor, "n in"], values: Float[Tensor, "n out"]) -> LowRank:
         """Return by how much ΔW changes with rows more: ``(V − ΔW K) Kᵀ G⁻¹`` with the new G."""
         return self._gained(keys.double().cpu(), values.double().cpu())[0]
 
     def _gained(self, keys: Tensor, values: Tensor) -> tuple[LowRank, Tensor]:
-        """Return the change of ΔW, and of G⁻¹."""
-        solved = keys @ self.inverse  # G⁻¹K as rows, (n, in)
+        """Return the change of ΔW, and what its right factor is to be multiplied with for the change of G⁻¹."""
+        solved = self._solve(keys)  # G⁻¹K as rows, (n, in)
         inner = torch.eye(len(keys), dtype=keys.dtype) + solved @ keys.T
         right = torch.linalg.solve(inner, solved)  # (n, in)
-        return LowRank((values - keys @ self.change.T).T.contiguous(), right.T.contiguous()), -(solved.T @ right)
+        return LowRank((values - self.gives(keys)).T.contiguous(), right.T.contiguous()), -solved
 
     def add(
         self, names: Sequence[str], keys: Float[Tensor, "n in"], values: Float[Tensor, "n out"]
     ) -> tuple[Ledger, LowRank]:
-        """Return the ledger with these rows too, and by how much ΔW changes."""
+        """Return the ledger with these rows too, of names that have none yet, and by how much ΔW changes."""
+        assert not self.rows.keys() & set(names)
         keys, values = keys.double().cpu(), values.double().cpu()
         delta, moved = self._gained(keys, values)
-        return self._moved(delta, moved, (*self.rows, *zip(names, keys, values, strict=True))), delta
+        new = dict(zip(names, zip(keys, values, strict=True), strict=True))
+        return self._moved(delta, moved, {**self.rows, **new}), delta
+
+    def put(self, names: Sequence[str], keys: Float[Tensor, "n in"], values: Float[Tensor, "n out"]) -> Ledger:
+        """Return the ledger with many rows, each in place of the one of its name: the last, if one comes several times."""
+        ledger, _ = self.drop(names)
+        last = sorted({name: place for place, name in enumerate(names)}.values())
+        for start in range(0, len(last), AT_ONCE):
+            places = last[start : start + AT_ONCE]
+            ledger, _ = ledger.add([names[place] for place in places], keys[places], values[places])
+        return ledger
 
     def drop(self, names: Collection[str]) -> tuple[Ledger, LowRank]:
         """Return the ledger without the rows of these names, and by how much ΔW changes.
 
         In closed form, ``−(v − ΔW k) kᵀ (G − k kᵀ)⁻¹``; where a row is all that holds its direction, G is inverted anew.
         """
-        wanted = set(names)
-        gone = [row for row in self.rows if row[0] in wanted]
+        gone = [self.rows[name] for name in dict.fromkeys(names) if name in self.rows]
         if not gone:
-            return self, LowRank(self.change[:, :0], self.inverse[:, :0])
-        left = tuple(row for row in self.rows if row[0] not in wanted)
-        keys, values = torch.stack([row[1] for row in gone]), torch.stack([row[2] for row in gone])
-        solved = keys @ self.inverse
+            return self, LowRank(self.past[1][:, :0], self.past[0][:, :0])
+        wanted = set(names)
+        left = {name: row for name, row in self.rows.items() if name not in wanted}
+        keys, values = _stacked(gone)
+        solved = self._solve(keys)
         inner = torch.eye(len(keys), dtype=keys.dtype) - solved @ keys.T
         if float(torch.linalg.eigvalsh((inner + inner.T) / 2)[0]) < _WORN:
             anew = replace(self, rows=left).solved()
             difference = anew.change - self.change
             return anew, LowRank(difference, torch.eye(difference.shape[1], dtype=difference.dtype))
         right = torch.linalg.solve(inner, solved)
-        delta = LowRank(-(values - keys @ self.change.T).T.contiguous(), right.T.contiguous())
-        return self._moved(delta, solved.T @ right, left), delta
+        delta = LowRank(-(values - self.gives(keys)).T.contiguous(), right.T.contiguous())
+        return self._moved(delta, solved, left), delta
 
     def solved(self) -> Ledger:
         """Return the same rows solved from nothing: what all the others must equal."""
-        keys, values = self.inverse.new_zeros(0, len(self.inverse)), self.change.new_zeros(0, len(self.change))
-        if self.rows:
-            keys, values = torch.stack([row[1] for row in self.rows]), torch.stack([row[2] for row in self.rows])
+        out, in_ = self.past[1].shape
+        keys, values = _stacked(list(self.rows.values())) if self.rows else (torch.zeros(0, in_), torch.zeros(0, out))
+        keys, values = keys.to(self.past[0]), values.to(self.past[0])
         gram = torch.linalg.inv(self.ridge.inverse()) + keys.T @ keys
         inverse = torch.cholesky_inverse(torch.linalg.cholesky((gram + gram.T) / 2))
-        return replace(self, inverse=inverse, change=values.T @ keys @ inverse)
+        return self._of(self.ridge, (inverse, values.T @ keys @ inverse), self.rows)
 
-    def _moved(self, delta: LowRank, moved: Tensor, rows: tuple[Row, ...]) -> Ledger:
-        return Ledger(self.ridge, _symmetric(self.inverse + moved), self.change + delta.dense(), rows)
+    def _moved(self, delta: LowRank, moved: Tensor, rows: Mapping[str, Row]) -> Ledger:
+        new = (moved, delta.right.T, delta.left.T)
+        found = replace(self, factors=_Factors(*map(torch.cat, zip(self.factors, new, strict=True))), rows=rows)
+        if len(found.factors.right) <= min(FACTORS, moved.shape[1] // 4):
+            return found
+        return self._of(self.ridge, (found.inverse, found.change), rows)
+
+
+def _stacked(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    return torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows])
 
 
 def _symmetric(inverse: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ lives in the output space. Everything is float64 on the CPU; no dense matrix is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -18,11 +19,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from errata.delta import Change, Columns, Graft, LowRank
+from errata.delta import Change, Columns, Dense, Graft, LowRank
 
 Basis = Float[Tensor, "out _"]
 Similarity = Literal["absolute", "squared", "signed"]
 _NOTHING = 1e-10  # a singular value below this share of what was summed is rounding
+_AT_ONCE = 512  # columns that are added together
 _VANISHED = 1e-6  # a unit direction of which less than this is left, once an overlap is removed, lies in it
 
 
@@ -47,24 +49,43 @@ class Span:
     def add(self, left: Float[Tensor, "out r"], right: Float[Tensor, "in r"]) -> Span:
         """Return the decomposition with ``left rightᵀ`` added: two thin QRs and the SVD of a (k + r)-sized core."""
         left, right = left.double().cpu(), right.double().cpu()
+        if not left.shape[1]:
+            return self
+        # A term's size tells what of the result is rounding: the sum itself may vanish.
+        size = self.values[:1].sum() + (left.norm(dim=0) * right.norm(dim=0)).max()
+        if left.shape[1] > len(left):  # more terms than directions: summed first, it is Σ = I · Σ
+            left, right = torch.eye(len(left), dtype=left.dtype), right @ left.T
         out, a = torch.linalg.qr(torch.cat([self.left, left], 1))
         in_, b = torch.linalg.qr(torch.cat([self.right, right], 1))
         k = len(self.values)
         core = (a[:, :k] * self.values) @ b[:, :k].T + a[:, k:] @ b[:, k:].T
         u, values, v = torch.linalg.svd(core, full_matrices=False)
-        size = self.values[:1].sum() + a[:, k:].norm() * b[:, k:].norm()  # of what is summed: the sum itself may vanish
         kept = values > _NOTHING * size
         return Span(out @ u[:, kept], values[kept], in_ @ v.T[:, kept])
 
-    def add_change(self, change: Change) -> Span:
-        """Return the decomposition with a stored change added; a graft is no sum and adds nothing."""
-        if isinstance(change, Graft):
-            return self
+    def add_changes(self, changes: Iterable[Change]) -> Span:
+        """Return the decomposition with stored changes added, many at once; a graft is no sum and adds nothing."""
+        span, waiting, columns = self, list[LowRank](), 0
+        for change in changes:
+            if isinstance(change, Graft):
+                continue
+            waiting.append(self._factors(change))
+            columns += waiting[-1].left.shape[1]
+            if columns >= _AT_ONCE:
+                span, waiting, columns = span._with(waiting), [], 0
+        return span._with(waiting)
+
+    def _factors(self, change: LowRank | Columns | Dense) -> LowRank:
         if isinstance(change, Columns):
-            change = change.factors(len(self.right))
-        if isinstance(change, LowRank):
-            return self.add(change.left, change.right)
-        return self.add(torch.eye(len(self.left), dtype=torch.float64), change.dense().T)
+            return change.factors(len(self.right))
+        return change if isinstance(change, LowRank) else LowRank(torch.eye(len(self.left)), change.matrix.T)
+
+    def _with(self, changes: Sequence[LowRank]) -> Span:
+        if not changes:
+            return self
+        left, right = (torch.cat([part.double().cpu() for part in parts], 1) for parts in
+                       ([c.left for c in changes], [c.right for c in changes]))  # fmt: skip
+        return self.add(left, right)
 
     def leading(self, energy: float = 1.0, most: int | None = None) -> Basis:
         """Return the leading left singular vectors.
