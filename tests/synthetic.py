@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from errata.delta import Change, Columns, Dense, LowRank, Site
-from errata.edit import Edit
+from errata.edit import Edit, ground
 from errata.fact import Fact
-from errata.methods.base import ground
 from errata.model.lm import LM
 from errata.model.weights import CHUNK
 

@@ -1,16 +1,17 @@
-"""What one more edit costs when many stand: solving it, and writing it into a book."""
+"""What one more edit costs when many stand: solving it, and writing it into a book; the first ones in turn with it."""
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -43,8 +44,10 @@ def history(lm: LM, name: str, options: Mapping[str, Any], count: int) -> list[E
         return drawn * (size * tensor.norm() / drawn.norm())
 
     def change(delta: Change) -> Change:
-        if isinstance(delta, Graft):
-            return replace(delta, state={k: like(t, 1e-3 if k == "b" else 1.0) for k, t in delta.state.items()})
+        if isinstance(delta, Graft):  # keys so far from one another that each opens its own
+            return replace(
+                delta, state={k: like(t, {"b": 1e-3, "keys": 4.0}.get(k, 1.0)) for k, t in delta.state.items()}
+            )
         assert isinstance(delta, LowRank)
         return LowRank(like(delta.left, 1e-3), like(delta.right))
 
@@ -61,52 +64,72 @@ def history(lm: LM, name: str, options: Mapping[str, Any], count: int) -> list[E
     return made
 
 
-def solved(lm: LM, name: str, past: Sequence[Edit], numbers: Sequence[int], repeats: int) -> Iterator[Row]:
-    """Yield the seconds of solving edit number N on top of N - 1, as in a sequence: the state for N - 2 is known."""
+def solved(lms: tuple[LM, LM], name: str, past: Sequence[Edit], numbers: Sequence[int], repeats: int) -> Iterator[Row]:
+    """Yield the processor seconds of solving edit number N on top of N - 1, and of the first ones in turn with it.
+
+    As in a sequence, the state for N - 2 is known; what a new process takes to find it is told apart.
+    """
     how, facts = methods.make(name, dict(METHODS[name])), edits(repeats + 1, seed=3)
-    first = None
     for number in numbers:
-        taken = []
+        taken: tuple[list[float], list[float]] = ([], [])
+        for lm in lms:
+            lm.memory.clear()
+            how.prepare(lm)
         for i, fact in enumerate(facts):
-            below = past[: number - 1 + i]
-            started = time.perf_counter()
-            how.solve(lm, [fact], below)
-            taken.append(time.perf_counter() - started)
-        seconds = median(taken[1:])  # the first one catches up with all of them
-        first = first or seconds
-        yield {"part": "growth", "method": name, "edit": number, "solve_s": round(seconds, 4),
-               "catching_up_s": round(taken[0], 2), "of_first": round(seconds / first, 2)}  # fmt: skip
+            for lm, count, seconds in zip(lms, (i, number - 1 + i), taken, strict=True):
+                lm.weights.stand([edit.deltas for edit in past[:count]])
+                started = time.process_time()
+                how.solve(lm, [fact], past[:count])
+                seconds.append(time.process_time() - started)
+        yield {"part": "growth", "method": name, "edit": number, **_compared("solve", *taken),
+               "catching_up_s": round(taken[1][0] - taken[0][0], 2)}  # fmt: skip
 
 
-def written(lm: LM, name: str, past: Sequence[Edit], numbers: Sequence[int], repeats: int) -> Iterator[Row]:
-    """Yield the seconds of `Editor.write` into a book in which N - 1 edits stand, and of opening that book."""
-    first = None
+def _compared(what: str, first: Sequence[float], last: Sequence[float]) -> Row:
+    """Return medians of what both took in turn, without the first time, which found what is kept, and their ratio."""
+    one, other = median(first[1:]), median(last[1:])
+    return {f"first_{what}_s": round(one, 4), f"{what}_s": round(other, 4), f"{what}_of_first": round(other / one, 3)}
+
+
+def written(lms: tuple[LM, LM], name: str, past: Sequence[Edit], numbers: Sequence[int], repeats: int) -> Iterator[Row]:
+    """Yield the processor seconds of `Editor.write` into a book of N - 1 edits, in turn with an empty one."""
     for number in numbers:
-        room = Path(tempfile.mkdtemp())
-        try:
-            with Book.open(room / "book", base=lm.fingerprint, name=lm.name) as book:
-                book.append([(edit.meta(), edit.to_bytes()) for edit in past[: number - 1]])
-            started = time.perf_counter()
-            with Editor(lm, Book.open(room / "book", base=lm.fingerprint, name=lm.name)) as editor:
-                opened, taken = time.perf_counter() - started, []
-                for fact in edits(repeats + 1, seed=3):
-                    started = time.perf_counter()
-                    editor.write(fact, name, **METHODS[name])
-                    taken.append(time.perf_counter() - started)
-        finally:
-            shutil.rmtree(room)
-            lm.weights.stand([])
-        seconds = median(taken[1:])
-        first = first or seconds
-        yield {"part": "written", "method": name, "edit": number, "write_s": round(seconds, 4), "open_s": round(opened, 3),
-               "of_first": round(seconds / first, 2)}  # fmt: skip
+        with ExitStack() as stack:
+            room = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            opened, editors = [], list[Editor]()
+            for lm, count in zip(lms, (0, number - 1), strict=True):
+                lm.memory.clear()
+                with Book.open(room / f"{len(editors)}", base=lm.fingerprint, name=lm.name) as book, patch("os.fsync"):
+                    book.append([(edit.meta(), edit.to_bytes()) for edit in past[:count]])
+                started = time.process_time()
+                book = Book.open(room / f"{len(editors)}", base=lm.fingerprint, name=lm.name)
+                editors.append(stack.enter_context(Editor(lm, book)))
+                opened.append(time.process_time() - started)
+                stack.callback(lm.weights.stand, [])
+            yield {"part": "written", "method": name, "edit": number, "open_s": round(opened[1], 3),
+                   **_in_turn(editors, name, repeats)}  # fmt: skip
+
+
+def _in_turn(editors: Sequence[Editor], name: str, repeats: int) -> Row:
+    """Return what writing takes in each of two editors, as a whole and in parts."""
+    whole, parts = ([], []), {part: ([], []) for part in ("solve", "apply")}  # type: ignore[var-annotated]
+    for fact in edits(repeats + 1, seed=3):
+        for side, editor in enumerate(editors):
+            started = time.process_time()
+            edit = editor.write(fact, name, **METHODS[name])
+            whole[side].append(time.process_time() - started)
+            for part, seconds in parts.items():
+                seconds[side].append(dict[str, Any](edit.report)["seconds"][part])
+    found = _compared("write", *whole) | {"catching_up_s": round(whole[1][0] - whole[0][0], 2)}
+    for part, (one, other) in parts.items():
+        found |= {f"first_{part}_s": round(median(one[1:]), 4), f"{part}_s": round(median(other[1:]), 4)}
+    return found
 
 
 def growth(names: Sequence[str], numbers: Sequence[int], repeats: int = 5) -> Iterator[Row]:
     """Yield all rows of the methods."""
-    lm = load("primer")
+    lms = load("primer"), load("primer")
     for name in names:
-        past = history(lm, name, METHODS[name], max(numbers) + repeats)
-        yield from solved(lm, name, past, numbers, repeats)
-        yield from written(lm, name, past, numbers, repeats)
-        lm.memory.clear()
+        past = history(lms[0], name, METHODS[name], max(numbers) + repeats)
+        yield from solved(lms, name, past, numbers, repeats)
+        yield from written(lms, name, past, numbers, repeats)

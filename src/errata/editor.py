@@ -13,10 +13,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import is_
 from pathlib import Path
 from typing import Any, overload
 
 from errata import collecting, methods
+from errata.delta import Change, Site
 from errata.edit import Edit
 from errata.errors import BookOfAnotherModel, InputError, UnknownEdit
 from errata.export import checkpoint
@@ -77,6 +79,7 @@ class Editor:
         self._corpus, self._author, self._limit, self._version = corpus, author, max_norm_ratio, -1
         self._read: list[Edit] = []  # as stored
         self._standing: list[Edit] = []  # as they stand: the same, unless a method derives what a drop changes
+        self._deltas: list[Mapping[Site, Change]] = []  # of those
         self._refresh()
 
     def __enter__(self) -> Editor:
@@ -162,7 +165,7 @@ class Editor:
                 files = [(e, e.to_bytes()) for e in map(self._as_first_written, written)]
                 self.book.append([(e.meta(), file) for e, file in files])
             except BaseException:
-                self.lm.weights.stand([e.deltas for e in self._standing])
+                self.lm.weights.stand(self._deltas)
                 raise
             self._refresh({hashlib.sha256(file).hexdigest(): edit for edit, file in files})
         return written
@@ -190,7 +193,7 @@ class Editor:
         edit = how.solve(self.lm, facts, past)
         guard(edit, self._limit)
         solved = time.perf_counter()
-        self.lm.weights.stand([e.deltas for e in (*past, edit)])
+        self.lm.weights.stand([*self._deltas, *(e.deltas for e in past[len(self._deltas) :]), edit.deltas])
         applied = time.perf_counter()
         after = self.lm.generate(prompts)
         seconds = {"stats": ready - asked, "solve": solved - ready, "apply": applied - solved}
@@ -217,7 +220,7 @@ class Editor:
                     self.lm.weights.stand([e.deltas for e in (*self._standing, *tried)])
             yield tried
         finally:
-            self.lm.weights.stand([e.deltas for e in self._standing])
+            self.lm.weights.stand(self._deltas)
 
     def _tried(self, how: Method, part: Edit | Sequence[Fact], past: list[Edit]) -> Edit:
         if isinstance(part, Edit):
@@ -236,7 +239,7 @@ class Editor:
             self.lm.weights.stand([edit.deltas for edit in edits])
             yield self.lm
         finally:
-            self.lm.weights.stand([e.deltas for e in self._standing])
+            self.lm.weights.stand(self._deltas)
 
     # ---------------------------------------------------------------- taking back
 
@@ -269,8 +272,10 @@ class Editor:
             known.get(r.id) or known.get(r.sha256) or Edit.from_bytes(self.book.read(r), f"edit {r.id}", r.id)
             for r in self.book.stand()
         ]
-        self._standing = methods.rebuilt(self.lm, self._read)
-        self.lm.weights.stand([edit.deltas for edit in self._standing])
+        before, self._standing = self._standing, methods.rebuilt(self.lm, self._read)
+        same = min(map(len, (before, self._standing))) if all(map(is_, before, self._standing)) else 0
+        self._deltas = [*self._deltas[:same], *(edit.deltas for edit in self._standing[same:])]
+        self.lm.weights.stand(self._deltas)
         self._version = version
 
     # ---------------------------------------------------------------- keeping

@@ -149,21 +149,35 @@ def test_balls_of_different_labels_never_overlap(rows: list[tuple], moving: bool
         assert event.point not in event.forgotten
 
 
-@given(st.lists(row, min_size=1, max_size=20), st.integers(0, 20))
-@settings(max_examples=30, deadline=None)
-def test_the_state_is_a_function_of_what_was_added(rows: list[tuple], cut: int) -> None:
-    whole, part = Clusters(2), Clusters(2)
+def state(clusters: Clusters) -> tuple[object, ...]:
+    labels = [clusters.label(i) for i in range(len(clusters.radii))]
+    members = [clusters.members(i) for i in range(len(labels))]
+    return clusters.radii.tolist(), clusters.centres.tolist(), labels, members, clusters.points, len(clusters)
+
+
+@given(st.lists(row, min_size=1, max_size=20), st.integers(0, 20), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_the_state_is_a_function_of_what_was_added_and_not_of_what_was_tried(
+    rows: list[tuple], cut: int, moving: bool
+) -> None:
+    whole, part = Clusters(2, moving=moving), Clusters(2, moving=moving)
+    asked = torch.tensor([numbers for numbers, _, _ in rows]).float()
     for numbers, label, radius in rows:
         whole.add(torch.tensor(numbers).float(), label, radius)
     for numbers, label, radius in rows[:cut]:
         part.add(torch.tensor(numbers).float(), label, radius)
-    rest = part.copy()
-    before = part.radii.clone()
+    before, found = state(part), part.find(asked)
+    for _ in range(2):
+        with part.trying():
+            for numbers, label, radius in rows[cut:]:
+                part.add(torch.tensor(numbers).float(), label, radius)
+            assert state(part) == state(whole)
+        assert state(part) == before
+        assert torch.equal(part.find(asked), found)
     for numbers, label, radius in rows[cut:]:
-        rest.add(torch.tensor(numbers).float(), label, radius)
-    assert torch.equal(part.radii, before)
-    assert torch.equal(rest.radii, whole.radii)
-    assert torch.equal(rest.centres, whole.centres)
+        part.add(torch.tensor(numbers).float(), label, radius)
+    assert state(part) == state(whole)
+    assert torch.equal(part.find(asked), whole.find(asked))
 
 
 def test_finding_agrees_with_the_rule_written_out() -> None:

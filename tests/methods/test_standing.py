@@ -14,9 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from errata.edit import Edit
+from errata.edit import Edit, ground
 from errata.methods import _standing, make
-from errata.methods._standing import BLOCKS, derived, summed
+from errata.methods._standing import BLOCKS, derived, ground_of, summed
 from errata.model.lm import LM
 from tests import tiny
 
@@ -105,6 +105,13 @@ def test_one_after_another_is_in_order_and_goes_on() -> None:
         state = derived(lm, "key", edits[:count], tuple, entered)  # type: ignore[arg-type]
         assert state == tuple(edit.id for edit in edits[:count])
     assert len(seen) == 23  # fewer: from nothing
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6))
+def test_the_ground_is_that_of_the_ids(counts: list[int]) -> None:
+    lm, edits = Memory(), log(10)
+    for count in counts:
+        assert ground_of(lm, edits[:count]) == ground([edit.id for edit in edits[:count]])  # type: ignore[arg-type]
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

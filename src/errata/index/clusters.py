@@ -17,7 +17,10 @@ The state is a pure function of the sequence of keys, labels and radii: dropping
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -69,15 +72,32 @@ class Clusters:
         self._count = 0
         self._changed: set[int] = set()
         self._table: tuple[Tensor, Tensor, Tensor] | None = None
+        self._before: dict[int, tuple[Tensor, float, list[int]] | None] | None = None  # what is tried changes
 
-    def copy(self) -> Clusters:
-        """Return the same clusters, to be added to without changing these."""
-        made = Clusters(self._keys.shape[1], self._keys.device, backend=self._backend, moving=self._moving)
-        for name in ("_keys", "_centres", "_radii", "_kind"):
-            setattr(made, name, getattr(self, name).clone())
-        made._labels, made._kinds, made._count = list(self._labels), dict(self._kinds), self._count
-        made._points = [list(points) for points in self._points]
-        return made
+    @contextmanager
+    def trying(self) -> Iterator[None]:
+        """Take back on the way out what is added inside; nothing is to be looked for there."""
+        assert self._before is None
+        self._before, clusters, kinds, count = {}, len(self._labels), len(self._kinds), self._count
+        changed, table = set(self._changed), self._table
+        try:
+            yield
+        finally:
+            for cluster, before in self._before.items():
+                if before is not None:
+                    self._centres[cluster], self._radii[cluster], self._points[cluster] = before
+            del self._labels[clusters:], self._points[clusters:]
+            self._kinds = dict(islice(self._kinds.items(), kinds))
+            self._before, self._count, self._changed, self._table = None, count, changed, table
+
+    def _changes(self, cluster: int) -> None:
+        """Say that a cluster is about to change, or to be there."""
+        self._changed.add(cluster)
+        if self._before is not None and cluster not in self._before:
+            known = cluster < len(self._labels)
+            self._before[cluster] = (
+                (self._centres[cluster].clone(), float(self._radii[cluster]), self._points[cluster]) if known else None
+            )
 
     # ---------------------------------------------------------------- what there is
 
@@ -115,31 +135,51 @@ class Clusters:
         key = key.to(self._keys)
         point = self._store(key)
         self._table = None
-        far = distances(key.expand_as(self.centres), self.centres)  # (m,)
-        reached = (self.radii >= 0) & (far <= self.radii + radius)
-        if not bool(reached.any()):
+        reached = self._reached(key, radius)
+        if not reached:
             return Event("add", point, self._new(key, label, radius, point))
-        nearest = int(torch.where(reached, far, torch.inf).argmin())
+        nearest = min(reached, key=lambda cluster: (reached[cluster], cluster))
         if self._labels[nearest] == label and self._expand(nearest, point, radius):
             return Event("expand", point, nearest)
         kind = self._kinds.setdefault(label, len(self._kinds))
-        others = (reached & (self._kind[: len(self._labels)] != kind)).nonzero()[:, 0].tolist()
-        forgotten, room = self._push_back(others, far)
+        others = {cluster: far for cluster, far in reached.items() if self._kinds[self._labels[cluster]] != kind}
+        forgotten, room = self._push_back(others)
         cluster = self._new(key, label, min(radius, room), point)
         return Event("conflict" if others else "add", point, cluster, forgotten)
 
-    def _push_back(self, others: list[int], far: Float[Tensor, " m"]) -> tuple[tuple[int, ...], float]:
+    def _reached(self, key: Float[Tensor, " d"], radius: float) -> dict[int, float]:
+        """Return the clusters that a ball around a key reaches, and how far their centres are."""
+        if not self._labels:
+            return {}
+        if self._before:  # changed, and not to be kept: the search is not to know
+            near = torch.arange(len(self._labels), device=self._keys.device)
+        else:
+            reach = torch.where(self.radii >= 0, self.radii + radius, -1.0)
+            near = self._searched().pairs(key[None], self.centres, reach, self._changed)[1].sort().values
+        far, radii = distances(key.expand(len(near), -1), self.centres[near]), self.radii[near]
+        held = (radii >= 0) & (far <= radii + radius)
+        return dict(zip(near[held].tolist(), far[held].tolist(), strict=True))
+
+    def _searched(self) -> Search:
+        """Return what finds clusters, chosen by how many there are."""
+        if isinstance(self._search, Exact):
+            chosen = choose(self._backend, len(self._labels), self._keys.shape[1], self._keys.device)
+            if not isinstance(chosen, Exact):
+                self._search, self._changed = chosen, set(range(len(self._labels)))
+        return self._search
+
+    def _push_back(self, others: Mapping[int, float]) -> tuple[tuple[int, ...], float]:
         """Shrink clusters that a key of another label reaches; return what they forget, and the room left for the key."""
         forgotten: list[int] = []
         room = float("inf")
-        for cluster in others:
-            half = float(far[cluster]) / 2
+        for cluster, far in others.items():
+            self._changes(cluster)
+            half = far / 2
             radius = min(float(self._radii[cluster]), half - GAP)
             lost = self._outside(cluster, radius)
             self._points[cluster] = [p for p in self._points[cluster] if p not in lost]
             forgotten += lost
             self._radii[cluster] = radius if self._points[cluster] else -1.0
-            self._changed.add(cluster)
             if self._points[cluster]:
                 room = min(room, half)
         return tuple(sorted(forgotten)), room
@@ -154,22 +194,21 @@ class Clusters:
         else:
             keys, centre = self._keys[point][None], self._centres[cluster]
             wanted = max(float(self._radii[cluster]), float(distances(keys, centre[None])))
-        room = self._room(centre, self._kind[cluster])
+        room = self._room(centre, cluster, wanted)
         needed = float(distances(keys, centre.expand_as(keys)).max())
         if needed > room:
             return False
+        self._changes(cluster)
         self._points[cluster] = [*kept, point] if self._moving else kept
         self._centres[cluster], self._radii[cluster] = centre, min(wanted, room)
-        self._changed.add(cluster)
         return True
 
-    def _room(self, centre: Float[Tensor, " d"], kind: Int[Tensor, ""]) -> float:
-        """Return how far a ball at `centre` may reach before it touches one of another label."""
-        other = (self.radii >= 0) & (self._kind[: len(self._labels)] != kind)
-        if not bool(other.any()):
-            return float("inf")
-        free = distances(centre.expand_as(self.centres), self.centres) - self.radii
-        return float(free[other].min()) - GAP
+    def _room(self, centre: Float[Tensor, " d"], cluster: int, wanted: float) -> float:
+        """Return how far a ball at `centre` may reach before it touches one of another label; inf if as far as wanted."""
+        label = self._labels[cluster]
+        reached = self._reached(centre, wanted + 2 * GAP)
+        free = [far - float(self._radii[c]) for c, far in reached.items() if self._labels[c] != label]
+        return min(free, default=float("inf")) - GAP
 
     def _outside(self, cluster: int, radius: float) -> list[int]:
         points = self._points[cluster]
@@ -185,6 +224,7 @@ class Clusters:
 
     def _new(self, key: Tensor, label: Label, radius: float, point: int) -> int:
         cluster = len(self._labels)
+        self._changes(cluster)
         self._centres, self._radii, self._kind = (
             _room_for(t, cluster) for t in (self._centres, self._radii, self._kind)
         )
@@ -192,7 +232,6 @@ class Clusters:
         self._kind[cluster] = self._kinds.setdefault(label, len(self._kinds))
         self._labels.append(label)
         self._points.append([point])
-        self._changed.add(cluster)
         return cluster
 
     # ---------------------------------------------------------------- finding
@@ -202,12 +241,8 @@ class Clusters:
         found = torch.full((len(keys),), -1, dtype=torch.long, device=keys.device)
         if not self._labels:
             return found
-        if isinstance(self._search, Exact):
-            chosen = choose(self._backend, len(self._labels), keys.shape[1], self._keys.device)
-            if not isinstance(chosen, Exact):
-                self._search, self._changed = chosen, set(range(len(self._labels)))
         keys = keys.to(self._keys)
-        rows, balls = self._search.pairs(keys, self.centres, self.radii, self._changed)
+        rows, balls = self._searched().pairs(keys, self.centres, self.radii, self._changed)
         limit = self.radii[balls] + _SLACK * torch.linalg.vector_norm(self.centres[balls], dim=1)
         held = (self.radii[balls] >= 0) & (distances(keys[rows], self.centres[balls]) <= limit)
         rows, points = self._unfold(rows[held], balls[held])

@@ -47,9 +47,12 @@ class _Sized:
     _sizes: Tensor | None = None
 
     def _sizes_of(self, centres: Float[Tensor, "m d"], changed: set[int]) -> Float[Tensor, " m"]:
-        if self._sizes is None or len(self._sizes) < len(centres):
+        if self._sizes is None:
             self._sizes = centres.square().sum(1)
-        elif changed:
+            return self._sizes
+        if len(self._sizes) < len(centres):
+            self._sizes = torch.cat([self._sizes, self._sizes.new_zeros(len(centres) - len(self._sizes))])
+        if changed:
             some = torch.tensor(sorted(changed), device=centres.device)
             self._sizes[some] = centres[some].square().sum(1)
         return self._sizes

@@ -14,6 +14,7 @@ from types import ModuleType
 from errata.config import from_dict
 from errata.edit import Edit
 from errata.errors import UnknownMethod, did_you_mean
+from errata.methods._standing import derived
 from errata.methods.base import BELOW, Method, Solution
 from errata.model.lm import LM
 
@@ -64,6 +65,11 @@ def rebuilt(lm: LM, edits: Sequence[Edit]) -> list[Edit]:
 
     That is what was stored, except where an edit of a method that shares one solution among its edits was dropped.
     """
-    for name in sorted({edit.method for edit in edits if BELOW in edit.carry}):
+
+    def entered(known: set[str], edit: Edit) -> set[str]:
+        return known | {edit.method} if BELOW in edit.carry else known
+
+    needed: set[str] = derived(lm, "rebuilt", edits, set, entered)
+    for name in sorted(needed):
         edits = get(name).rebuild(lm, edits)
     return list(edits)

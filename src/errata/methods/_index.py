@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from errata.delta import Graft, Site
 from errata.edit import Edit
+from errata.methods._standing import derived
 from errata.model.banks import KINDS, Keyed, keyed
 from errata.model.lm import LM
+
+Held: TypeAlias = tuple[Edit, Graft]  # an edit, and where its keys are
 
 
 def preview(lm: LM, name: str, past: Sequence[Edit], graft: Graft) -> dict[str, Any]:
@@ -19,26 +22,30 @@ def preview(lm: LM, name: str, past: Sequence[Edit], graft: Graft) -> dict[str, 
     """
     kind, _, where = name.partition("@")
     index = Site.parse(where)
-    held = [(edit, found) for edit in past if (found := keyed(edit.deltas, kind)) and found[0] == index]
-    mine = [edit for edit, _ in held]
+
+    def entered(held: list[Held], edit: Edit) -> list[Held]:
+        found = keyed(edit.deltas, kind)
+        if found and found[0] == index:
+            held.append((edit, found[1]))
+        return held
+
+    held = derived(lm, ("keyed", name), past, list[Held], entered)
     standing = lm.weights.grafts.bank(name)
-    if isinstance(standing, Keyed) and standing.edits == len(mine):
-        bank = standing.copy()
-    else:
+    if not isinstance(standing, Keyed) or standing.edits != len(held):
         made = KINDS[kind](index, lm)
         assert isinstance(made, Keyed)
-        bank = made
-        for _, (_, keys) in held:
-            bank.take_keys(keys)
-    events = bank.take_keys(graft)
-    assert bank.clusters is not None
-    lost = [_forgotten(mine, bank, point) for event in events for point in event.forgotten]
-    return {"events": [event.kind for event in events], "clusters": len(bank.clusters), "forgotten": lost}
+        standing = made
+        for _, keys in held:
+            standing.take_keys(keys)
+    with standing.trying(graft) as events:
+        assert standing.clusters is not None
+        lost = [_forgotten(held, standing, point) for event in events for point in event.forgotten]
+        return {"events": [event.kind for event in events], "clusters": len(standing.clusters), "forgotten": lost}
 
 
-def _forgotten(mine: Sequence[Edit], bank: Keyed, point: int) -> dict[str, str]:
+def _forgotten(held: Sequence[Held], bank: Keyed, point: int) -> dict[str, str]:
     number = bank.opens[point]
-    if number == len(mine):
+    if number == len(held):
         return {"edit": "", "prompt": "a fact of this edit itself"}
-    edit = mine[number]
+    edit, _ = held[number]
     return {"edit": edit.id, "prompt": edit.facts[point - bank.opens.index(number)].prompt}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from hashlib import sha256
 from itertools import zip_longest
 from operator import is_
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from errata.edit import Edit
 from errata.model.lm import LM
@@ -66,6 +67,18 @@ def summed(
         found.append((at, state))
     lm.memory[key] = (tuple(edits), tuple(found))
     return found[-1][1]
+
+
+def ground_of(lm: LM, edits: Sequence[Edit]) -> str:
+    """Return `errata.edit.ground` of the edits that stand: what was hashed is not hashed again."""
+
+    def entered(below: tuple[Any, str], edit: Edit) -> tuple[Any, str]:
+        digest, space = below
+        digest.update(f"{space}{edit.id}".encode())
+        return digest, " "
+
+    digest, _ = derived(lm, "ground", edits, lambda: (sha256(), ""), entered)
+    return str(digest.hexdigest()[:16]) if edits else ""
 
 
 def _common(known: Sequence[Edit], edits: Sequence[Edit]) -> int:

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from errata.config import to_dict
 from errata.delta import Change, Site
-from errata.edit import Edit, ground
+from errata.edit import Edit
 from errata.errors import BadConfig, NotFinite, UnknownSite, UnsupportedModel
 from errata.fact import Fact, check_consistent
 from errata.methods._settings import check
+from errata.methods._standing import ground_of
 from errata.methods._stored import ratios, stored
 from errata.model.lm import LM
 from errata.model.trace import no_grads_kept
@@ -127,7 +128,7 @@ class Method(ABC):
                 raise NotFinite(f"{self.name} gave an update at {site} that is not finite; nothing was changed.")
         return Edit(
             method=self.name, config=to_dict(method), facts=tuple(facts), base=lm.fingerprint, seed=self.seed,
-            parents=tuple(e.id for e in past[-PARENTS:]), ground=ground([e.id for e in past]), prefixes=solution.prefixes,
+            parents=tuple(e.id for e in past[-PARENTS:]), ground=ground_of(lm, past), prefixes=solution.prefixes,
             deltas={site: stored(delta, lm) for site, delta in solution.deltas.items()},
             carry={name: t.detach().cpu().contiguous() for name, t in solution.carry.items()},
             report={**solution.report, "norm_ratio": ratios(lm, solution.deltas), "statistics": method.statistics(lm)},

@@ -9,7 +9,8 @@ A graft's tensors are what its edit learned; everything else here is made from t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -91,12 +92,18 @@ class Keyed(Bank):
         points = self.clusters.find(keys.detach().float())
         return torch.where(points >= 0, self._opens[points.clamp(min=0)], -1)
 
-    def copy(self) -> Keyed:
-        """Return a bank with the same keys and nothing behind them: to look what another edit would do."""
-        made = type(self)(self.index, self.modules)
-        made.clusters = None if self.clusters is None else self.clusters.copy()
-        made.opens, made.edits = list(self.opens), self.edits
-        return made
+    @contextmanager
+    def trying(self, graft: Graft) -> Iterator[list[Event]]:
+        """Take in the keys of one more edit inside, and take them back on the way out; nothing is to be opened there."""
+        points, opens, edits, events = len(self.opens), self._opens, self.edits, len(self.events)
+        with ExitStack() as stack:
+            if self.clusters is not None:
+                stack.enter_context(self.clusters.trying())
+            try:
+                yield self.take_keys(graft)
+            finally:
+                del self.opens[points:], self.events[events:]
+                self._opens, self.edits = opens, edits
 
 
 class Blocks(Keyed):

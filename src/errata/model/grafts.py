@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import is_
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -116,6 +117,11 @@ def _same(one: Mapping[Site, Change], other: Mapping[Site, Change]) -> bool:
     return one is other or (one.keys() == other.keys() and all(delta is other[site] for site, delta in one.items()))
 
 
+def _grafts_in(edits: Sequence[Mapping[Site, Change]]) -> tuple[Mapping[Site, Change], ...]:
+    """Return the edits that have grafts."""
+    return tuple(edit for edit in edits if any(isinstance(delta, Graft) for delta in edit.values()))
+
+
 class Grafts:
     """The grafts that stand on one model.
 
@@ -125,7 +131,8 @@ class Grafts:
 
     def __init__(self, owner: Any, kinds: Mapping[str, type[Bank]]) -> None:
         self._owner, self._kinds = owner, kinds
-        self._standing: tuple[Mapping[Site, Change], ...] = ()
+        self._seen: tuple[Mapping[Site, Change], ...] = ()  # all edits that stand
+        self._standing: tuple[Mapping[Site, Change], ...] = ()  # those with grafts
         self._banks: dict[str, Bank] = {}
         self._hooks = ExitStack()
         self._routes: dict[str, Tensor] = {}
@@ -150,22 +157,24 @@ class Grafts:
             UnknownSite: a graft names a site this model does not have, or was made for another width.
             UnsupportedModel: a graft of a kind nobody knows.
         """
-        wanted = tuple(e for e in edits if any(isinstance(d, Graft) for d in e.values()))
-        known = self._standing
-        if len(wanted) == len(known) and all(map(_same, wanted, known)):
+        known, seen = self._standing, len(self._seen)
+        begun = seen <= len(edits) and all(map(is_, self._seen, edits))  # only the rest need be looked at
+        wanted = (*known, *_grafts_in(edits[seen:])) if begun else _grafts_in(edits)
+        goes_on = begun or (len(wanted) >= len(known) and all(map(_same, wanted, known)))
+        if goes_on and len(wanted) == len(known):
+            self._seen = tuple(edits)
             return
-        goes_on = len(wanted) > len(known) and all(map(_same, wanted, known))
         banks = self._banks if goes_on else {}
         self.clear()
         for edit in wanted[len(known) :] if goes_on else wanted:
             self._take_in(banks, edit)
-        self._standing, self._banks = wanted, banks
+        self._seen, self._standing, self._banks = tuple(edits), wanted, banks
         self._attach()
 
     def clear(self) -> None:
         """Let nothing stand."""
         self._hooks.close()
-        self._standing, self._banks, self._routes = (), {}, {}
+        self._seen, self._standing, self._banks, self._routes = (), (), {}, {}
 
     def _take_in(self, banks: dict[str, Bank], edit: Mapping[Site, Change]) -> None:
         parts: dict[str, tuple[str, Site, dict[Site, Graft]]] = {}
@@ -196,14 +205,18 @@ class Grafts:
     @contextmanager
     def instead(self, edits: Sequence[Mapping[Site, Change]]) -> Iterator[None]:
         """Let other edits' grafts stand inside, and what stood before afterwards."""
-        standing, banks = self._standing, self._banks
+        wanted = _grafts_in(edits)
+        if len(wanted) == len(self._standing) and all(map(_same, wanted, self._standing)):
+            yield
+            return
+        seen, standing, banks = self._seen, self._standing, self._banks
         self.clear()
         try:
             self.stand(edits)
             yield
         finally:
             self.clear()
-            self._standing, self._banks = standing, banks
+            self._seen, self._standing, self._banks = seen, standing, banks
             self._attach()
 
     # ---------------------------------------------------------------- running

@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import is_
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -194,9 +195,10 @@ def _sum(base: Tensor, deltas: Sequence[Change]) -> Float[Tensor, "out in"]:
 
 def _beginning(known: Sequence[Deltas], edits: Sequence[Deltas]) -> int:
     """Return how many edits two lists begin with in common: the very same objects."""
-    return next(
-        (i for i, (a, b) in enumerate(zip(known, edits, strict=False)) if a is not b), min(len(known), len(edits))
-    )
+    shorter = min(len(known), len(edits))
+    if all(map(is_, known, edits)):
+        return shorter
+    return next((i for i, (a, b) in enumerate(zip(known, edits, strict=False)) if a is not b), shorter)
 
 
 def _grouped(deltas: Iterable[tuple[int, Change | None]]) -> Iterator[tuple[LowRank | Columns | Dense, int | None]]:

@@ -138,6 +138,8 @@ def fetch(db: sqlite3.Connection, id: str) -> Record | None:
 
 def resolve(db: sqlite3.Connection, id: str) -> Record:
     """Return the edit an id, or enough of its beginning, stands for; raises UnknownEdit if it fits none or several."""
+    if (edit := fetch(db, id)) is not None and edit.id == id:
+        return edit
     rows = db.execute("SELECT id FROM edits WHERE substr(id, 1, ?) = ? ORDER BY seq", (len(id), id))
     fits = [row[0] for row in rows] if id else []
     if id not in fits:
