@@ -128,11 +128,14 @@ class Weights:
 
     def _by_site(self, edits: Sequence[Deltas]) -> dict[Site, list[Change]]:
         by_site: dict[Site, list[Change]] = {}
+        shapes: dict[Site, tuple[int, ...]] = {}  # to look for a matrix takes longer than to add a rank to it
         for deltas in edits:
             for site, delta in deltas.items():
                 if isinstance(delta, Graft):
                     continue  # stands beside the matrices
-                shape, matrix = delta.shape, tuple(self._owner.parameter(site).shape)
+                if site not in shapes:
+                    shapes[site] = tuple(self._owner.parameter(site).shape)
+                shape, matrix = delta.shape, shapes[site]
                 if shape[0] != matrix[0] or (
                     shape[1] != matrix[1] if delta.kind != "columns" else shape[1] > matrix[1]
                 ):
@@ -209,14 +212,14 @@ def _grouped(deltas: Iterable[tuple[int, Change | None]]) -> Iterator[tuple[LowR
     waiting: list[LowRank] = []
     columns, last = 0, 0
     for number, delta in deltas:
-        if waiting and isinstance(delta, Columns | Dense):
-            yield _stacked(waiting), last
-            waiting, columns = [], 0
-        if isinstance(delta, Columns | Dense):
-            yield delta, number
         if isinstance(delta, LowRank):
             waiting.append(delta)
             columns, last = columns + delta.left.shape[1], number
+        elif isinstance(delta, Columns | Dense):
+            if waiting:
+                yield _stacked(waiting), last
+                waiting, columns = [], 0
+            yield delta, number
         if columns >= CHUNK:
             yield _stacked(waiting), last
             waiting, columns = [], 0
