@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from operator import is_
 from pathlib import Path
 from typing import Any, overload
 
@@ -77,7 +76,7 @@ class Editor:
     ) -> None:
         self.lm, self.book, self.name = lm, book, lm.name
         self._corpus, self._author, self._limit, self._version = corpus, author, max_norm_ratio, -1
-        self._read: list[Edit] = []  # as stored
+        self._records, self._read = list[Record](), list[Edit]()  # as stored
         self._standing: list[Edit] = []  # as they stand: the same, unless a method derives what a drop changes
         self._deltas: list[Mapping[Site, Change]] = []  # of those
         self._refresh()
@@ -267,13 +266,17 @@ class Editor:
         """Make the model equal to the book, reading what changed since the last look and is not in `files`, by its hash."""
         if (version := self.book.version()) == self._version:
             return
-        known = {**(files or {}), **{edit.id: edit for edit in self._read}}
-        self._read = [
+        records = self.book.stand()
+        begun = records[: len(self._records)] == self._records  # as after a write
+        kept = self._read if begun else []
+        known = {**(files or {}), **({} if begun else {edit.id: edit for edit in self._read})}
+        new = [
             known.get(r.id) or known.get(r.sha256) or Edit.from_bytes(self.book.read(r), f"edit {r.id}", r.id)
-            for r in self.book.stand()
+            for r in records[len(kept) :]
         ]
+        self._records, self._read = records, [*kept, *new]
         before, self._standing = self._standing, methods.rebuilt(self.lm, self._read)
-        same = min(map(len, (before, self._standing))) if all(map(is_, before, self._standing)) else 0
+        same = len(before) if self._standing[: len(before)] == before else 0
         self._deltas = [*self._deltas[:same], *(edit.deltas for edit in self._standing[same:])]
         self.lm.weights.stand(self._deltas)
         self._version = version

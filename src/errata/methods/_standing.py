@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from hashlib import sha256
 from itertools import zip_longest
-from operator import is_
 from typing import Any, Final, TypeVar
 
 from errata.edit import Edit
@@ -27,12 +26,12 @@ def derived(
     What was known for a beginning of them is gone on with, so that one more edit costs the same however many came before;
     as edits are always entered in this order, the result is to the bit what a new process finds.
     """
-    known, state = lm.memory.pop(key, ((), None))  # put back when all went well: `entered` may change what it is given
+    known, state = lm.memory.pop(key, ([], None))  # put back when all went well: `entered` may change what it is given
     if state is None or _common(known, edits) < len(known):
-        known, state = (), nothing()
+        known, state = [], nothing()
     for edit in edits[len(known) :]:
         state = entered(state, edit)
-    lm.memory[key] = (tuple(edits), state)
+    lm.memory[key] = (list(edits), state)
     found: State = state
     return found
 
@@ -53,7 +52,7 @@ def summed(
     Args:
         entered: from a state and some edits to the state with these, too; it must leave what it is given as it is.
     """
-    known, marks = lm.memory.get(key, ((), ()))
+    known, marks = lm.memory.get(key, ([], ()))
     same = _common(known, edits)
     at, state, found = 0, None, list[tuple[int, State]]()
     for size, mark in zip_longest(BLOCKS, marks):
@@ -65,7 +64,7 @@ def summed(
             state = entered(state, edits[at : at + size])
             at += size
         found.append((at, state))
-    lm.memory[key] = (tuple(edits), tuple(found))
+    lm.memory[key] = (list(edits), tuple(found))
     return found[-1][1]
 
 
@@ -84,6 +83,6 @@ def ground_of(lm: LM, edits: Sequence[Edit]) -> str:
 def _common(known: Sequence[Edit], edits: Sequence[Edit]) -> int:
     """Return how many edits two lists begin with in common."""
     shorter = min(len(known), len(edits))
-    if all(map(is_, known, edits)):
+    if list(known[:shorter]) == list(edits[:shorter]):  # edits are equal to themselves only
         return shorter
     return next((i for i, (a, b) in enumerate(zip(known, edits, strict=False)) if a is not b and a.id != b.id), shorter)

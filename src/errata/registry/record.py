@@ -13,6 +13,7 @@ from errata.errors import BadBook, BadFact, UnknownEdit
 from errata.fact import Fact
 from errata.registry import chain
 
+WHOLE_ID: Final = 16  # characters of an id
 SHORTEST_ID: Final = 6  # characters of an id that are enough, if they fit one edit only
 
 # What happened is always read in the order of the table, never by an index: a damaged index would make an edit fall out of
@@ -138,10 +139,12 @@ def fetch(db: sqlite3.Connection, id: str) -> Record | None:
 
 def resolve(db: sqlite3.Connection, id: str) -> Record:
     """Return the edit an id, or enough of its beginning, stands for; raises UnknownEdit if it fits none or several."""
-    if (edit := fetch(db, id)) is not None and edit.id == id:
+    edit = fetch(db, id)
+    if edit is not None and edit.id == id:
         return edit
-    rows = db.execute("SELECT id FROM edits WHERE substr(id, 1, ?) = ? ORDER BY seq", (len(id), id))
-    fits = [row[0] for row in rows] if id else []
+    # The beginning of an id is scanned for; a whole one is not, as the editor asks for that of every edit it writes.
+    scan = "SELECT id FROM edits WHERE substr(id, 1, ?) = ? ORDER BY seq"
+    fits = [row[0] for row in db.execute(scan, (len(id), id))] if 0 < len(id) < WHOLE_ID or edit is not None else []
     if id not in fits:
         if not fits:
             raise UnknownEdit(f"no edit {id!r} in this book: see errata log for the ids.")
