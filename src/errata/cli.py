@@ -178,6 +178,8 @@ def stats(
     Once for each model and corpus; if interrupted, it goes on from there next time. Processes can share the work: each
     reads a --part of the same number of tokens (--set tokens=N), and once their files lie in one directory one adds up.
     """
+    from errata.config import parse_flags
+
     options = parse_flags(errata.methods.get(method), settings or [])
     loading = {"corpus": corpus, "device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     with _open(model, book, **loading) as editor, import_module("errata._show").progress("reading") as step:
