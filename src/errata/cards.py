@@ -83,7 +83,8 @@ def review(
     new = [fact for _, part in parts for fact in (part.facts if isinstance(part, Edit) else part)]
     standing = editor.standing
     keeper = Keeper(editor.lm, gates or of_book(editor.book.path), new, standing, every=True)
-    before = editor.lm.generate([fact.prompt for fact in new])
+    asked, room = [fact.prompt for fact in new], editor.lm.room(fact.target for fact in new)
+    before = editor.lm.generate(asked, room)
     own = [Said(fact, "new") for fact in new]
     old = [Said(fact, edit.id) for edit in standing for fact in edit.facts]
     events = editor.book.history()
@@ -96,7 +97,7 @@ def review(
     try:
         check_consistent(new)
         with editor.rehearse([part for _, part in parts], method, **options) as edits:
-            after = editor.lm.generate([fact.prompt for fact in new])
+            after = editor.lm.generate(asked, room)
             figures = keeper.figures()
     except ErrataError as error:
         rows = [_row(fact, said, "") for fact, said in zip(new, before, strict=True)]

@@ -45,7 +45,8 @@ def check(editor: Editor, today: str = "") -> list[Verdict]:
     asked = [(edit, fact) for edit in standing for fact in edit.facts]
     last = {question(fact): (edit.id, fact) for edit, fact in asked}
     prompts = [p for _, fact in asked for p in (fact.prompt, *(probe.prompt for probe in fact.probes if probe.answer))]
-    said = {prompt: text or "" for prompt, text in Scorer(editor.lm).said(prompts).items()}
+    room = editor.lm.room(fact.target for _, fact in asked)
+    said = {prompt: text or "" for prompt, text in Scorer(editor.lm).said(prompts, room).items()}
     found = []
     for edit, fact in asked:
         by, newest = last[question(fact)]

@@ -185,7 +185,8 @@ class Editor:
 
     def _write_one(self, how: Method, facts: Sequence[Fact], past: list[Edit], label: Label) -> Edit:
         prompts = check_fits(self.lm, facts)
-        before = self.lm.generate(prompts)
+        room = self.lm.room(fact.target for fact in facts)
+        before = self.lm.generate(prompts, room)
         asked = time.perf_counter()
         how.prepare(self.lm)
         ready = time.perf_counter()
@@ -194,7 +195,7 @@ class Editor:
         solved = time.perf_counter()
         self.lm.weights.stand([*self._deltas, *(e.deltas for e in past[len(self._deltas) :]), edit.deltas])
         applied = time.perf_counter()
-        after = self.lm.generate(prompts)
+        after = self.lm.generate(prompts, room)
         seconds = {"stats": ready - asked, "solve": solved - ready, "apply": applied - solved}
         return labelled(replace(edit, report=outcome(edit, before, after, seconds)), label, self._author)
 

@@ -29,7 +29,7 @@ from errata.registry.facts import question
 from errata.stats.corpus import open_corpus
 
 NAME: Final = "gates.toml"
-LENGTH: Final = 24  # most tokens of what is said
+LENGTH: Final = 24  # most tokens of what is said, where no answer is longer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +158,7 @@ class Keeper:
     # ---------------------------------------------------------------- measuring
 
     def _share(self, name: str, pairs: Sequence[tuple[str, str]]) -> Figure:
-        said = self._ask([prompt for prompt, _ in pairs])
+        said = self._ask([prompt for prompt, _ in pairs], [answer for _, answer in pairs])
         wrong = [
             f"{prompt} → {said[prompt]} (not {answer})" for prompt, answer in pairs if not says(said[prompt], answer)
         ]
@@ -210,11 +210,12 @@ class Keeper:
 
     def _said(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         """Return those the model says now."""
-        said = self._ask([prompt for prompt, _ in pairs])
+        said = self._ask([prompt for prompt, _ in pairs], [answer for _, answer in pairs])
         return [(prompt, answer) for prompt, answer in pairs if says(said[prompt], answer)]
 
-    def _ask(self, prompts: Sequence[str]) -> dict[str, str]:
-        return {prompt: text or "" for prompt, text in self._scorer.said(prompts, LENGTH).items()}
+    def _ask(self, prompts: Sequence[str], answers: Sequence[str] = ()) -> dict[str, str]:
+        length = self._lm.room(answers, LENGTH)
+        return {prompt: text or "" for prompt, text in self._scorer.said(prompts, length).items()}
 
     def _read(self) -> float:
         texts = list(islice(open_corpus(self._gates.text).documents(), self._gates.texts))

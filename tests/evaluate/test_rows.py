@@ -66,6 +66,9 @@ class Scripted(Scorer):
         spoken = (self._chat or {}) if chat else self._said
         return {prompt: spoken.get(prompt, "hm") for prompt in prompts}
 
+    def room(self, answers: Iterable[str], least: int) -> int:
+        return least
+
     def sampled(self, prompts: Iterable[str], length: int = 100, seed: int = 0) -> dict[str, str | None]:
         return {prompt: f"{prompt} lives in Norland" for prompt in prompts}
 
@@ -311,3 +314,20 @@ def test_an_edit_shows() -> None:
     assert estimate(rows, "locality_unchanged").mean < 0.9
     back = score(lm, cases, base=base, scorer=scorer, options=SHORT)
     assert estimate(back, "locality_unchanged").mean == 1
+
+
+def test_a_long_answer_has_room_to_be_said(models: Models) -> None:
+    lm = models("llama")
+    prompts = ("Bo Reed lives in", "The home of Cy Lane is")
+    (long, _), (short, said) = ((p, lm.generate([p], 40)[0]) for p in prompts)
+    answer = lm.generate([long], 60)[0].rsplit(maxsplit=3)[0]  # whole words
+    assert len(lm.tokens.ids(answer)) > 30  # or it says nothing about room
+    cases = [
+        Case(id=p, prompt=p, target=a, subject="", fact=None) for p, a in ((long, answer), (short, said.split()[0]))
+    ]
+    options = Options(probes=("edit",), length=8)
+    both = score(lm, cases, options=options)
+    assert [row["scores"]["said"] for row in both] == [1, 1]
+    assert [row["said"] for row in both] == [
+        row["said"] for case in cases for row in score(lm, [case], options=options)
+    ]

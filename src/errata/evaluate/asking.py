@@ -18,7 +18,8 @@ class Options:
 
     Args:
         probes: kinds to ask (of `errata.evaluate.case.PROBES`); all but free generation unless given.
-        length: most tokens of what is said. chat: ask chat models a second time with their template.
+        length: most tokens of what is said; where an answer needs more, a multiple of it.
+        chat: ask chat models a second time with their template.
         sample: tokens of a free generation. seed: what those are drawn with.
         idf: weights for `consistency`; counted on the references of the cases asked unless given.
     """

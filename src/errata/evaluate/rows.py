@@ -96,9 +96,8 @@ def score(
     asks = plan(cases, options)
     kept = None if base is None else list(base)
     before = _Before(kept)
-    spoken = [ask.prompt for ask in asks if ask.speaks]
-    said = scorer.said(spoken, options.length)
-    chat = scorer.said(spoken, options.length, chat=True) if options.chat and scorer.chats else {}
+    said = _speech(scorer, asks, options.length)
+    chat = _speech(scorer, asks, options.length, chat=True) if options.chat and scorer.chats else {}
     pairs = dict.fromkeys(pair for ask in asks for pair in sorted(ask.pairs | _echo(ask, before.get(ask.key))))
     scored = scorer.answers(pairs)
     rows = [
@@ -217,6 +216,18 @@ _SCORES: Mapping[str, Callable[[_Found], dict[str, Score]]] = {
     "unrelated": _on_unrelated,
     "portability": _answered,
 }
+
+
+def _speech(scorer: Scorer, asks: Iterable[Ask], least: int, *, chat: bool = False) -> dict[str, str | None]:
+    """Return what is said after each prompt, in as many tokens as its own answers need: the same whoever else is asked."""
+    rooms: dict[str, int] = {}
+    for ask in asks:
+        if ask.speaks:
+            rooms[ask.prompt] = max(rooms.get(ask.prompt, 0), scorer.room(ask.expected, least))
+    found: dict[str, str | None] = {}
+    for length in sorted(set(rooms.values())):
+        found |= scorer.said([prompt for prompt, room in rooms.items() if room == length], length, chat=chat)
+    return found
 
 
 def _generated(

@@ -194,6 +194,10 @@ class Scorer:
         found = follow(self.lm, starts, length, ends=lambda place, token: self.lm.ends(token), rows=self._rows)
         return {prompt: self.lm.tokens.line(ids) if ids else None for prompt, ids in zip(asked, found, strict=True)}
 
+    def room(self, answers: Iterable[str], least: int) -> int:
+        """Return how many tokens let the model say any of these answers, `least` or a multiple of it."""
+        return -(-self.lm.room(answers, least) // least) * least
+
     def sampled(self, prompts: Iterable[str], length: int = 100, seed: int = 0) -> dict[str, str | None]:
         """Return each prompt with `length` tokens drawn from the 5 likeliest at each step, going on past ends of texts.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -59,6 +59,11 @@ class Speech(ABC):
             cast(Speaker, self), starts, max_new_tokens, ends=lambda place, token: self.ends(token), rows=rows
         )
         return [self.tokens.line(ids) for ids in found]
+
+    def room(self, answers: Iterable[str], least: int = 32) -> int:
+        """Return how many tokens let the model say any of these answers to its end: one cut short would count as wrong."""
+        long = (answer for answer in answers if len(answer.encode()) + 2 > least)  # a token has at least a byte
+        return max([least, *(len(self.tokens.ids(answer)) + 2 for answer in long)])
 
     @torch.no_grad()
     def _classes(self, prompts: Sequence[str]) -> Tensor:
