@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,15 @@ def test_methods_that_need_speech_say_so(lm: LM) -> None:
             methods.make(name, {}).solve(lm, [fact])
     with pytest.raises(UnsupportedModel):
         lm.sample(1, 3, 0)
+
+
+def test_a_document_without_rephrasings_reaches_a_quarter_of_the_way_to_the_nearest_text(lm: LM) -> None:
+    alone = other(lm, TEXTS[0])
+    reworded = replace(alone, rephrases=(TEXTS[0].replace("is", "was"),))
+    for fact, near in ((alone, False), (reworded, True)):
+        found = methods.make("melo", {"steps": 1}).solve(lm, [fact]).report["index"]
+        far = found["distances"]["far"][0]  # type: ignore[index]
+        assert (found["radius"] == pytest.approx(far / 4, rel=1e-3)) is not near  # type: ignore[index]
 
 
 def test_the_command_line_edits_and_asks(lm: LM, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,8 @@ class Routed(Method):
     """A method whose edit is opened by the key of a prompt."""
 
     radius: float | Auto = field(
-        default="auto", metadata={"help": "how far a key may be; auto: between rephrasings and other texts", "above": 0}
+        default="auto",
+        metadata={"help": "how far a key may be; auto: by rephrasings and other texts", "above": 0},
     )
     search: Backend = field(
         default="size", metadata={"help": "how keys are searched: exact, faiss, or by their number"}
@@ -44,13 +45,14 @@ class Routed(Method):
     def calibrated(
         self, lm: LM, index: Site, facts: Sequence[Fact], entering: bool = False
     ) -> tuple[float, dict[str, Any]]:
-        """Return the radius, and for ``radius="auto"`` the two distributions of distances it was chosen between."""
+        """Return the radius, and for ``radius="auto"`` the two distributions of distances it was chosen by."""
         if self.radius != "auto":
             return self.radius, {"radius": self.radius}
         with lm.weights.at_base():
             near = torch.cat([self._near(lm, index, fact, entering) for fact in facts])
             far = self._far(lm, index, facts, entering)
-        radius = between(near, far)
+        documents = lm.row.kind == "classifier" and not any(own_words(fact) for fact in facts)
+        radius = around(far) if documents else between(near, far)
         shown = {name: [round(float(d), 4) for d in found.sort().values[:: 1 + len(found) // 200]]
                  for name, found in (("near", near), ("far", far))}  # fmt: skip
         return radius, {"radius": radius, "distances": shown}
@@ -105,14 +107,24 @@ def between(near: Float[Tensor, " n"], far: Float[Tensor, " m"]) -> float:
     return float(f"{max(1e-6, min((inner * outer) ** 0.5, 0.9 * float(far.min()))):.6g}")
 
 
-def variants(lm: LM, fact: Fact, seed: int) -> list[str]:
-    """Return other wordings of a fact's prompt: its rephrases, or the prompt after sampled texts, or parts of a document.
+def around(far: Float[Tensor, " m"]) -> float:
+    """Return a radius for a document of which no rephrasing is known: a quarter of the distance to the nearest other text.
 
-    A rephrase that is also a probe is a question kept for the examination, and is not looked at.
+    Parts of a document lie as far off as other documents, so that a ball which holds them reaches edits of other labels,
+    and pushes them back until they are forgotten. What is left to allow for is a word or two.
     """
+    return float(f"{max(1e-6, float(far.min()) / 4):.6g}")
+
+
+def own_words(fact: Fact) -> list[str]:
+    """Return a fact's rephrases; one that is also a probe is a question kept for the examination, and is not looked at."""
     kept = {probe.prompt for probe in fact.probes}
-    own = [text for text in fact.rephrases if text not in kept]
-    if own:
+    return [text for text in fact.rephrases if text not in kept]
+
+
+def variants(lm: LM, fact: Fact, seed: int) -> list[str]:
+    """Return other wordings of a fact's prompt: its rephrases, or the prompt after sampled texts, or parts of a document."""
+    if own := own_words(fact):
         return own
     if lm.row.kind != "classifier":
         return [f"{text} {fact.prompt}" for text in prefixes(lm, seed) if text]

@@ -11,9 +11,10 @@ An edit carries its block and its keys; the clusters (`index.clusters`) are made
 dropping one leaves what there would be without it. A prompt is routed once, whatever is generated after it.
 
 Differs from the paper: the radius is calibrated on the model (``radius="auto"``) where nobody tuned it, between the distances
-of a prompt to its rephrasings and to unrelated text, and the step is a quarter of the root mean square of the weights (0.01 on
-BERT, the paper's); training ends early when the loss is below `stop`; labels are compared as sequences; a conflict pushes back
-every cluster it reaches and is not undone by a later expansion; there are as many blocks as edits.
+of a prompt to its rephrasings and to unrelated text (of a classifier's document without rephrasings, a quarter of the way to
+the nearest text), and the step is a quarter of the root mean square of the weights (0.01 on BERT, the paper's); training ends
+early when the loss is below `stop`; labels are compared as sequences; a conflict pushes back every cluster it reaches and is
+not undone by a later expansion; there are as many blocks as edits.
 """
 
 from __future__ import annotations
