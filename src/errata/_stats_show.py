@@ -13,6 +13,7 @@ _ENDED = {
     "settled": "settled",
     "limit": "that was the most to read",
     "corpus": "the corpus ended",
+    "part": "that is all of this part",
 }
 
 

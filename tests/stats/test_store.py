@@ -173,7 +173,7 @@ def test_parts_read_apart_are_the_whole(passes: list[int]) -> None:
         read_part(tiny.build("llama", dtype=torch.float64), SITES, "primer", TOKENS, f"{number}/3")
     with pytest.raises(StatsMissing, match=r"part 2/3 of 0\.down is not in"):
         merge_parts(how, SITES, "primer", TOKENS, 3)
-    read_part(how, SITES, "primer", TOKENS, "2/3")
+    assert {row["by"] for row in read_part(how, SITES, "primer", TOKENS, "2/3").values()} == {"part"}
     assert len(passes) == alone
     found = merge_parts(how, SITES, "primer", TOKENS, 3)
     assert {one["by"] for one in found.values()} == {"limit"}

@@ -136,13 +136,13 @@ def described(lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int
 def read_part(
     lm: LM, sites: Sequence[Site], corpus: str, tokens: int, part: str, progress: Progress | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Read one of N parts of the text for C of each site: every N-th batch. Returns how each `Ended`.
+    """Read one of N parts of the text for C of each site: every N-th batch. Returns how each `Ended`, by ``"part"``.
 
     Args:
         part: ``"I/N"``, I from 1.
     """
     named = _parts(keys(lm, _readable(lm, sites), corpus, tokens), part)
-    return {str(site): asdict(how) for site, (_, how) in _known(lm, named, progress).items()}
+    return {str(site): {**asdict(how), "by": "part"} for site, (_, how) in _known(lm, named, progress).items()}
 
 
 def merge_parts(lm: LM, sites: Sequence[Site], corpus: str, tokens: int, of: int) -> dict[str, dict[str, Any]]:
