@@ -44,9 +44,10 @@ def check(editor: Editor, today: str = "") -> list[Verdict]:
     standing = editor.standing
     asked = [(edit, fact) for edit in standing for fact in edit.facts]
     last = {question(fact): (edit.id, fact) for edit, fact in asked}
-    prompts = [p for _, fact in asked for p in (fact.prompt, *(probe.prompt for probe in fact.probes if probe.answer))]
-    room = editor.lm.room(fact.target for _, fact in asked)
-    said = {prompt: text or "" for prompt, text in Scorer(editor.lm).said(prompts, room).items()}
+    pairs = [(fact.prompt, fact.target) for _, fact in asked]
+    pairs += [(probe.prompt, probe.answer) for _, fact in asked for probe in fact.probes if probe.answer]
+    room = editor.lm.room(answer for _, answer in pairs)
+    said = {p: text or "" for p, text in Scorer(editor.lm).said([p for p, _ in pairs], room).items()}
     found = []
     for edit, fact in asked:
         by, newest = last[question(fact)]
