@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-from small_lm import descend, pace, read
+from small_lm import descend, optimizers, pace, read
 
 ROWS, LAST = 96, 0.8  # questions a step; share of steps in which the decoder sees the encoder's last position only
 Record = dict[str, Any]
@@ -139,16 +139,6 @@ def model_of(vocabulary: int) -> T5ForConditionalGeneration:
     return model
 
 
-def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """Return Muon for the blocks' matrices and AdamW for the rest."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".block." in name and "bias" not in name]
-    other = [p for p in model.parameters() if not any(p is m for m in matrices)]
-    return [
-        torch.optim.AdamW(other, lr=lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True),
-        torch.optim.Muon(matrices, lr=lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
-    ]
-
-
 def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
     """Return rows of ids side by side."""
     width = max(map(len, rows))
@@ -191,7 +181,8 @@ def right(model: T5ForConditionalGeneration, asked: Sequence[tuple[tuple[int, ..
 def train(model: T5ForConditionalGeneration, items: Sequence[Item], steps: int, watch: dict[str, Any]) -> None:
     """Train for `steps`: a few items first, the rate flat for half of the run, then falling to 2 %."""
     rng, share, start, lr = random.Random(0), [1 / 6], time.time(), 4e-3
-    stack, data = optimizers(model, lr), batches(items, rng, share)
+    stack = optimizers(model, lr, lambda name: ".block." in name and "bias" not in name)
+    data = batches(items, rng, share)
     for step in range(steps):
         pace(stack, lr, step, steps)
         share[0] = 1 / 6 if step < 0.05 * steps else 1 / 2 if step < 0.15 * steps else 1

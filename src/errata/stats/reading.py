@@ -18,7 +18,7 @@ from errata.stats.moments import Growing, SecondMoment, keys_of
 from errata.stats.settling import PROBES, Settling
 
 Sum = SecondMoment | GradientSum
-By = Literal["settled", "limit", "corpus"]
+By = Literal["settled", "limit", "corpus", "part"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class Ended:
     """How much was read for a statistic, and why no more.
 
     Args:
-        tokens: read. by: its directions have settled, the number asked for or the largest was reached, or the corpus ended.
+        tokens: read. by: its directions have settled, the number asked for or the largest was reached, the corpus ended, or
+            it is of a part of the text only.
         excess: what was left to settle when last looked at (`settling`), or None where nobody looked twice.
     """
 

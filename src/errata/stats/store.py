@@ -118,10 +118,11 @@ def ensure(
 
 def take(lm: LM, site: Site, corpus: str = "primer", tokens: int = 0) -> Float[Tensor, "in in"]:
     """Return C of a site as `second_moments` does, and keep it on disk only: what is made of it takes its place."""
-    (key,) = keys(lm, [site], corpus, tokens).values()
-    second = second_moments(lm, [site], corpus, tokens)[site]
-    lm.memory["ended", key] = lm.memory.pop(key)[1]
-    return second
+    named = keys(lm, _readable(lm, [site]), corpus, tokens)
+    ((moment, how),) = _known(lm, named, None).values()
+    del lm.memory[named[site]]
+    lm.memory["ended", named[site]] = how
+    return moment.mean
 
 
 def described(lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0) -> dict[str, dict[str, Any]]:
@@ -142,7 +143,7 @@ def read_part(
         part: ``"I/N"``, I from 1.
     """
     named = _parts(keys(lm, _readable(lm, sites), corpus, tokens), part)
-    return {str(site): {**asdict(how), "by": "part"} for site, (_, how) in _known(lm, named, progress).items()}
+    return {str(site): asdict(how) for site, (_, how) in _known(lm, named, progress).items()}
 
 
 def merge_parts(lm: LM, sites: Sequence[Site], corpus: str, tokens: int, of: int) -> dict[str, dict[str, Any]]:
@@ -218,6 +219,8 @@ def _collect(lm: LM, keys: Mapping[Site, Key], progress: Progress | None) -> dic
             saved, state = number + 1, reading.state()
             _write(partial, dict(state.tensors), {"done": str(saved), "values": json.dumps(dict(state.values))})
     found = reading.close(key.tokens // parts)
+    if key.rule.startswith("part "):
+        found = {site: (total, replace(how, by="part")) for site, (total, how) in found.items()}
     for site, one in found.items():
         _save(keys[site], *one)
     partial.unlink(missing_ok=True)
