@@ -6,6 +6,23 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import settings
+
+# The suite tries the same examples every time: what it finds is found by everyone. `benchmarks/laws.py` searches at random
+# and at length, with ERRATA_LAWS as many times the examples each law asks for.
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.register_profile("search", derandomize=False, deadline=None, print_blob=True)
+LONGER = int(os.environ.get("ERRATA_LAWS", "0"))
+settings.load_profile("search" if LONGER else "suite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let every law be tried with many more examples, where that is asked for."""
+    for item in items if LONGER else ():
+        law = getattr(item, "obj", None)
+        if getattr(law, "is_hypothesis_test", False):
+            known = law._hypothesis_internal_use_settings
+            law._hypothesis_internal_use_settings = settings(known, max_examples=known.max_examples * LONGER)
 
 
 @pytest.fixture(autouse=True, scope="session")

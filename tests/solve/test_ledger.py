@@ -6,7 +6,7 @@ pytest tests/solve/test_ledger.py
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -83,6 +83,7 @@ def test_the_order_does_not_matter_and_it_is_the_one_time_batch() -> None:
 
 
 @settings(max_examples=40, deadline=None)
+@example(which=[6, 27, 30, 5, 5, 30], before=0, heavy=True)  # a removal by the closed form alone kept six digits
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(0, 5), st.booleans())
 def test_many_rows_put_in_at_once_are_those_put_in_one_by_one(which: list[int], before: int, heavy: bool) -> None:
     ledger, _ = Ledger.open(ridge(), OUT).add([f"fact {i}" for i in range(before)], *row(900, before))
@@ -97,12 +98,8 @@ def test_many_rows_put_in_at_once_are_those_put_in_one_by_one(which: list[int], 
     stands = {f"fact {i}": tuple(part[i : i + 1] for part in row(900, before)) for i in range(before)}
     stands |= {name: (keys[i : i + 1], values[i : i + 1]) for i, name in enumerate(names)}
     for found in (together, one_by_one, together.put(names, keys, values)):
-        assert close_to(found.change, textbook(stands))  # type: ignore[arg-type]
-        assert close_to(found.gives(keys), keys @ textbook(stands).T)  # type: ignore[arg-type]
-
-
-def close_to(found: Tensor, wanted: Tensor) -> bool:
-    return float((found - wanted).norm()) <= 1e-7 * float(wanted.norm())  # a heavy row taken out alone costs digits
+        assert near(found.change, textbook(stands))  # type: ignore[arg-type]
+        assert near(found.gives(keys), keys @ textbook(stands).T)  # type: ignore[arg-type]
 
 
 def test_a_batch_is_dropped_as_it_came() -> None:

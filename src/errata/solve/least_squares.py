@@ -59,6 +59,11 @@ class Ridge:
         """Return (λC)⁻¹ k for each key, (n, in) float64."""
         return torch.cholesky_solve(keys.double().cpu().T, self._factor).T
 
+    def whiten(self, keys: Keys) -> Keys:
+        """Return L⁻¹ k for each key, (n, in) float64, where λC = LLᵀ: ordinary keys are as likely in every direction then."""
+        found: Tensor = torch.linalg.solve_triangular(self._factor, keys.double().cpu().T, upper=False).T
+        return found
+
     def inverse(self) -> Float[Tensor, "in in"]:
         """Return (λC)⁻¹, (in, in) float64."""
         found: Tensor = torch.cholesky_inverse(self._factor)

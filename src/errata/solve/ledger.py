@@ -9,6 +9,11 @@ The change of a matrix is the ridge solution over the rows that stand,
 
 so it depends neither on their order nor on how they came. G⁻¹ is kept and moved by rank-n updates (Woodbury): adding or
 dropping n rows costs O(in² n), however many stand. The updates are kept as factors, and multiplied out when there are many.
+
+Taking a row out subtracts what it had put in, and loses what cancels: with the leverage h = kᵀG⁻¹k, what is left of 1 is
+1 − h, known to no better than eps · kᵀ(λC)⁻¹k. That ratio is the relative error of one removal. The ledger adds these up as
+its `wear` and solves anew from the rows that stand before they reach the tenth digit; ordinary rows (h ≤ ½) wear it by one
+unit in the last place each, so that the cost of a removal stays what it is.
 """
 
 from __future__ import annotations
@@ -25,7 +30,8 @@ from errata.delta import LowRank
 from errata.solve.least_squares import AT_ONCE, FACTORS, Ridge
 
 Row: TypeAlias = tuple[Tensor, Tensor]
-_WORN: Final = 1e-4  # below this 1 − leverage, taking a row out of G⁻¹ loses half of the digits: G is inverted anew
+_EPS: Final = torch.finfo(torch.float64).eps
+_WORN: Final = 1e-10  # relative error that removals may come to, before all is solved anew: nine digits are promised
 
 
 class _Factors(NamedTuple):
@@ -44,12 +50,14 @@ class Ledger:
         ridge: λC, factored.
         past: (in, in) G⁻¹ and (out, in) ΔW before the updates that wait in `factors`.
         rows: (key, value) of each by its name; the value is what ΔW is to give at the key.
+        wear: relative error that the removals so far can have come to.
     """
 
     ridge: Ridge
     past: tuple[Float[Tensor, "in in"], Float[Tensor, "out in"]]
     factors: _Factors
     rows: Mapping[str, Row]
+    wear: float = 0.0
 
     @classmethod
     def open(cls, ridge: Ridge, out: int) -> Ledger:
@@ -58,10 +66,10 @@ class Ledger:
         return cls._of(ridge, (inverse, inverse.new_zeros(out, len(inverse))), {})
 
     @classmethod
-    def _of(cls, ridge: Ridge, past: tuple[Tensor, Tensor], rows: Mapping[str, Row]) -> Ledger:
+    def _of(cls, ridge: Ridge, past: tuple[Tensor, Tensor], rows: Mapping[str, Row], wear: float = 0.0) -> Ledger:
         out, in_ = past[1].shape
         none = _Factors(*(past[0].new_zeros(0, size) for size in (in_, in_, out)))
-        return cls(ridge, past, none, rows)
+        return cls(ridge, past, none, rows, wear)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -120,7 +128,7 @@ class Ledger:
     def drop(self, names: Collection[str]) -> tuple[Ledger, LowRank]:
         """Return the ledger without the rows of these names, and by how much ΔW changes.
 
-        In closed form, ``−(v − ΔW k) kᵀ (G − k kᵀ)⁻¹``; where a row is all that holds its direction, G is inverted anew.
+        In closed form, ``−(v − ΔW k) kᵀ (G − k kᵀ)⁻¹``; where too many digits would cancel, from the rows that are left.
         """
         gone = [self.rows[name] for name in dict.fromkeys(names) if name in self.rows]
         if not gone:
@@ -130,29 +138,43 @@ class Ledger:
         keys, values = _stacked(gone)
         solved = self._solve(keys)
         inner = torch.eye(len(keys), dtype=keys.dtype) - solved @ keys.T
-        if float(torch.linalg.eigvalsh((inner + inner.T) / 2)[0]) < _WORN:
+        wear = self.wear + self._cancelled(keys, inner)
+        if not wear < _WORN:
             anew = replace(self, rows=left).solved()
-            difference = anew.change - self.change
-            return anew, LowRank(difference, torch.eye(difference.shape[1], dtype=difference.dtype))
+            return anew, anew.gain(keys, values) * -1.0
         right = torch.linalg.solve(inner, solved)
         delta = LowRank(-(values - self.gives(keys)).T.contiguous(), right.T.contiguous())
-        return self._moved(delta, solved, left), delta
+        return replace(self._moved(delta, solved, left), wear=wear), delta
+
+    def _cancelled(self, keys: Tensor, inner: Float[Tensor, "n n"]) -> float:
+        """Return the relative error of taking rows out, whose ``I − KᵀG⁻¹K`` is `inner`; infinite where nothing is left."""
+        most = float(torch.linalg.matrix_norm(keys @ self.ridge.solve(keys).T, 2))  # of Kᵀ(λC)⁻¹K: what is subtracted
+        least = float(torch.linalg.eigvalsh((inner + inner.T) / 2)[0])
+        return _EPS * (1 + most) / least if least > 0 else float("inf")
 
     def solved(self) -> Ledger:
-        """Return the same rows solved from nothing: what all the others must equal."""
-        out, in_ = self.past[1].shape
-        keys, values = _stacked(list(self.rows.values())) if self.rows else (torch.zeros(0, in_), torch.zeros(0, out))
-        keys, values = keys.to(self.past[0]), values.to(self.past[0])
-        gram = torch.linalg.inv(self.ridge.inverse()) + keys.T @ keys
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky((gram + gram.T) / 2))
-        return self._of(self.ridge, (inverse, values.T @ keys @ inverse), self.rows)
+        """Return the same rows solved from nothing: what all the others must equal.
+
+        As a least-squares problem, ``min ‖ΔW K − V‖² + ‖ΔW L‖²`` with λC = LLᵀ, by the QR factorisation of ``[KᵀL⁻ᵀ; I]``
+        with the heaviest rows first: G itself is never formed, so that a row heavier than all others together, which would
+        leave no digit of theirs in G, costs none.
+        """
+        if not self.rows:
+            return self.open(self.ridge, len(self.past[1]))
+        keys, values = _stacked(list(self.rows.values()))
+        white = self.ridge.whiten(keys)  # KᵀL⁻ᵀ, (n, in)
+        order = white.square().sum(1).argsort(descending=True)
+        white, values = white[order], values[order]
+        q, r = torch.linalg.qr(torch.cat([white, torch.eye(white.shape[1], dtype=white.dtype)]))
+        root = torch.linalg.solve_triangular(r.T, self.ridge.whiten(torch.eye(white.shape[1])).T, upper=False)
+        return self._of(self.ridge, (root.T @ root, values.T @ q[: len(white)] @ root), self.rows)
 
     def _moved(self, delta: LowRank, moved: Tensor, rows: Mapping[str, Row]) -> Ledger:
         new = (moved, delta.right.T, delta.left.T)
         found = replace(self, factors=_Factors(*map(torch.cat, zip(self.factors, new, strict=True))), rows=rows)
         if len(found.factors.right) <= min(FACTORS, moved.shape[1] // 4):
             return found
-        return self._of(self.ridge, (found.inverse, found.change), rows)
+        return self._of(self.ridge, (found.inverse, found.change), rows, self.wear)
 
 
 def _stacked(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
