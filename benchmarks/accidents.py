@@ -21,15 +21,15 @@ from typing import Any
 
 from tests import synthetic
 
+from errata.book import records
+from errata.book.book import Book, Note
+from errata.book.compact import compact
+from errata.book.states import tag
+from errata.book.verify import verify
 from errata.editor import Editor
 from errata.errors import BadBook, CorruptEdit, ErrataError, NewerBook
 from errata.fact import Fact
 from errata.model.lm import LM
-from errata.registry import record
-from errata.registry.compacting import compact
-from errata.registry.log import Book, Note
-from errata.registry.states import tag
-from errata.registry.verifying import verify
 
 Row = dict[str, Any]
 
@@ -331,17 +331,17 @@ def futures(lm: LM, root: Path) -> list[Row]:
 def clocks(lm: LM, root: Path) -> list[Row]:
     """A clock that goes backwards, and one that jumps."""
     times = [f"20{y:02}-0{m}-01T00:00:00+00:00" for y, m in ((30, 1), (29, 5), (31, 1), (1, 1), (26, 9), (26, 8))]
-    real = record._now
+    real = records._now
     try:
         with Book.open(root / "book", lm.fingerprint, "tiny") as book:
             ids = []
             for n, at in enumerate(times):
-                record._now = lambda at=at: at
+                records._now = lambda at=at: at
                 ids += [r.id for r in book.append([synthetic.item(lm, n)])]
             lost = [r.id for r in book.stand()] != ids
             found = verify(book)
     finally:
-        record._now = real
+        records._now = real
     what = f"order kept; errata verify remarks on {len(found.remarks)} events"
     return [row("a clock that goes backwards", len(times), what, int(lost), len(found.problems))]
 

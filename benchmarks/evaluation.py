@@ -26,7 +26,8 @@ from errata.evaluate.case import PROBES
 from errata.evaluate.cases import parse
 from errata.evaluate.rows import score
 from errata.evaluate.scoring import Scorer
-from errata.model.lm import LM, load
+from errata.model.lm import LM
+from errata.model.loading import load
 from errata.model.tokens import Batch
 from errata.model.trace import answers_only
 

@@ -32,16 +32,16 @@ import torch
 from benchmarks.accidents import ACCIDENTS
 from tests import synthetic, tiny
 
+from errata.book.book import Book
+from errata.book.compact import compact
+from errata.book.merge import merge
+from errata.book.verify import orphans, verify
 from errata.delta import LowRank, Site
 from errata.editor import Editor
 from errata.fact import Fact
 from errata.methods.base import Method, Solution
 from errata.model.lm import LM
 from errata.moving import migrate
-from errata.registry.compacting import compact
-from errata.registry.log import Book
-from errata.registry.merging import merge
-from errata.registry.verifying import orphans, verify
 
 OPS = ("edit", "drop", "merge", "compact", "migrate")
 LONGEST = 0.08  # seconds a writer lives on at most once it has begun

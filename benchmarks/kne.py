@@ -23,7 +23,8 @@ from errata.evaluate.cases import parse
 from errata.evaluate.runner import Plan, Run
 from errata.evaluate.summary import Estimate, at, compare, estimate, read_rows
 from errata.methods.kne import Kne
-from errata.model.lm import LM, load
+from errata.model.lm import LM
+from errata.model.loading import load
 
 VARIANTS: dict[str, str] = {
     "default": "",

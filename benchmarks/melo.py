@@ -32,8 +32,9 @@ from errata.fact import says
 from errata.index.search import Exact, Faiss
 from errata.methods._router import read_keys
 from errata.methods.melo import Melo
-from errata.model.banks import Keyed
-from errata.model.lm import LM, load
+from errata.model.grafts.keyed import Keyed
+from errata.model.lm import LM
+from errata.model.loading import load
 from errata.model.tokens import Query
 
 Row = dict[str, Any]

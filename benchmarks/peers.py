@@ -47,7 +47,8 @@ from errata.evaluate.cases import parse
 from errata.evaluate.rows import score
 from errata.evaluate.summary import summarize
 from errata.methods.base import versions
-from errata.model.lm import LM, load
+from errata.model.lm import LM
+from errata.model.loading import load
 
 SKIPPED = "skipped: there is nothing to compare with; give --easyedit the path of a checkout of EasyEdit."
 PROBES = Options(probes=("edit", "paraphrase", "neighborhood"), chat=False)

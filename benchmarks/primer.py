@@ -23,7 +23,8 @@ from errata.evaluate.scoring import Scorer
 from errata.evaluate.summary import Estimate, dump_row, estimate, summarize
 from errata.fact import Fact
 from errata.methods.base import Method
-from errata.model.lm import LM, load
+from errata.model.lm import LM
+from errata.model.loading import load
 
 METRICS = (
     "said",

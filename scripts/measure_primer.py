@@ -16,7 +16,8 @@ import torch
 from errata import methods
 from errata.delta import Site
 from errata.fact import says
-from errata.model.lm import LM, load
+from errata.model.lm import LM
+from errata.model.loading import load
 from errata.model.tokens import Query
 from errata.model.trace import Trace, at
 from errata.primer import prose

@@ -18,6 +18,8 @@ from typing import Any, Final
 import torch
 
 from errata import gates
+from errata.book.book import Book
+from errata.book.verify import verify
 from errata.config import from_toml
 from errata.delta import Columns, Dense, Graft, LowRank, Site
 from errata.edit import Edit
@@ -25,8 +27,6 @@ from errata.errors import ErrataError
 from errata.fact import Fact, Probe
 from errata.facts_io import read_facts
 from errata.methods.memit import Memit
-from errata.registry.log import Book
-from errata.registry.verifying import verify
 
 FACT: Final = Fact(
     prompt="The capital of France is", subject="France", target="Lyon", rephrases=("France is ruled from",),

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+from errata.book.book import Book
 from errata.delta import LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.registry.log import Book
 from tests.test_cli import Run, _environment, run, sentence  # noqa: F401 - a fixture
 
 BASE = "f" * 32

@@ -23,9 +23,9 @@ import pytest
 
 import errata
 from errata import cli, errors
+from errata.book.book import Book
 from errata.demo import Question, Story, perform
 from errata.fact import Fact
-from errata.registry.log import Book
 
 SRC = Path(__file__).parents[1] / "src"
 FRANCE = ["--prompt", "The capital of France is", "--subject", "France", "--target", "Lyon"]

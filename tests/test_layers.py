@@ -21,7 +21,7 @@ LEVELS = (
     ("errors", "fact", "facts_io", "config", "label", "delta", "edit"),
     ("model", "stats", "primer", "index"),
     ("solve",),
-    ("methods", "evaluate", "registry"),
+    ("methods", "evaluate", "book"),
     (
         "editor",
         "outcome",
@@ -46,10 +46,10 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms} | 
     "evaluate.comparison": 4,
     "errata": 4,
 }
-APART = {"methods", "evaluate", "registry"}  # neighbours that do not import each other
+APART = {"methods", "evaluate", "book"}  # neighbours that do not import each other
 
 # The primer is data: these may open the box, and nobody else.
-OPENS_PRIMER = {"model.lm", "stats.corpus", "evaluate.readers.own", "editor", "cli", "demo"}
+OPENS_PRIMER = {"model.loading", "stats.corpus", "evaluate.readers.own", "editor", "cli", "demo"}
 
 
 def modules() -> dict[str, ast.Module]:
@@ -148,13 +148,13 @@ def test_only_those_who_may_open_the_primer() -> None:
 
 
 def test_others_are_imported_in_one_place_each() -> None:
-    assert users("transformers") <= {"model.lm"}
+    assert users("transformers") <= {"model.lm", "model.loading"}
     assert users("lm_eval") <= {"evaluate.harness_model"}
     assert users("peft") <= {"methods.lora"}
-    assert {room(m) for m in users("sqlite3")} <= {"registry"}
+    assert {room(m) for m in users("sqlite3")} <= {"book"}
     assert users("typer") <= {"cli", "_bench", "_book", "_care", "_reach", "_ship", "_where", "_options"}
     assert users("rich") <= {"cli", "_show", "_book_show", "_stats_show"}
-    assert users("cryptography") <= {"registry.signing"}
+    assert users("cryptography") <= {"book.signing"}
 
 
 def test_hooks_and_prints_keep_to_their_files() -> None:
@@ -182,7 +182,7 @@ def test_no_state_but_what_is_passed() -> None:
         assert not stated, f"{module} says `global` in lines {stated}"
 
 
-LIGHT = ("", ".errors", ".fact", ".facts_io", ".config", ".registry", ".registry.log", ".cli")
+LIGHT = ("", ".errors", ".fact", ".facts_io", ".config", ".book", ".book.book", ".cli")
 
 
 def test_what_answers_at_once_does_not_import_torch() -> None:

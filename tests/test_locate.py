@@ -23,7 +23,7 @@ from errata.locate import Located, locate, trace_all
 from errata.methods.kne import Kne
 from errata.methods.memit import Memit
 from errata.methods.rome import Rome
-from errata.stats.traced import forget, remember, remembered
+from errata.stats.remembered_layer import forget, remember, remembered
 
 ASKED = {"prompt": "Anna Lindgren was born in", "subject": "Anna Lindgren", "target": "Paris"}
 

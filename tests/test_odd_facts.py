@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from errata.book.book import Book
+from errata.book.verify import verify
 from errata.editor import Editor
 from errata.errors import BadFact
 from errata.fact import Fact
-from errata.registry.log import Book
-from errata.registry.verifying import verify
 from tests import tiny
 
 LONG = "word " * 2000

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from errata.evaluate.cases import parse
-from errata.model.lm import load
+from errata.model.loading import load
 
 ROOT = Path(__file__).parents[1]
 KINDS = ("llama", "gpt2")

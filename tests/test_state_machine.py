@@ -13,15 +13,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from errata.book.book import Book
+from errata.book.merge import merge
+from errata.book.states import checkout, tag
+from errata.book.verify import verify
 from errata.delta import Site
 from errata.edit import Edit
 from errata.editor import Editor
 from errata.errors import BadBook, UnknownEdit
 from errata.model.lm import LM
-from errata.registry.log import Book
-from errata.registry.merging import merge
-from errata.registry.states import checkout, tag
-from errata.registry.verifying import verify
 from tests import synthetic, tiny
 
 

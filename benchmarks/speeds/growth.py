@@ -16,14 +16,15 @@ from unittest.mock import patch
 import torch
 
 from errata import methods
+from errata.book.book import Book
 from errata.delta import Change, Graft, LowRank
 from errata.edit import Edit
 from errata.editor import Editor
 from errata.fact import Fact
 from errata.methods._shared import follow, mark, terms_of
-from errata.model.lm import LM, load
+from errata.model.lm import LM
+from errata.model.loading import load
 from errata.primer.probes import edits
-from errata.registry.log import Book
 from speeds.measure import Row
 
 METHODS: Mapping[str, Mapping[str, Any]] = {

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from errata.model.lm import _PRIMER, LM
+from errata.model.lm import LM
+from errata.model.loading import _PRIMER
 from speeds.passes import Count, counting
 
 Work = Callable[[], object]

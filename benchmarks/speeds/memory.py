@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from errata.model.lm import load
+from errata.model.loading import load
 from errata.primer.probes import edits
 from speeds.measure import Row, random_lm
 

@@ -16,7 +16,8 @@ from errata import methods
 from errata.config import parse_flags
 from errata.delta import Site
 from errata.evaluate.case import Case
-from errata.model.lm import _PRIMER, LM
+from errata.model.lm import LM
+from errata.model.loading import _PRIMER
 from errata.solve.keys import gather, queries
 from errata.solve.values import step_size
 from errata.stats.store import second_moments

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from errata.delta import Site
 from errata.model.lm import LM
+from errata.stats.accumulate import MomentReading
 from errata.stats.corpus import open_corpus
 from errata.stats.moments import keys_of
-from errata.stats.reading import MomentReading
 from speeds.measure import Row, alternately, rounded
 from speeds.vstar import shapes
 

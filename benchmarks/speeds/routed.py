@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from errata.methods.melo import Melo
-from errata.model.lm import load
+from errata.model.loading import load
 from errata.model.tokens import Query
 from errata.primer.probes import edits
 from speeds.measure import Row, alternately, rounded

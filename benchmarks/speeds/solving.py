@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from errata.delta import LowRank, Site
-from errata.model.lm import LM, load
+from errata.model.lm import LM
+from errata.model.loading import load
 from errata.model.weights import CHUNK
 from errata.solve.least_squares import Ridge, Shield, batch
 from speeds.measure import Row, alternately, rounded

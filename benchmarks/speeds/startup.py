@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-from errata.registry.log import Book
+from errata.book.book import Book
 from speeds.measure import Row
 
 LOG = "import sys; from errata.cli import main; main(['log', '--book', sys.argv[1], *sys.argv[2:]])"

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from errata.delta import Site
 from errata.fact import Fact
-from errata.model.lm import LM, load
+from errata.model.lm import LM
+from errata.model.loading import load
 from errata.model.tokens import Query
 from errata.model.trace import Trace, at
 from errata.primer.probes import edits

@@ -14,8 +14,8 @@ from errata import _book_rows as rows
 from errata import _options as opt
 from errata import _rows
 from errata._shown import Shown
+from errata.book.book import Book, Note
 from errata.errors import InputError
-from errata.registry.log import Book, Note
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 VIEWS = "_book_show"
@@ -106,7 +106,7 @@ def tag(
     as_json: opt.Json = False,
 ) -> Shown:
     """Give the state of the book a name, to compare with or go back to; without a name, list the tags."""
-    states = import_module("errata.registry.states")
+    states = import_module("errata.book.states")
     if name is None and (move or delete):
         raise InputError("name the tag to move or delete.")
     with open_book(book) as opened:
@@ -128,7 +128,7 @@ def checkout(
 ) -> Shown:
     """Let exactly those edits stand that stood then; what that drops and restores is in the log as ever."""
     with open_book(book) as opened:
-        dropped, restored = import_module("errata.registry.states").checkout(opened, state, Note(author, reason))
+        dropped, restored = import_module("errata.book.states").checkout(opened, state, Note(author, reason))
     return Shown([_rows.record(record) for record in (*dropped, *restored)], "log", as_json)
 
 
@@ -143,7 +143,7 @@ def verify(
 ) -> Shown:
     """Look over the history, its signatures and every edit's file; exit code 1 if something is wrong."""
     with open_book(book) as opened:
-        found = import_module("errata.registry.verifying").verify(opened, trust=trust or (), head=head)
+        found = import_module("errata.book.verify").verify(opened, trust=trust or (), head=head)
     return Shown(rows.findings(found), f"{VIEWS}.findings", as_json, code=1 if found.problems else 0)
 
 
@@ -153,7 +153,7 @@ def keygen(
     as_json: opt.Json = False,
 ) -> Shown:
     """Make a key to sign with: export ERRATA_KEY=FILE, and every change to a book is signed."""
-    public = import_module("errata.registry.signing").make_key(path)
+    public = import_module("errata.book.signing").make_key(path)
     return Shown({"file": os.fspath(path), "public": public}, f"{VIEWS}.key", as_json)
 
 

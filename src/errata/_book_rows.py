@@ -9,18 +9,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from errata.book.book import Event
+    from errata.book.compact import Compacted
+    from errata.book.facts import Conflict, Said
+    from errata.book.merge import Plan
+    from errata.book.states import State
+    from errata.book.verify import Findings
     from errata.checking import Verdict
     from errata.collisions import Collision
     from errata.comparing import Difference
     from errata.export import Part
     from errata.moving import Moved
     from errata.push import Pushed
-    from errata.registry.compacting import Compacted
-    from errata.registry.facts import Conflict, Said
-    from errata.registry.log import Event
-    from errata.registry.merging import Plan
-    from errata.registry.states import State
-    from errata.registry.verifying import Findings
 
 
 def said(one: Said | None) -> dict[str, Any] | None:

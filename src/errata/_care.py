@@ -13,7 +13,7 @@ from errata import _book_rows as rows
 from errata import _options as opt
 from errata._book import VIEWS, open_book
 from errata._shown import Shown
-from errata.registry.log import Note
+from errata.book.book import Note
 
 if TYPE_CHECKING:
     pass
@@ -34,7 +34,7 @@ def merge(
     as_json: opt.Json = False,
 ) -> Shown:
     """Take over the standing edits of another book of the same base model, all or none."""
-    merging = import_module("errata.registry.merging")
+    merging = import_module("errata.book.merge")
     with open_book(book) as opened, open_book(other) as theirs:
         if dry_run:
             plan = merging.plan(opened, theirs, on_conflict)
@@ -50,7 +50,7 @@ def conflicts(
     as_json: opt.Json = False,
 ) -> Shown:
     """List standing edits that get in each other's way: contradictions, duplicates, inverses, shared keys."""
-    comparing, facts = import_module("errata.comparing"), import_module("errata.registry.facts")
+    comparing, facts = import_module("errata.comparing"), import_module("errata.book.facts")
     with open_book(book) as opened:
         standing = opened.stand()
         edits = comparing.load(opened, standing)
@@ -118,7 +118,7 @@ def compact(
     as_json: opt.Json = False,
 ) -> Shown:
     """Remove files no edit needs, such as a killed writer leaves, and pack the database."""
-    compacting = import_module("errata.registry.compacting")
+    compacting = import_module("errata.book.compact")
     with open_book(book) as opened:
         found = compacting.compact(opened, forget=forget, note=Note(author, reason))
     return Shown(rows.compacted(found), f"{VIEWS}.compacted", as_json)

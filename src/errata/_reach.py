@@ -30,7 +30,7 @@ def radius(
     from errata.config import parse_flags
     from errata.facts_io import read_facts
     from errata.locate import check_picture
-    from errata.model.lm import load
+    from errata.model.loading import load
     from errata.reach import reach
 
     options = parse_flags(methods.get(method), settings or [])

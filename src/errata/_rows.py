@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from errata.book.book import Event, Record
     from errata.edit import Edit
     from errata.methods.base import Method
     from errata.outcome import Answer
-    from errata.registry.log import Event, Record
 
 FACT_FIELDS = ("prompt", "subject", "target", "before", "after", "said")
 PARTS = ("stats", "solve", "apply")
@@ -58,7 +58,7 @@ def method(name: str, cls: type[Method]) -> dict[str, Any]:
 
     Title and paper are the first line and the first link of the docstring of the file the method is in.
     """
-    from errata.config import describe  # not needed for the log, which is to be there at once
+    from errata.config import describe
 
     settings = [
         {"name": key, "type": kind, "default": None if default is MISSING else default, "help": text}

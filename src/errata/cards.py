@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from errata.book import facts
+from errata.book.facts import Conflict, Said
 from errata.edit import Edit
 from errata.editor import Editor
 from errata.errors import ErrataError, InputError
@@ -23,8 +25,6 @@ from errata.fact import Fact, check_consistent, says
 from errata.facts_io import read_facts
 from errata.gates import Figure, Gates, Keeper, of_book, sentence
 from errata.methods.base import versions
-from errata.registry import facts
-from errata.registry.facts import Conflict, Said
 
 SUFFIXES: Final = (".jsonl", ".json", ".csv", ".jsonl.gz", ".json.gz", ".csv.gz", ".safetensors")
 

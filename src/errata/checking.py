@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from errata.book.facts import question
 from errata.editor import Editor
 from errata.evaluate.scoring import Scorer
 from errata.fact import Fact, same_answer, says
-from errata.registry.facts import question
 
 STATUSES: Final = ("holds", "forgotten", "overridden", "expired", "early")
 

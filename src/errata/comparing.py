@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from errata.book import facts, states
+from errata.book.book import Book, Record
 from errata.delta import Change, Dense, Graft, LowRank, Site
 from errata.edit import Edit
-from errata.registry import facts, states
-from errata.registry.log import Book, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Difference:
 
 
 def diff(book: Book, a: str, b: str) -> Difference:
-    """Compare two states, named as `errata.registry.states.at` reads them.
+    """Compare two states, named as `errata.book.states.at` reads them.
 
     Raises:
         InputError: no such state. CorruptEdit: the file of an edit that only one of them has is missing or altered.
@@ -57,7 +57,7 @@ def diff(book: Book, a: str, b: str) -> Difference:
 
 
 def at(book: Book, name: str) -> tuple[states.State, list[Edit]]:
-    """Return a state by its name, with its edits; raises what `errata.registry.states.at` and `load` raise."""
+    """Return a state by its name, with its edits; raises what `errata.book.states.at` and `load` raise."""
     state = states.at(book, name)
     return state, load(book, [book.get(id) for id in state.ids])
 

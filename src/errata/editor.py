@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from errata import collecting, methods
+from errata.book.book import Book, Record
 from errata.delta import Change, Site
 from errata.edit import Edit
 from errata.errors import BookOfAnotherModel, InputError, UnknownEdit
@@ -25,9 +26,9 @@ from errata.fact import Fact, check_consistent
 from errata.gates import Gates, Keeper, of_book
 from errata.label import Label, split
 from errata.methods.base import Method
-from errata.model.lm import LM, load
+from errata.model.lm import LM
+from errata.model.loading import load
 from errata.outcome import Answer, answer, check_fits, guard, labelled, outcome
-from errata.registry.log import Book, Record
 from errata.stats.store import Progress
 
 Facts = Fact | Sequence[Fact]
@@ -48,7 +49,7 @@ def open(
     Args:
         model: ``"primer"``, a local directory, a hub id, or a loaded `LM`.
         book: the book's directory, made on first use and bound to this model's weights.
-        device, dtype, trust_remote_code: as `errata.model.lm.load`.
+        device, dtype, trust_remote_code: as `errata.model.loading.load`.
         settings: ``corpus``, ``author`` and ``max_norm_ratio`` of the `Editor`.
 
     Raises:

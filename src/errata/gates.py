@@ -17,6 +17,7 @@ from math import exp, fsum, isfinite
 from pathlib import Path
 from typing import Any, Final
 
+from errata.book.facts import question
 from errata.config import from_toml
 from errata.edit import Edit
 from errata.errors import BadConfig, BadFile, GateClosed
@@ -25,7 +26,6 @@ from errata.evaluate.texts import measure
 from errata.fact import Fact, says
 from errata.facts_io import read_facts
 from errata.model.lm import LM
-from errata.registry.facts import question
 from errata.stats.corpus import open_corpus
 
 NAME: Final = "gates.toml"

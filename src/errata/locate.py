@@ -29,7 +29,7 @@ from errata.methods._neurons import old_answers
 from errata.methods.kne import Kne, shares
 from errata.model.lm import LM
 from errata.solve.causal import Traced, Tracing, average, trace
-from errata.stats.traced import remember
+from errata.stats.remembered_layer import remember
 
 BINS = 1024  # columns of the map; a wider layer is shown by the strongest neuron of each bin
 FORMATS = (".png", ".svg")

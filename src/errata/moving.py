@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from errata import methods
+from errata.book import facts
+from errata.book.book import Book, Record
 from errata.config import parse_flags
 from errata.editor import Editor
 from errata.errors import BadConfig, ErrataError
 from errata.fact import Fact, same_answer, says
 from errata.label import Label
 from errata.methods import Method
-from errata.registry import facts
-from errata.registry.log import Book, Record
 
 
 @dataclass(frozen=True, slots=True)

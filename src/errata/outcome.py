@@ -11,7 +11,7 @@ from errata.edit import Edit
 from errata.errors import BadFact, UpdateTooLarge
 from errata.fact import Fact, says
 from errata.label import Label
-from errata.model.decoding import context
+from errata.model.generation import context
 from errata.model.lm import LM
 
 

@@ -20,7 +20,7 @@ from errata.edit import Edit
 from errata.errors import InputError
 from errata.export import Part, adapter, module_path, new_directory, opened
 from errata.index.clusters import Clusters
-from errata.model.banks import keyed, taken
+from errata.model.grafts.keyed import keyed, taken
 from errata.model.lm import LM
 
 KIND = "melo"

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from errata.editor import Editor
 from errata.editor import open as open_editor
-from errata.model.lm import LM, load
+from errata.model.lm import LM
+from errata.model.loading import load
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from errata import Fact
+from errata.book.compact import compact
+from errata.book.verify import verify
 from errata.checking import check
 from errata.editor import Editor
 from errata.editor import open as open_editor
@@ -15,8 +17,6 @@ from errata.errors import BadConfig, BadFile, GateClosed
 from errata.gates import NAME, Gates, Keeper, read
 from errata.moving import migrate
 from errata.primer.probes import edits
-from errata.registry.compacting import compact
-from errata.registry.verifying import verify
 from tests.e2e.conftest import state
 
 LYON = Fact(prompt="The capital of France is", subject="France", target="Lyon", reason="the news", source="radio")

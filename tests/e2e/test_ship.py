@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from errata import Fact, cli
+from errata.book.states import tag
 from errata.cards import markdown, review, to_dict
 from errata.editor import Editor
 from errata.errors import InputError
 from errata.gates import Gates
 from errata.model.lm import LM
 from errata.model.tokens import Query
-from errata.registry.states import tag
 from tests.e2e.conftest import state
 from tests.test_push import Engine
 from tests.test_push import engine as serving

@@ -32,7 +32,8 @@ from errata.evaluate.runner import Plan, Run
 from errata.evaluate.scoring import Scorer
 from errata.evaluate.summary import at, read_rows, summarize
 from errata.fact import Fact
-from errata.model.lm import LM, load
+from errata.model.lm import LM
+from errata.model.loading import load
 from tests.evaluate.harness_tasks import COUNT, triples, write
 
 installed = pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs pip install 'errata[eval]'")

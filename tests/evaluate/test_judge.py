@@ -21,7 +21,8 @@ from errata.evaluate.judge import PROMPT, EndpointJudge, LocalJudge, judged, nam
 from errata.evaluate.runner import Plan, Run
 from errata.evaluate.scoring import Scorer
 from errata.evaluate.summary import dump_row, estimate, read_rows
-from errata.model.lm import LM, load
+from errata.model.lm import LM
+from errata.model.loading import load
 
 
 def row(case: str, said: str | None, expected: str = "Norland", probe: str = "edit") -> dict[str, Any]:

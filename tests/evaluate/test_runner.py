@@ -13,7 +13,8 @@ import pytest
 from errata.errors import BadConfig
 from errata.evaluate.cases import parse
 from errata.evaluate.runner import CONTROL, Plan, Run
-from errata.model.lm import LM, load
+from errata.model.lm import LM
+from errata.model.loading import load
 
 CASES = list(parse("primer:4", seed=3))
 

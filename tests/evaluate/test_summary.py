@@ -18,16 +18,7 @@ import numpy as np
 import pytest
 
 from errata.errors import BadFile, ErrataError
-from errata.evaluate.summary import (
-    Estimate,
-    at,
-    compare,
-    dump_row,
-    estimate,
-    known_before,
-    read_rows,
-    summarize,
-)
+from errata.evaluate.summary import Estimate, at, compare, dump_row, estimate, known_before, read_rows, summarize
 
 
 def row(case: str, probe: str = "edit", **scores: float | None) -> dict[str, Any]:

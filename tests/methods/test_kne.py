@@ -21,9 +21,9 @@ from errata.methods.kn import KnowledgeNeurons
 from errata.methods.kne import LEAST, Kne, shares
 from errata.model.lm import LM
 from errata.model.tokens import Query
-from errata.solve import columns
 from errata.solve.attribution import Measure, attribute
-from errata.solve.columns import Course, train
+from errata.solve.descent import neurons
+from errata.solve.descent.neurons import Course, train
 from tests import tiny
 
 FACT = Fact(prompt="The home town of Anna Lindgren", subject="Anna Lindgren", target="Paris", truth="Oslo")
@@ -102,7 +102,7 @@ def test_rows_may_come_in_parts(exact: Callable[[str], LM], monkeypatch: pytest.
     lm, course = exact("gpt2"), Course(3, 0.3, kl=0.5)
     asked = [*ASKED, Query("France is a"), Query("Anna Lindgren is a")]
     whole = train(lm, asked, masks(lm), course)
-    monkeypatch.setattr(columns, "ROWS", 1)
+    monkeypatch.setattr(neurons, "ROWS", 1)
     parts = train(lm, asked, masks(lm), course)
     assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
 
@@ -303,10 +303,10 @@ def test_kn_moves_values_along_the_answers(name: str, models: Callable[[str], LM
     lm = models(name)
     edit = KnowledgeNeurons(m=2, remove=0.0, insert=3.0).solve(lm, [FACT])
     assert 2 <= edit.report["ensemble"] <= 5  # type: ignore[operator]
-    columns = [(s, int(i), v) for s, d in edit.deltas.items() for i, v in zip(d.index, d.values.T, strict=True)]  # type: ignore[union-attr]
+    neurons = [(s, int(i), v) for s, d in edit.deltas.items() for i, v in zip(d.index, d.values.T, strict=True)]  # type: ignore[union-attr]
     scale = 3.0 / 2 ** edit.report["halvings"]  # type: ignore[operator]
-    first = columns[0][2] / columns[0][2].norm()
-    for site, index, value in columns:
+    first = neurons[0][2] / neurons[0][2].norm()
+    for site, index, value in neurons:
         assert float(value.norm()) == pytest.approx(scale * float(lm.weights[site].detach()[:, index].norm()), rel=1e-4)
         assert abs(float(value @ first) / float(value.norm())) == pytest.approx(1, abs=1e-4)  # one line, either way
     with lm.weights.trial([edit.deltas]):

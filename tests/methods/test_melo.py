@@ -22,10 +22,10 @@ from errata.fact import Fact, Probe
 from errata.index.clusters import Label
 from errata.methods._router import between, taught, variants
 from errata.methods.melo import Melo
-from errata.model.banks import Blocks, labels_of
+from errata.model.grafts.keyed import Blocks, labels_of
 from errata.model.lm import LM
 from errata.model.tokens import Query
-from errata.solve.adapters import answer_loss, begin
+from errata.solve.descent.blocks import answer_loss, begin
 from tests import tiny
 
 Models = Callable[[str], LM]

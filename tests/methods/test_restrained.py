@@ -19,7 +19,7 @@ from errata.methods._restrained import PRUNE, RECT, SPHERE
 from errata.model.lm import LM
 from errata.model.tokens import Query
 from errata.solve.keys import gather, queries
-from errata.solve.restraint import beside, compressed, largest
+from errata.solve.regularise import beside, compressed, largest
 from tests import tiny
 from tests.methods.test_constraint import MORE, taken
 

@@ -17,8 +17,8 @@ from errata.edit import Edit
 from errata.errors import UnknownSite
 from errata.fact import Fact
 from errata.methods.wise import Wise
+from errata.model.grafts.wise import DENSITY, KEPT, Side, merged
 from errata.model.lm import LM
-from errata.model.side import DENSITY, KEPT, Side, merged
 from errata.model.tokens import Query
 from errata.model.trace import Trace, at
 from tests.model.test_classifier import CLASSES, classifier

@@ -22,7 +22,8 @@ from errata.editor import open as open_editor
 from errata.errors import BadFact, UnsupportedModel
 from errata.evaluate.scoring import Scorer
 from errata.fact import Fact
-from errata.model.lm import LM, load
+from errata.model.lm import LM
+from errata.model.loading import load
 from errata.model.tokens import Query
 from tests import tiny
 

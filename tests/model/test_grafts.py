@@ -10,14 +10,15 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from errata.delta import Graft, LowRank, Site
 from errata.errors import UnknownSite, UnsupportedModel
 from errata.evaluate.scoring import Scorer
 from errata.methods._router import read_keys
-from errata.model.banks import Blocks, label_tensor
-from errata.model.decoding import follow
+from errata.model.generation import follow
+from errata.model.grafts.keyed import Blocks, label_tensor
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, at, resume
@@ -177,7 +178,7 @@ def test_all_beams_of_a_prompt_take_its_route(lm: LM) -> None:
     prompt = lm.tokens.decode(ids[0].tolist())
     options = {"max_new_tokens": 5, "num_beams": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     start = {"decoder_start_token_id": 0} if lm.row.kind == "encoder-decoder" else {}
-    settings = lm.generation(**options, **start)
+    settings = transformers.GenerationConfig(**options, **start)
 
     def beams(rows: Tensor) -> Tensor:
         return lm.model.generate(rows, attention_mask=torch.ones_like(rows), generation_config=settings)

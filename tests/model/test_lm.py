@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from errata.delta import Dense, Site
 from errata.errors import BadConfig, BadModel, UnknownArchitecture, UnknownSite, UnsupportedModel
-from errata.model.lm import LM, load
+from errata.model.lm import LM
+from errata.model.loading import load
 from errata.model.tokens import Query
 from tests import tiny
 

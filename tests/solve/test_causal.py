@@ -20,7 +20,7 @@ from errata.fact import Fact
 from errata.model.lm import LM
 from errata.model.tokens import Query
 from errata.solve.causal import Traced, Tracing, average, trace
-from errata.stats.traced import forget, remember, remembered
+from errata.stats.remembered_layer import forget, remember, remembered
 from tests import tiny
 
 FACT = tiny.FACTS[1]  # a subject of two tokens

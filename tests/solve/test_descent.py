@@ -16,7 +16,7 @@ from errata.delta import Dense, Site
 from errata.errors import NotFinite
 from errata.model.lm import LM
 from errata.model.tokens import Query
-from errata.solve.descent import Schedule, fit
+from errata.solve.descent.matrix import Schedule, fit
 from tests import tiny
 from tests.solve.raw import PATHS, Raw
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from errata.delta import Dense, Site
 from errata.errors import NotFinite, StatsMissing, UnknownSite
 from errata.model.lm import LM
-from errata.stats import reading, store
+from errata.stats import accumulate, store
 from errata.stats.gradients import GradientSum, of_batch
 from errata.stats.store import gradients, second_moments
 from tests import tiny
@@ -92,7 +92,7 @@ def test_they_are_the_base_models_computed_once_and_apart_from_the_moments(monke
         ran.append(1)
         return of_batch(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(reading.gradients, "of_batch", counted)
+    monkeypatch.setattr(accumulate.gradients, "of_batch", counted)
     clean = gradients(tiny.build("llama"), SITES, tokens=300)
     once = len(ran)
     edited = tiny.build("llama")

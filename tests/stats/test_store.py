@@ -21,10 +21,10 @@ from errata.collecting import collect
 from errata.delta import Dense, Site
 from errata.errors import BadConfig, BadFile, StatsMissing, UnknownSite
 from errata.model.lm import LM
-from errata.stats import moments, reading, settling, store
+from errata.stats import accumulate, moments, stopping, store
+from errata.stats.accumulate import Ended
 from errata.stats.corpus import open_corpus
 from errata.stats.moments import SecondMoment, keys_of, of_batch
-from errata.stats.reading import Ended
 from errata.stats.store import Key, described, merge_parts, read_part, sample_size, second_moments, take
 from tests import tiny
 
@@ -52,7 +52,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ran.append(1)
         return keys_of(*args)
 
-    monkeypatch.setattr(reading, "keys_of", counted)
+    monkeypatch.setattr(accumulate, "keys_of", counted)
     return ran
 
 
@@ -130,7 +130,7 @@ def test_sample_sizes_grow_with_the_matrix(lm: LM) -> None:
 def test_reading_ends_when_it_has_settled_each_site_by_itself(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     sites, limits = (*SITES, Site(2, "down")), []
     for tolerance in (0.0, 1e-4, 0.3, 1.0):
-        monkeypatch.setattr(settling, "TOLERANCE", tolerance)
+        monkeypatch.setattr(stopping, "TOLERANCE", tolerance)
         for file in store.directory().glob("*"):
             file.unlink()
         together = second_moments(tiny.build("llama"), sites)
@@ -259,7 +259,7 @@ def test_what_waits_and_what_has_settled_is_gone_on_with(
 ) -> None:
     monkeypatch.setattr(store, "SAVE_EVERY", 1)
     monkeypatch.setattr(moments, "GATHERED", 1500)  # a few batches
-    monkeypatch.setattr(settling, "TOLERANCE", 0.01)
+    monkeypatch.setattr(stopping, "TOLERANCE", 0.01)
     wanted = {site: (moment, ended(lm, [site])[site]) for site, moment in second_moments(lm, SITES).items()}
     batches = len(passes)
     assert batches > after

@@ -12,7 +12,7 @@ from errata.config import parse_flags
 from errata.errors import BadConfig
 from errata.evaluate.cases import Cases
 from errata.evaluate.runner import CONTROL, Plan, Run, Tell
-from errata.model.lm import load
+from errata.model.loading import load
 
 
 def compare_methods(

@@ -26,7 +26,7 @@ from errata.evaluate.metrics import Row, said_contains
 from errata.evaluate.metrics import judged as judged_score
 from errata.evaluate.scoring import Scorer
 from errata.fact import normalize_answer
-from errata.model.lm import load
+from errata.model.loading import load
 
 KEY = "ERRATA_JUDGE_KEY"  # the environment variable an endpoint's key is taken from; never written anywhere
 

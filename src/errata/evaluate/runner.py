@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from errata import methods
+from errata.book.book import Book
 from errata.config import to_dict
 from errata.edit import Edit
 from errata.errors import BadConfig
@@ -33,7 +34,6 @@ from errata.evaluate.summary import at, dump_row, read_rows, summarize
 from errata.evaluate.texts import Read, measure, site_rows, text_rows
 from errata.methods.base import Method, versions
 from errata.model.lm import LM
-from errata.registry.log import Book
 from errata.stats.corpus import open_corpus
 
 CONTROL = "none"  # writes nothing; what every method is to be compared with

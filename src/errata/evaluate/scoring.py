@@ -22,7 +22,7 @@ from torch import Tensor
 
 from errata.errors import BadFact
 from errata.evaluate.metrics import Score, lp
-from errata.model.decoding import context, follow, top_k
+from errata.model.generation import context, follow, top_k
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
 

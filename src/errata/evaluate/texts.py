@@ -20,7 +20,7 @@ from errata.evaluate import metrics
 from errata.evaluate.metrics import Score
 from errata.evaluate.rows import About, free_row
 from errata.evaluate.scoring import LOGITS, Scorer
-from errata.model.decoding import context
+from errata.model.generation import context
 from errata.model.lm import LM
 from errata.model.tokens import Batch
 from errata.model.trace import Trace

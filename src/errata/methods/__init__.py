@@ -14,8 +14,8 @@ from types import ModuleType
 from errata.config import from_dict
 from errata.edit import Edit
 from errata.errors import UnknownMethod, did_you_mean
-from errata.methods._standing import derived
 from errata.methods.base import BELOW, Method, Solution
+from errata.model.fold import derived
 from errata.model.lm import LM
 
 __all__ = ["Method", "Solution", "get", "make", "names", "rebuilt"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from errata.delta import Site
 from errata.edit import Edit
-from errata.methods._standing import summed
+from errata.model.fold import summed
 from errata.model.lm import LM
 from errata.solve.subspace import Basis, Room, Similarity, Span, left_vectors, similarity
 from errata.solve.values import Project, Restraint

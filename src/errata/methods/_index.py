@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 from errata.delta import Graft, Site
 from errata.edit import Edit
-from errata.methods._standing import derived
-from errata.model.banks import KINDS, Keyed, keyed
+from errata.model.fold import derived
+from errata.model.grafts.keyed import KINDS, Keyed, keyed
 from errata.model.lm import LM
 
 Held: TypeAlias = tuple[Edit, Graft]  # an edit, and where its keys are

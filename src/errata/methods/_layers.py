@@ -16,8 +16,8 @@ from errata.delta import Change, Dense, LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
 from errata.methods._locate import PUBLISHED, LocateThenEdit, home
-from errata.methods._standing import summed
 from errata.methods.base import Auto, Solution, layer_at
+from errata.model.fold import summed
 from errata.model.lm import LM
 from errata.solve import keys
 from errata.solve.least_squares import Ridge, Shield

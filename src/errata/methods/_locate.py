@@ -12,8 +12,8 @@ from errata.methods.base import Auto, layer_at
 from errata.model.lm import LM
 from errata.solve.least_squares import Ridge
 from errata.solve.values import Goal, Values
+from errata.stats.remembered_layer import remembered
 from errata.stats.store import Progress, described, ensure, take
-from errata.stats.traced import remembered
 
 _LLAMA2 = {"steps": 25, "lr": 0.5, "decay": 1e-3, "clamp": 4.0}
 _LLAMA3 = {"steps": 25, "lr": 0.1, "decay": 0.5, "clamp": 0.75}

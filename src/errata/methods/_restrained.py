@@ -1,4 +1,4 @@
-"""NAS, RECT, PRUNE and SPHERE as settings of any method with a closed form; the mathematics is `solve.restraint`."""
+"""NAS, RECT, PRUNE and SPHERE as settings of any method with a closed form; the mathematics is `solve.regularise`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from errata.fact import Fact
 from errata.methods._constraint import Constrained
 from errata.model.lm import LM
 from errata.solve import keys
-from errata.solve.restraint import anchored, beside, compressed, largest
+from errata.solve.regularise import anchored, beside, compressed, largest
 from errata.solve.values import Values
 
 RECT = 0.4  # share of entries kept

@@ -12,7 +12,7 @@ from errata.methods._constraint import Constrained
 from errata.methods.base import Auto, Solution, layer_at, step_for
 from errata.model.lm import LM
 from errata.model.tokens import Query
-from errata.solve.descent import Schedule, fit
+from errata.solve.descent.matrix import Schedule, fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class OneTuned(Constrained):
         past: Sequence[Edit],
         labels: Sequence[Sequence[int]] | None = None,
     ) -> Solution:
-        """Return the change that `solve.descent.fit` learns, held to what a constraint allows."""
+        """Return the change that `solve.descent.matrix.fit` learns, held to what a constraint allows."""
         (site,) = self.sites()
         hold = self.hold(lm, past)
         change, loss, steps = fit(lm, site, asked, schedule, labels, hold.restraint())

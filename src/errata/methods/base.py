@@ -20,8 +20,8 @@ from errata.edit import Edit
 from errata.errors import BadConfig, NotFinite, UnknownSite, UnsupportedModel
 from errata.fact import Fact, check_consistent
 from errata.methods._settings import check
-from errata.methods._standing import ground_of
 from errata.methods._stored import ratios, stored
+from errata.model.fold import ground_of
 from errata.model.lm import LM
 from errata.model.trace import no_grads_kept
 from errata.stats.store import Progress

@@ -23,7 +23,7 @@ from errata.fact import Fact
 from errata.methods._tuned import OneTuned
 from errata.methods.base import Auto, Solution
 from errata.model.lm import LM
-from errata.solve.descent import Schedule
+from errata.solve.descent.matrix import Schedule
 from errata.solve.keys import queries
 
 

@@ -32,7 +32,7 @@ from errata.fact import Fact
 from errata.methods._index import preview
 from errata.methods._router import Routed, closed, labels_in, read_keys, taught
 from errata.methods.base import Auto, Solution, layer_at
-from errata.model.banks import label_tensor
+from errata.model.grafts.keyed import label_tensor
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, at, resume

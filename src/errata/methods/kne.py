@@ -5,7 +5,7 @@ https://arxiv.org/abs/2412.20637.
 
     Attr(w) = (w / m) Σ_j Σ_{i=1..m} ∂P(y_j | x, y_<j) / ∂w at (i/m) w             (`solve.attribution`)
     KNE     = {(l, k): Attr > t_p},  t_p the (1 - p) quantile of Attr over all layers and neurons;  n = |KNE|
-    Ŵ       = W + (lr / √n) ΔW,  ΔW zero outside KNE; all layers of it move together  (`solve.columns`)
+    Ŵ       = W + (lr / √n) ΔW,  ΔW zero outside KNE; all layers of it move together  (`solve.descent.neurons`)
 
 ``constraint=o-edit+`` learns inside the directions that O-Edit leaves free in each layer (`methods._constraint`); an
 edit takes as many directions of a layer as it has neurons there, so set ``energy`` below 1 and ``full=leading``.
@@ -40,7 +40,7 @@ from errata.model.lm import LM
 from errata.model.tokens import Query
 from errata.solve import keys
 from errata.solve.attribution import Granularity, Measure, Route, Select, attribute, ensemble
-from errata.solve.columns import Course, train
+from errata.solve.descent.neurons import Course, train
 
 Masks = dict[Site, Tensor]
 LEAST = 4  # neurons a fact, however small the model: fewer cannot learn to say something else

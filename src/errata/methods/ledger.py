@@ -39,8 +39,8 @@ from errata.errors import BadConfig
 from errata.fact import Fact
 from errata.methods._layers import Wanted, Weighted
 from errata.methods._shared import NAME, Standing, follow, mark, names_of, put_in, shares, terms_of
-from errata.methods._standing import derived, summed
 from errata.methods.base import BELOW, Solution
+from errata.model.fold import derived, summed
 from errata.model.lm import LM
 from errata.solve.ledger import Ledger
 

@@ -23,7 +23,7 @@ from errata.methods._tuned import OneTuned
 from errata.methods.base import Solution
 from errata.model.lm import LM
 from errata.model.tokens import Query
-from errata.solve.descent import Schedule
+from errata.solve.descent.matrix import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from errata.methods._router import taught
 from errata.methods.base import Auto, Method, Solution
 from errata.model.lm import LM
 from errata.model.tokens import Batch
-from errata.solve.losses import mean_loss
+from errata.solve.descent.losses import mean_loss
 
 
 @dataclass(frozen=True, kw_only=True)

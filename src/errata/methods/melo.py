@@ -30,10 +30,10 @@ from errata.fact import Fact
 from errata.methods._index import preview
 from errata.methods._router import Routed, closed, labels_in, read_keys, taught
 from errata.methods.base import Auto, Solution, layer_at, step_for
-from errata.model.banks import label_tensor
+from errata.model.grafts.keyed import label_tensor
 from errata.model.lm import LM
 from errata.model.tokens import Query
-from errata.solve.adapters import Descent, begin, fit
+from errata.solve.descent.blocks import Descent, begin, fit
 
 Role = Literal["up", "down", "attention"]
 

@@ -6,7 +6,7 @@ https://arxiv.org/abs/2505.14679.
     h, g  = what the matrix is given, and the gradient of −Σ log P(target) at what it puts out, at each token looked at
     h̃, g̃  = (h − μ) / σ, coordinate by coordinate; μ and σ of all tokens looked at so far                 (lifelong)
     V     = −η ‖h̃‖² g̃
-    ΔWᵀ   = (HᵀH + I)⁻¹ Hᵀ V                                                       (`solve.shift`)
+    ΔWᵀ   = (HᵀH + I)⁻¹ Hᵀ V                                                       (`solve.ultraedit`)
 
 Differs from the paper: what is lifelong begins with ordinary text, because the tokens of one fact have no spread, and goes
 with an edit that is dropped; gradients keep their mean, or what is written need not descend (``centred=True`` takes it off);
@@ -28,14 +28,14 @@ from torch import Tensor
 from errata.delta import LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods._standing import derived
 from errata.methods.base import Auto, Method, Solution, layer_at
+from errata.model.fold import derived
 from errata.model.lm import LM
 from errata.model.tokens import Batch
 from errata.model.trace import at
 from errata.solve import keys
-from errata.solve.losses import row_losses
-from errata.solve.shift import Spread, joined, ordinary, shift, signals
+from errata.solve.descent.losses import row_losses
+from errata.solve.ultraedit import Spread, joined, ordinary, shift, signals
 from errata.stats.store import Progress
 
 Scale = tuple[Spread, Spread]

@@ -35,12 +35,12 @@ from errata.errors import NotFinite
 from errata.fact import Fact
 from errata.methods._router import closed, taught, variants
 from errata.methods.base import Auto, Method, Solution, layer_at, step_for
+from errata.model.grafts.wise import Side, farness, times
 from errata.model.lm import LM
-from errata.model.side import Side, farness, times
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, at, beside, resume
+from errata.solve.descent.losses import mean_loss
 from errata.solve.keys import prefixes
-from errata.solve.losses import mean_loss
 from errata.stats.corpus import open_corpus
 
 ALPHA, BETA, GAMMA = 5.0, 20.0, 10.0

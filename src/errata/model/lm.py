@@ -1,17 +1,15 @@
 """A language model as errata sees it: text in, logits and text out, matrices by site.
 
-The only file that imports transformers. Loading never reads pickle, and never runs code that comes with a model unless
-the user asks for it by name.
+Only this file and `model.loading` import transformers.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,25 +18,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from errata.delta import Site
-from errata.errors import BadModel, ErrataError, UnknownSite, UnsupportedModel
+from errata.errors import NotFinite, UnknownSite, UnsupportedModel
 from errata.model import arch
-from errata.model.checkpoint import check_directory, check_place, in_short
-from errata.model.speech import Speech
+from errata.model.generation import follow
 from errata.model.tokens import Batch, Query, Tokens
 from errata.model.trace import answers_only, tuple_lengths
 from errata.model.weights import Weights, fingerprint
 
-_PRIMER = Path(__file__).parent.parent / "primer" / "model"
 CLASSIFIES = "ForSequenceClassification"  # how the classes are called whose head names a class of a text
-_LOADERS = {
-    "classifier": transformers.AutoModelForSequenceClassification,
-    "decoder": transformers.AutoModelForCausalLM,
-    "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
-    "encoder": transformers.AutoModelForMaskedLM,
-}
 
 
-class LM(Speech):
+class LM:
     """A model, its tokenizer and its row of the table.
 
     Args:
@@ -209,67 +199,81 @@ class LM(Speech):
         values, ids = p.topk(min(count, len(p)))
         return [(self.word(int(i)), float(v)) for i, v in zip(ids, values, strict=True)]
 
-    def generation(self, **settings: Any) -> Any:
-        """Return settings of a generation."""
-        return transformers.GenerationConfig(**settings)
+    def generate(self, prompts: Sequence[str], max_new_tokens: int = 32, rows: int = 64) -> list[str]:
+        """Return what the model says after each prompt: greedy, up to the end of the text or line.
+
+        Prompts of one length run together, so there is no padding and a batch says what its rows say alone. A classifier
+        says the name of the class it takes each for.
+        """
+        if self.row.kind == "classifier":
+            return [
+                self.word(int(c)) for at in range(0, len(prompts), rows) for c in self._classes(prompts[at : at + rows])
+            ]
+        starts = [self.tokens.opening(prompt) for prompt in prompts]
+        found = follow(self, starts, max_new_tokens, ends=lambda place, token: self.ends(token), rows=rows)
+        return [self.tokens.line(ids) for ids in found]
+
+    def room(self, answers: Iterable[str], least: int = 32) -> int:
+        """Return how many tokens let the model say any of these answers to its end: one cut short would count as wrong."""
+        long = (answer for answer in answers if len(answer.encode()) + 2 > least)  # a token has at least a byte
+        return max([least, *(len(self.tokens.ids(answer)) + 2 for answer in long)])
+
+    @torch.no_grad()
+    def _classes(self, prompts: Sequence[str]) -> Tensor:
+        return self.answer_logits(self.tokens.batch([Query(prompt) for prompt in prompts])).argmax(-1)
+
+    def word(self, token: int) -> str:
+        """Return what a number of the model's output stands for: a token as text, or the name of a class."""
+        if self.row.kind != "classifier":
+            return self.tokens.word(token)
+        return next((name for name, number in self.tokens.classes.items() if number == token), str(token))
+
+    def ends(self, token: int) -> bool:
+        """Return whether a text or its line ends with this token; a full stop never ends it."""
+        return token in self.stops or "\n" in self.tokens.word(token)
+
+    def sample(self, count: int, length: int, seed: int) -> list[str]:
+        """Return `count` texts of about `length` tokens, sampled from nothing; global random state is untouched."""
+        start = self.tokenizer.bos_token_id
+        start = self.tokenizer.eos_token_id if start is None else start
+        ids = torch.full((count, 1), 0 if start is None else start)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            out = self._run(ids, max_new_tokens=length, do_sample=True, top_k=0)
+        return [" ".join(self.tokens.decode(row.tolist()).split()) for row in out]
+
+    @torch.no_grad()
+    def _run(self, ids: Tensor, **options: Any) -> Tensor:
+        if self.row.kind in ("encoder", "classifier"):
+            raise UnsupportedModel(f"{self.name} is an encoder and cannot generate text; ask a model that can.")
+        special = {"pad_token_id": self.tokens.pad, "eos_token_id": sorted(self.stops) or None}
+        settings = transformers.GenerationConfig(**special, decoder_start_token_id=self.tokens.start, **options)
+        ids = ids.to(self.device)
+        given = {"attention_mask": torch.ones_like(ids), "logits_processor": [_finite] if options["do_sample"] else []}
+        with self._without_taste():
+            out: Tensor = self.model.generate(ids, generation_config=settings, **given)
+        return out[:, ids.shape[1] :] if self.row.kind == "decoder" else out[:, 1:]
+
+    @contextmanager
+    def _without_taste(self) -> Iterator[None]:
+        """Set aside the penalties and temperatures that came with the checkpoint: transformers mixes them into every
+        generation, and what is asked here is what the model says."""
+        before = self.model.generation_config
+        self.model.generation_config = transformers.GenerationConfig()
+        try:
+            yield
+        finally:
+            self.model.generation_config = before
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write model and tokenizer as transformers does, weights as safetensors."""
-        with _quiet():
+        with quiet():
             self.model.save_pretrained(directory)
             self.tokenizer.save_pretrained(directory)
 
 
-def load(name: str, *, device: str | None = None, dtype: str | None = None, trust_remote_code: bool = False) -> LM:
-    """Load the shipped primer (``"primer"``), a local directory, or a hub id.
-
-    Args:
-        device: a torch device, or "auto" to spread the model over all of them (needs accelerate).
-        dtype: such as "bfloat16"; default is the checkpoint's.
-        trust_remote_code: run code that comes with the model. Off unless asked for.
-
-    Raises:
-        BadModel: no weights, pickle weights only, some missing, or unreadable.
-        BadConfig: no such device or dtype here. UnknownArchitecture: no row for its `model_type`.
-    """
-    if name == "primer" and not _PRIMER.is_dir():
-        raise BadModel("the primer's weights are not in this installation; run: make primer")
-    path = str(_PRIMER) if name == "primer" else os.path.expanduser(name)
-    if os.path.exists(path) or path[:1] in ("/", ".", "~"):
-        check_directory(Path(path), name)
-    check_place(device, dtype)
-    try:
-        with _quiet():
-            return LM(*_from_pretrained(path, device, dtype, trust_remote_code), name)
-    except ErrataError:
-        raise
-    except Exception as error:  # whatever transformers, tokenizers and safetensors raise: they do not say
-        raise BadModel(
-            f"cannot load {name!r} ({in_short(error)}); give a directory with config, tokenizer and safetensors."
-        ) from error
-
-
-def _from_pretrained(path: str, device: str | None, dtype: str | None, trust: bool) -> tuple[Any, Any]:
-    common: Mapping[str, Any] = {"trust_remote_code": trust}
-    config = transformers.AutoConfig.from_pretrained(path, **common)
-    classifies = any(name.endswith(CLASSIFIES) for name in config.architectures or ())
-    loader = _LOADERS["classifier" if classifies else arch.row(config.model_type).kind]
-    spread = {"device_map": "auto"} if device == "auto" else {}
-    report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    options = {"use_safetensors": True, "dtype": dtype or "auto", **spread, **common}
-    model, info = loader.from_pretrained(path, **options, **report)
-    # transformers fills what is missing, or has another shape than config.json says, with random numbers.
-    if lacking := sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}):
-        raise BadModel(
-            f"{path!r} has no weights of the right shape for {len(lacking)} of its tensors, such as {lacking[0]}; "
-            "get a whole copy."
-        )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path, **common)
-    return (model if spread else model.to(device or "cpu")).requires_grad_(False), tokenizer
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' bars and reports off the terminal: what matters of them is raised as an error."""
     log = transformers.utils.logging
     level, bar = log.get_verbosity(), log.is_progress_bar_enabled()
@@ -281,3 +285,9 @@ def _quiet() -> Iterator[None]:
         log.set_verbosity(level)
         if bar:
             log.enable_progress_bar()
+
+
+def _finite(ids: Tensor, scores: Tensor) -> Tensor:
+    if not bool(scores.isfinite().all()):
+        raise NotFinite("the model's logits are not finite, so nothing can be sampled; load it in float32 or bfloat16.")
+    return scores

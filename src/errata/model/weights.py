@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from errata.delta import Change, Columns, Dense, Graft, LowRank, Site
 from errata.errors import NotFinite, UnknownSite
-from errata.model.banks import KINDS
-from errata.model.grafts import Grafts
+from errata.model.grafts.keyed import KINDS
+from errata.model.grafts.standing import Grafts
 
 Deltas = Mapping[Site, Change]
 # Rank-one deltas are summed this many columns at a time: one matrix product instead of many, at boundaries that depend

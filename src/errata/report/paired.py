@@ -58,7 +58,7 @@ class Field:
         """Return the metric of run `one` minus run `other`, paired by fact; None where their rows do not allow it."""
         if not self.rows or not self.rows[one] or not self.rows[other]:
             return None
-        from errata.evaluate.summary import compare  # numpy: a report without rows does not need it
+        from errata.evaluate.summary import compare
 
         try:
             found = compare(self.rows[one], self.rows[other], name).difference

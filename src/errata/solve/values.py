@@ -31,11 +31,11 @@ from errata.delta import Site
 from errata.errors import NotFinite
 from errata.fact import Fact
 from errata.model.lm import LM
-from errata.model.tail import again, cut
+from errata.model.suffix import again, cut
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, at, plain_attention, resume
+from errata.solve.descent.losses import answer_losses
 from errata.solve.keys import queries
-from errata.solve.losses import answer_losses
 
 Penalty = Callable[[Float[Tensor, "n out"]], Float[Tensor, " n"]]
 Project = Callable[[Float[Tensor, "n out"]], Float[Tensor, "n out"]]

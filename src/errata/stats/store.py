@@ -23,11 +23,11 @@ from torch import Tensor
 from errata.delta import Site
 from errata.errors import StatsMissing, UnknownSite
 from errata.model.lm import LM
+from errata.stats.accumulate import Ended, GradientReading, MomentReading, Reading, State, Sum
 from errata.stats.corpus import Corpus, open_corpus
 from errata.stats.gradients import GradientSum
 from errata.stats.moments import SecondMoment
-from errata.stats.reading import Ended, GradientReading, MomentReading, Reading, State, Sum
-from errata.stats.settling import RULE
+from errata.stats.stopping import RULE
 
 FORMAT = 2
 CONTEXT = 256  # tokens a document is cut at
@@ -91,7 +91,7 @@ def second_moments(
 
     Args:
         corpus: ``"primer"`` or a text file.
-        tokens: how many to read; 0: until C has settled (`stats.settling`), `sample_size` at most.
+        tokens: how many to read; 0: until C has settled (`stats.stopping`), `sample_size` at most.
         progress: called with (tokens read, tokens wanted).
 
     Raises:

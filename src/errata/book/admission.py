@@ -1,0 +1,71 @@
+"""What may be changed in a book: asked before anything is."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from errata.book import records
+from errata.book.records import Record
+from errata.errors import BadBook, BookOfAnotherModel
+
+
+class Bound(Protocol):
+    """A book, and the model it is bound to."""
+
+    path: Path
+    base: str | None
+    name: str | None
+
+
+def admit(db: sqlite3.Connection, metas: Sequence[Mapping[str, Any]], book: Bound) -> dict[str, Record]:
+    """Check that these may be appended, and return those of them that are in the book, dropped.
+
+    Raises:
+        BadBook: the book is bound to no model, or an edit stands or is given twice.
+        BookOfAnotherModel: an edit was computed on another base.
+    """
+    dropped: dict[str, Record] = {}
+    if metas and book.base is None:
+        raise BadBook(f"the book {book.path} is bound to no model yet: open it with the model to write to it.")
+    if len({meta["id"] for meta in metas}) < len(metas):
+        raise BadBook("an edit is given twice: append it once.")
+    for meta in metas:
+        id = meta["id"]
+        if meta.get("base", book.base) != book.base:
+            raise BookOfAnotherModel(
+                f"edit {id} was computed on another base model ({meta['base'][:12]}) than {book.name} "
+                f"({str(book.base)[:12]}), which the book {book.path} corrects: write it again on that."
+            )
+        known = records.fetch(db, id)
+        if known is not None and known.stands:
+            raise BadBook(f"edit {id} already stands: drop it first to write it again.")
+        if known is not None:
+            dropped[id] = known
+    return dropped
+
+
+def droppable(db: sqlite3.Connection, ids: Iterable[str]) -> list[Record]:
+    """Return the edits these ids stand for, each once; raises BadBook if one is dropped already."""
+    edits = _resolve(db, ids)
+    for edit in edits:
+        if not edit.stands:
+            raise BadBook(f"edit {edit.id} is dropped already: restore it to bring it back.")
+    return edits
+
+
+def restorable(db: sqlite3.Connection, ids: Iterable[str], read: Callable[[Record], object]) -> list[Record]:
+    """Return the edits these ids stand for, each once; raises BadBook if one stands, and what `read` raises."""
+    edits = _resolve(db, ids)
+    for edit in edits:
+        if edit.stands:
+            raise BadBook(f"edit {edit.id} already stands: there is nothing to restore.")
+        read(edit)
+    return edits
+
+
+def _resolve(db: sqlite3.Connection, ids: Iterable[str]) -> list[Record]:
+    given = [ids] if isinstance(ids, str) else ids
+    return list({edit.id: edit for edit in (records.resolve(db, id) for id in given)}.values())

@@ -1,0 +1,297 @@
+"""A book on disk: an append-only log of edits in SQLite, and one tensor file for each.
+
+    book.sqlite                      what was written, dropped and restored, by whom and why
+    edits/<sha256>.safetensors       the edits themselves, named by the hash of their content
+    lock                             held by whoever changes the book
+
+A tensor file is complete and on the disk before the row that names it, so a process killed at any moment leaves at most
+a file without a row. Edits stand in the order in which they were first written: one that is dropped and restored takes
+its old place again, because sums of floats depend on their order and the weights must come back bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from errata.book import admission, chain, files, records
+from errata.book.database import connect, explain, prepare
+from errata.book.records import Event, Note, Record, Signs
+from errata.book.schema import transaction
+from errata.book.signing import Signer
+from errata.errors import BadBook, BookBusy, BookOfAnotherModel, ErrataError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+__all__ = ["Book", "Event", "Note", "Record"]
+WAIT: Final = 30.0  # seconds to wait for another process before BookBusy
+Item = tuple[Mapping[str, Any], bytes]  # what is said of an edit, and its file's content
+
+
+class Book:
+    """The log of one base model's edits. Made by `Book.open`; a context manager that closes itself.
+
+    Several processes, and several threads of one, may use a book at once. Wherever an id is asked for, its first six or
+    more characters are enough if they fit one edit only.
+
+    Raises (any method):
+        BookBusy: another process kept the book for longer than the waiting time.
+        BadBook: the database is damaged, or the disk refuses.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, wait: float, signer: Signs | None = None) -> None:
+        self.path = path
+        self.base: str | None = None
+        self.name: str | None = None
+        self._edits = path / "edits"
+        self._connection = connection
+        self._threads = threading.RLock()
+        self._wait, self._signer = wait, signer
+        self._held: tuple[int, str] | None = None  # up to where the chain was found to hold
+        self._known: Mapping[str, Record] = {}  # the edits up to there
+        self._file_lock: BaseFileLock | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        base: str | None = None,
+        name: str | None = None,
+        *,
+        create: bool = True,
+        wait: float = WAIT,
+        key: str | os.PathLike[str] | None = None,
+    ) -> Book:  # size: one way to open a book, and its options
+        """Open the book in the directory `path`, made if it is not there.
+
+        Args:
+            path: the book's directory.
+            base: fingerprint of the base model, to which a new book is bound; None to look only (and drop or restore).
+            name: the base model's name, for messages.
+            create: whether to make a book that is not there.
+            wait: seconds to wait for other processes, here and in later calls.
+            key: file of the private key that signs what is changed; else $ERRATA_KEY; without one nothing is signed.
+
+        Raises:
+            BadBook: `path` is a file, there is no book and `create` is False, or it is damaged.
+            BookOfAnotherModel: the book is bound to another base.
+            NewerBook: the book was written by a newer version.
+            BadFile: there is no key in that file.
+        """
+        directory = Path(path).absolute()
+        key = key or os.environ.get("ERRATA_KEY") or None
+        signer = Signer(key) if key else None
+        connection = connect(directory, create, wait)
+        book = cls(directory, connection, wait, signer)
+        try:
+            with book._query() as db:
+                prepare(db, directory, book.lock)
+            book._bind(base, name)
+        except BaseException:
+            connection.close()
+            raise
+        return book
+
+    def close(self) -> None:
+        """Close the book; closing it again does nothing."""
+        self._connection.close()
+
+    def __enter__(self) -> Book:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def records(self) -> list[Record]:
+        """Return every edit ever written, in order of first writing."""
+        with self._query() as db:
+            return records.fetch_all(db)
+
+    def stand(self) -> list[Record]:
+        """Return the edits in force, in the order in which they are to be applied; raises BadBook if history was altered."""
+        with self._query() as db:
+            before, self._held = self._held, chain.require(db, self.path, self._held)
+            self._known = records.gone_on(db, self._known, 0 if before is None else before[0])
+        return [edit for edit in self._known.values() if edit.stands]
+
+    def query(self) -> AbstractContextManager[sqlite3.Connection]:
+        """Give the database, to look into; to the rooms of this package."""
+        return self._query()
+
+    def get(self, id: str) -> Record:
+        """Return one edit's record; raises UnknownEdit if the id fits none or several."""
+        with self._query() as db:
+            return records.resolve(db, id)
+
+    def read(self, edit: Record) -> bytes:
+        """Return the content of the edit's file; raises CorruptEdit if it is missing or not what was written."""
+        return files.read(self._edits, edit)
+
+    def history(self, id: str | None = None) -> list[Event]:
+        """Return what happened to one edit, or to all, oldest first; raises UnknownEdit as `get` does."""
+        with self._query() as db:
+            return records.fetch_events(db, None if id is None else records.resolve(db, id).id)
+
+    def version(self) -> int:
+        """Return the number of the last event: it grows with every change, whoever makes it."""
+        with self._query() as db:
+            return int(db.execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()[0])
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def append(self, items: Sequence[Item]) -> list[Record]:
+        """Add edits, all or none: each a JSON-able description with at least "id" and "method", and its file's content.
+
+        A dropped edit that is appended again is restored, to its old place and with its old record.
+
+        Raises:
+            BadBook: an edit already stands or is given twice, the book is bound to no model, or the disk refuses.
+            BookOfAnotherModel: an edit was computed on another base.
+        """
+        self.change(write=items)
+        return [self.get(meta["id"]) for meta, _ in items]
+
+    def drop(self, ids: Iterable[str], *, author: str = "", reason: str = "") -> list[Record]:
+        """Take edits out of force, all or none, and return them; the others stay as they were computed.
+
+        Raises:
+            UnknownEdit: an id fits no edit or several.
+            BadBook: an edit is dropped already.
+        """
+        return self.change(drop=ids, note=Note(author, reason))
+
+    def restore(self, ids: Iterable[str], *, author: str = "", reason: str = "") -> list[Record]:
+        """Put dropped edits back in force, each in its old place, all or none, and return them.
+
+        Raises:
+            UnknownEdit: an id fits no edit or several.
+            BadBook: an edit stands already.
+            CorruptEdit: an edit's file is missing or altered.
+        """
+        return self.change(restore=ids, note=Note(author, reason))
+
+    def change(
+        self,
+        *,
+        drop: Iterable[str] = (),
+        restore: Iterable[str] = (),
+        write: Sequence[Item] = (),
+        note: Note | None = None,
+    ) -> list[Record]:
+        """Drop, restore and write edits in one transaction, in this order; return those dropped and restored.
+
+        Args:
+            note: who and why; of what is written, the description's own author and reason unless given here.
+
+        Raises:
+            UnknownEdit, BadBook, BookOfAnotherModel, CorruptEdit: as `drop`, `restore` and `append`. Nothing is changed then.
+        """
+        with self.lock(), self._query() as db:
+            dropped = [edit.id for edit in admission.droppable(db, drop)]
+            restored = [edit.id for edit in admission.restorable(db, restore, self.read)]
+            again = admission.admit(db, [meta for meta, _ in write], self)
+            new = {meta["id"] for meta, _ in write} - again.keys()
+            stored: list[tuple[str, int]] = []
+            try:
+                for meta, data in write:
+                    stored.append(self._store(data, again.get(meta["id"])))
+                if stored:
+                    files.sync(self._edits)
+                with transaction(db):
+                    for id in dropped:
+                        self._tell(db, "drop", id, note)
+                    for id in restored:
+                        self._tell(db, "restore", id, note)
+                    for (meta, _), (sha256, size) in zip(write, stored, strict=True):
+                        self._add(db, meta, sha256, size, new=meta["id"] in new, note=note)
+            except BaseException:
+                self._sweep([sha256 for sha256, _ in stored])
+                raise
+            return [records.resolve(db, id) for id in (*dropped, *restored)]
+
+    def note(self, kind: str, note: Note, id: str | None = None) -> None:
+        """Add an event that drops and restores nothing, such as a tag."""
+        if self.base is None:
+            raise BadBook(f"the book {self.path} is bound to no model yet: open it with the model first.")
+        with self.lock(), self._query() as db, transaction(db):
+            records.add_event(db, kind, id, note, self._signer)
+
+    @contextmanager
+    def lock(self, timeout: float | None = None) -> Iterator[None]:
+        """Keep other writers out, so that what is computed from the standing edits still holds when it is appended.
+
+        May be nested. `timeout` is in seconds; None takes the book's own. Raises BookBusy when it has passed.
+        """
+        from filelock import FileLock, Timeout  # who only reads does not wait for it
+
+        with self._threads:
+            self._file_lock = self._file_lock or FileLock(self.path / "lock")
+        try:
+            held = self._file_lock.acquire(timeout=self._wait if timeout is None else timeout)
+        except (Timeout, RuntimeError) as error:  # RuntimeError: this very thread holds it by another Book
+            raise BookBusy(f"another process is writing to the book {self.path}: try again when it is done.") from error
+        except OSError as error:
+            raise BadBook(f"cannot write to the book {self.path}: {error.strerror}.") from error
+        with held:
+            yield
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _bind(self, base: str | None, name: str | None) -> None:
+        with self._query() as db:
+            bound = dict(db.execute("SELECT key, value FROM meta"))
+            if base is not None and "base" not in bound:
+                with self.lock(), transaction(db):
+                    rows = [("base", base), ("name", name or base)]
+                    db.executemany("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", rows)
+                bound = dict(db.execute("SELECT key, value FROM meta"))
+        self.base, self.name = bound.get("base"), bound.get("name")
+        if base is not None and self.base != base:
+            raise BookOfAnotherModel(
+                f"the book {self.path} corrects {self.name} ({str(self.base)[:12]}), not {name or 'this model'} "
+                f"({base[:12]}): open that model, or give another book."
+            )
+
+    def _store(self, data: bytes, dropped: Record | None) -> tuple[str, int]:
+        """Write the file of an edit; of a dropped one, only if it is the same file, which may have been lost since."""
+        if dropped is None or hashlib.sha256(data).hexdigest() == dropped.sha256:
+            return files.store(self._edits, data)
+        self.read(dropped)  # the same edit with another author or date: the first file counts, if it is whole
+        return dropped.sha256, dropped.bytes
+
+    def _add(
+        self, db: sqlite3.Connection, meta: Mapping[str, Any], sha256: str, size: int, *, new: bool, note: Note | None
+    ) -> None:
+        if new:
+            records.insert(db, meta, sha256, size)
+        own = Note(meta.get("author", ""), meta.get("reason", ""))
+        self._tell(db, "write" if new else "restore", meta["id"], note or own)
+
+    def _tell(self, db: sqlite3.Connection, kind: str, id: str, note: Note | None) -> None:
+        records.add_event(db, kind, id, note or Note(), self._signer)
+
+    def _sweep(self, hashes: Sequence[str]) -> None:
+        """Remove files that were written for rows that then were not, as far as the disk lets us."""
+        with suppress(ErrataError, OSError), self._query() as db:
+            for sha256 in hashes:
+                if not db.execute("SELECT 1 FROM edits WHERE sha256 = ?", (sha256,)).fetchone():
+                    files.path_of(self._edits, sha256).unlink(missing_ok=True)
+
+    @contextmanager
+    def _query(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection to one thread at a time, and turn what SQLite raises into our errors."""
+        with self._threads:
+            try:
+                yield self._connection
+            except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter is how sqlite3 reports damaged text
+                raise explain(self.path, error) from error

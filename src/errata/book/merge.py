@@ -1,0 +1,146 @@
+"""Two books of one base model made into one: what the other has and this one has not, in the other's order.
+
+    plan(book, other, "ours")                 # what would be done, and nothing is
+    merge(book, other, "theirs")              # done, in one transaction
+
+Where the two books disagree, a policy decides: "refuse" (list it and change nothing), "ours", "theirs", or "both" (what the
+other says is written on top, and what this one says stays).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+from errata.book import facts
+from errata.book.book import Book, Note, Record
+from errata.errors import BadBook, BookOfAnotherModel, InputError, did_you_mean
+from errata.fact import same_answer
+
+Policy = Literal["refuse", "ours", "theirs", "both"]
+POLICIES: Final[tuple[str, ...]] = get_args(Policy)
+
+
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """A disagreement: of two edits about one question ("contradiction"), or about whether one edit stands.
+
+    Args:
+        kind: "contradiction", "dropped here" or "dropped there".
+        ours, theirs: ids of the edits; the same one where only its standing is in question.
+        what: the disagreement in words. decided: by which policy.
+    """
+
+    kind: str
+    ours: str
+    theirs: str
+    what: str
+    decided: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a merge does: edits it takes, restores, drops and leaves out, and why."""
+
+    take: list[Record] = field(default_factory=list)
+    restore: list[str] = field(default_factory=list)
+    drop: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    shared: int = 0
+    clashes: list[Clash] = field(default_factory=list)
+
+
+def plan(book: Book, other: Book, policy: str = "refuse") -> Plan:
+    """Return what merging `other` into `book` would do.
+
+    Raises:
+        InputError: no such policy. BookOfAnotherModel: the books correct different bases. BadBook: it is the same book.
+    """
+    if policy not in POLICIES:
+        raise InputError(f"no policy {policy!r}.{did_you_mean(policy, POLICIES)} Known: {', '.join(POLICIES)}.")
+    if book.path == other.path:
+        raise BadBook(f"{book.path} cannot be merged with itself: name another book.")
+    if other.base is not None and book.base != other.base:
+        raise BookOfAnotherModel(
+            f"the book {other.path} corrects {other.name} ({str(other.base)[:12]}), {book.path} corrects {book.name} "
+            f"({str(book.base)[:12]}): errata migrate writes facts into another model."
+        )
+    ours, theirs = {r.id: r for r in book.records()}, other.records()
+    other.stand()  # which looks at its history
+    common = {r.id for r in theirs if r.stands and r.id in ours and ours[r.id].stands}
+    new = [r for r in theirs if r.stands and r.id not in ours]
+    clashes = [*_standing(ours, theirs, policy), *_contradictions(ours, new, common, policy)]
+    out = {c.theirs for c in clashes if c.kind == "contradiction" and policy == "ours"} | _said_already(ours, new)
+    gone = [c.ours for c in clashes if c.kind in ("contradiction", "dropped there") and policy == "theirs"]
+    back = [c.theirs for c in clashes if c.kind == "dropped here" and policy in ("theirs", "both")]
+    take = [r for r in new if r.id not in out]
+    return Plan(take, back, list(dict.fromkeys(gone)), sorted(out), len(common), clashes)
+
+
+def merge(book: Book, other: Book, policy: str = "refuse", note: Note | None = None) -> Plan:
+    """Take over what `other` has, in one transaction, and return what was done.
+
+    Raises:
+        InputError, BookOfAnotherModel, BadBook: as `plan`; also where the books disagree and the policy is "refuse".
+        CorruptEdit: a file of the other book is missing or altered. Nothing is changed then.
+    """
+    with book.lock():
+        found = plan(book, other, policy)
+        if found.clashes and policy == "refuse":
+            shown = "; ".join(clash.what for clash in found.clashes[:3])
+            more = f"; and {len(found.clashes) - 3} more" if len(found.clashes) > 3 else ""
+            raise InputError(
+                f"the books disagree in {len(found.clashes)} places: {shown}{more}. Nothing was changed: decide with "
+                "--on-conflict ours, theirs or both."
+            )
+        back = [record for record in other.records() if record.id in found.restore]
+        # What is restored is written as well: its file may have been lost or forgotten here.
+        items = [(record.meta, other.read(record)) for record in (*back, *found.take)]
+        events = other.history()
+        note = note or Note()
+        data = {"merged": other.path.name, "head": events[-1].hash if events else ""}
+        why = note.reason or f"merged from {other.path.name}"
+        book.change(drop=found.drop, write=items, note=Note(note.author, why, data))
+    return found
+
+
+def _standing(ours: dict[str, Record], theirs: Sequence[Record], policy: str) -> Iterator[Clash]:
+    for record in theirs:
+        known = ours.get(record.id)
+        if known is None or known.stands == record.stands:
+            continue
+        kind = "dropped here" if record.stands else "dropped there"
+        yield Clash(kind, record.id, record.id, f"edit {record.id[:8]} ({_first(record)}) is {kind} only", policy)
+
+
+def _contradictions(ours: dict[str, Record], new: Sequence[Record], common: set[str], policy: str) -> Iterator[Clash]:
+    """Yield what both books say of one question; not what the other book says on top of an edit both have."""
+    own = facts.said(r for r in ours.values() if r.stands and r.id not in common)
+    for found in facts.conflicts(own, facts.said(new)):
+        if found.kind == "contradiction":
+            first, second = found.first, found.second
+            what = (
+                f"{first.fact.prompt!r} is answered {first.fact.target!r} here (edit {first.edit_id[:8]}) and "
+                f"{second.fact.target!r} there (edit {second.edit_id[:8]})"
+            )
+            yield Clash("contradiction", first.edit_id, second.edit_id, what, policy)
+
+
+def _said_already(ours: dict[str, Record], new: Sequence[Record]) -> set[str]:
+    """Return new edits of which every fact is written here, with the same answer."""
+    known = facts.answers(r for r in ours.values() if r.stands)
+    found = set()
+    for record in new:
+        here = [known.get(facts.question(fact)) for fact in record.facts]
+        if record.facts and all(
+            one is not None and same_answer(one.fact.target, fact.target)
+            for one, fact in zip(here, record.facts, strict=True)
+        ):
+            found.add(record.id)
+    return found
+
+
+def _first(record: Record) -> str:
+    more = f" and {len(record.facts) - 1} more" if len(record.facts) > 1 else ""
+    return (f"{record.facts[0].prompt} → {record.facts[0].target}" if record.facts else "no facts") + more

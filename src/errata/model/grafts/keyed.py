@@ -1,0 +1,215 @@
+"""The kinds of grafts: what stands beside the matrices, and how it changes what they put out.
+
+    melo    blocks of low rank beside some matrices; the nearest key's block       y + s · B[b](A[b] x)
+    grace   keys and values at one matrix; the nearest key's value                 v, from the prompt's last token on
+    wise    a second matrix, of all edits together, for prompts it is far off on   W' x   (`model.side`)
+
+A graft's tensors are what its edit learned; everything else here is made from them, in the order of the edits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from errata.delta import Change, Graft, Site
+from errata.errors import UnknownSite
+from errata.index.clusters import Clusters, Event, Label
+from errata.model.grafts.standing import Bank, Grafted, Prompt, Rows
+from errata.model.grafts.wise import Side, matrix_shape
+from errata.model.trace import Modules, at
+
+
+def labels_of(graft: Graft) -> list[Label]:
+    """Return the label of each key of a graft: the whole sequence of token ids, stored with −1 behind its end."""
+    return [tuple(token for token in row if token >= 0) for row in graft.state["labels"].tolist()]
+
+
+def label_tensor(labels: Sequence[Label]) -> Tensor:
+    """Return labels as a graft stores them (m, longest)."""
+    width = max(map(len, labels))
+    return torch.tensor([[*label, *[-1] * (width - len(label))] for label in labels], dtype=torch.long)
+
+
+def keyed(deltas: Mapping[Site, Change], kind: str) -> tuple[Site, Graft] | None:
+    """Return the graft of an edit that holds its keys, and the site they are read at; None if it is of another kind."""
+    held = ((s, d) for s, d in deltas.items() if isinstance(d, Graft) and d.wrapper == kind and "keys" in d.state)
+    return next(held, None)
+
+
+def taken(clusters: Clusters, graft: Graft) -> list[Event]:
+    """Take in the keys of one edit and return what came of each."""
+    radius, keys = float(str(graft.config["radius"])), graft.state["keys"].float()
+    return [clusters.add(key, label, radius) for key, label in zip(keys, labels_of(graft), strict=True)]
+
+
+class Keyed(Bank):
+    """A bank that is asked by a vector at the prompt's last token, through clusters of the edits' keys.
+
+    Attributes:
+        clusters: rebuilt from the edits. opens: for each point of them, what it opens. edits: how many were taken in.
+        events: what came of each key.
+    """
+
+    moving = True
+
+    def __init__(self, index: Site, modules: Modules) -> None:
+        super().__init__(index, modules)
+        self.clusters: Clusters | None = None
+        self.opens: list[int] = []
+        self.edits = 0
+        self.events: list[Event] = []
+        self._opens: Tensor | None = None
+
+    def take_keys(self, graft: Graft) -> list[Event]:
+        """Take in one edit's keys and return what came of each."""
+        keys = graft.state["keys"]
+        if self.clusters is None:
+            device = _weight(self.modules.module(self.index)).device
+            search: Any = graft.config.get("search", "size")
+            self.clusters = Clusters(keys.shape[1], device, backend=search, moving=self.moving)
+        if keys.shape[1] != self.clusters.centres.shape[1]:
+            wanted = self.clusters.centres.shape[1]
+            raise UnknownSite(f"a {self.kind} edit has keys of {keys.shape[1]} numbers at {self.index}, not {wanted}.")
+        new = taken(self.clusters, graft)
+        self.events += new
+        self.opens += [self.edits] * len(new)
+        self.edits += 1
+        self._opens = None
+        return new
+
+    def open(self, keys: Float[Tensor, "b d"]) -> Tensor:
+        """Return what each key opens, −1 for nothing."""
+        if self.clusters is None:
+            return torch.full((len(keys),), -1, device=keys.device)
+        if self._opens is None:
+            self._opens = torch.tensor(self.opens, device=keys.device)
+        points = self.clusters.find(keys.detach().float())
+        return torch.where(points >= 0, self._opens[points.clamp(min=0)], -1)
+
+    @contextmanager
+    def trying(self, graft: Graft) -> Iterator[list[Event]]:
+        """Take in the keys of one more edit inside, and take them back on the way out; nothing is to be opened there."""
+        points, opens, edits, events = len(self.opens), self._opens, self.edits, len(self.events)
+        with ExitStack() as stack:
+            if self.clusters is not None:
+                stack.enter_context(self.clusters.trying())
+            try:
+                yield self.take_keys(graft)
+            finally:
+                del self.opens[points:], self.events[events:]
+                self._opens, self.edits = opens, edits
+
+
+class Blocks(Keyed):
+    """MELO's: one stacked bank of low-rank blocks, block b of edit b at every site."""
+
+    kind = "melo"
+
+    def __init__(self, index: Site, modules: Modules) -> None:
+        super().__init__(index, modules)
+        self._a: dict[Site, Tensor] = {}  # (blocks, p, in)
+        self._b: dict[Site, Tensor] = {}  # (blocks, out, p), the scale in it
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Sites that have blocks."""
+        return tuple(self._a)
+
+    def add(self, grafts: Grafted) -> None:
+        """Take in one edit's block and keys; banks grow as blocks come."""
+        number = self.edits
+        for site, graft in grafts.items():
+            if site != self.index:
+                self._add_block(number, site, graft)
+        self.take_keys(grafts[self.index])
+
+    def _add_block(self, number: int, site: Site, graft: Graft) -> None:
+        weight = _weight(self.modules.module(site))
+        a, b = (graft.state[name].to(weight.device) for name in ("a", "b"))
+        out, width = matrix_shape(self.modules.module(site))
+        if a.shape[1] != width or b.shape[0] != out:
+            raise UnknownSite(f"a block at {site} is {b.shape[0]} × {a.shape[1]}, the model's matrix {out} × {width}.")
+        scaled = b * float(str(graft.config["scale"]))
+        if site not in self._a:
+            self._a[site], self._b[site] = a.new_zeros(0, *a.shape), b.new_zeros(0, *b.shape)
+        self._a[site] = _put(self._a[site], number, a, 0)
+        self._b[site] = _put(self._b[site], number, scaled, 1)
+
+    def find(self, x: Tensor, y: Tensor, prompt: Prompt) -> Tensor:
+        """Return each row's block."""
+        return self.open(at(y, prompt.ends))
+
+    def change(self, site: Site, rows: Rows) -> Tensor:
+        """Return y + B[b](A[b] x) of every row with its own block."""
+        a, b = self._a[site], self._b[site]
+        known = rows.route.clamp(max=len(a) - 1)  # a later edit may have no block at this site
+        low = torch.bmm(rows.x.to(a.dtype), a[known].transpose(1, 2))  # (s, t, p)
+        more = torch.bmm(low, b[known].transpose(1, 2)) * (rows.route < len(a))[:, None, None]
+        return rows.y + more.to(rows.y.dtype)
+
+
+def _put(stack: Tensor, number: int, block: Tensor, rank: int) -> Tensor:
+    """Return the stack with a block at its place; it grows to twice its size, and to a larger rank by zeros."""
+    shape = [max(a, b) for a, b in zip(stack.shape[1:], block.shape, strict=True)]
+    length = len(stack) if number < len(stack) else max(8, 2 * len(stack), number + 1)
+    if length > len(stack) or list(stack.shape[1:]) != shape:
+        larger = stack.new_zeros(length, *shape)
+        larger[: len(stack), : stack.shape[1], : stack.shape[2]] = stack
+        stack = larger
+    stack[number, : block.shape[0], : block.shape[1]] = block
+    return stack
+
+
+def _weight(module: nn.Module) -> Tensor:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+class Codebook(Keyed):
+    """GRACE's: one value a key, put out in place of what the matrix does."""
+
+    kind = "grace"
+    moving = False
+
+    def __init__(self, index: Site, modules: Modules) -> None:
+        super().__init__(index, modules)
+        self._values: list[Tensor] = []
+        self._everywhere = False  # a classifier reads its first token: the value stands at all of them
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The one site it sits at, whose input is the key."""
+        return (self.index,)
+
+    def add(self, grafts: Grafted) -> None:
+        """Take in one edit's key and value."""
+        (graft,) = grafts.values()
+        weight = _weight(self.modules.module(self.index))
+        value = graft.state["value"].to(weight.device)
+        if len(value) != matrix_shape(self.modules.module(self.index))[0]:
+            raise UnknownSite(
+                f"a grace edit has a value of {len(value)} numbers at {self.index}, which puts out others."
+            )
+        self._everywhere = bool(graft.config.get("everywhere", False))
+        self.take_keys(graft)
+        self._values.append(value)
+
+    def find(self, x: Tensor, y: Tensor, prompt: Prompt) -> Tensor:
+        """Return each row's value."""
+        return self.open(at(x, prompt.ends))
+
+    def change(self, site: Site, rows: Rows) -> Tensor:
+        """Return the value from the prompt's last token on."""
+        values = torch.stack([self._values[i] for i in rows.route.tolist()]).to(rows.y.dtype)
+        after = torch.ones_like(rows.after()) if self._everywhere else rows.after()
+        return torch.where(after[..., None], values[:, None], rows.y)
+
+
+KINDS: Mapping[str, type[Bank]] = {kind.kind: kind for kind in (Blocks, Codebook, Side)}

@@ -1,5 +1,0 @@
-"""The book: which edits were made to a model, when, by whom and why, and which of them stand."""
-
-from errata.registry.log import Book, Event, Note, Record
-
-__all__ = ["Book", "Event", "Note", "Record"]

@@ -1,0 +1,223 @@
+"""Joint descent on some entries of many matrices, without touching them.
+
+Only what is learned exists: for each layer a tensor (out, n_l), the change of its n_l chosen columns, added by a hook to
+what `down` puts out. Adam's state has that shape too, so an ensemble of a hundredth of a large model's neurons costs some
+hundred megabytes, and nothing outside it can move: neither the weights nor the moments know of it.
+
+    loss = mean over rows of mean_j -log P(y_j | x, y_<j)  +  kl · mean over essences of KL(p_0 ‖ p)
+    step = lr / √n · (the gradient, or Adam's direction),  n = neurons (or entries) of the ensemble in all layers
+
+``lr="auto"`` is set at the first step, which would take off the whole loss were the loss linear, but moves the entries, on
+the root mean square, by at most a tenth of the matrices' own (Adam: 0.3 of both). The first makes it independent of how a
+model is scaled and how deep it is, the second keeps it sane where the gradient is nearly zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from errata.delta import Columns, Site
+from errata.errors import NotFinite
+from errata.model.lm import LM
+from errata.model.tokens import Batch, Query
+from errata.model.trace import Trace, beside, plain_attention, resume
+from errata.solve.descent.losses import answer_losses
+from errata.solve.values import Project
+
+Hidden = Float[Tensor, "b t d"]
+ROWS = 64  # rows of one pass; gradients add up over passes
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """Settings of the descent.
+
+    Args:
+        steps: most updates.
+        lr: size of a step before it is divided by √n. rooted: False leaves the division out.
+        optimizer: "sgd" steps along the gradient itself, "adam" as its name says; neither decays weights.
+        stop: mean loss at which to stop.
+        hits: stop also after so many steps in a row at which every answer token is the likeliest; 0 never does.
+        kl: weight of the KL to the base after the essence prompts.
+    """
+
+    steps: int = 50
+    lr: float | Literal["auto"] = "auto"
+    rooted: bool = True
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    stop: float = 0.02
+    hits: int = 0
+    kl: float = 0.0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Learned:
+    """What was learned.
+
+    Args:
+        deltas: the change of the chosen columns. loss: the last one. steps: updates taken. converged: it stopped by itself.
+    """
+
+    deltas: Mapping[Site, Columns]
+    loss: float
+    steps: int
+    converged: bool
+
+
+def train(
+    lm: LM,
+    asked: Sequence[Query],
+    chosen: Mapping[Site, Bool[Tensor, ...]],
+    course: Course,
+    free: Mapping[Site, Project] | None = None,
+) -> Learned:
+    """Learn the chosen entries together.
+
+    Args:
+        asked: rows with answers; rows without one are essence prompts, whose next token is to stay as it is.
+        chosen: by site, which columns (in,) or which entries (out, in) may move. Sites with none are left out.
+        free: by site, a linear projection of (n, out) whose range the columns' change stays in; whole columns only.
+
+    Raises:
+        NotFinite: the loss is not finite.
+    """
+    problem = _Problem(lm, asked, chosen, course.kl)
+    free = free or {}
+    optimizer: torch.optim.Optimizer | None = None
+    streak = step = 0
+    while True:
+        loss, right = problem.backward()
+        streak = streak + 1 if right else 0
+        done = loss < course.stop or 0 < course.hits <= streak
+        if done or step == course.steps:
+            break
+        problem.project(free)
+        optimizer = optimizer or _optimizer(problem, course, loss)
+        optimizer.step()
+        problem.project(free)
+        step += 1
+    deltas = {site: Columns(problem.index[site], change.detach()) for site, change in problem.changes.items()}
+    return Learned(deltas, loss, step, done)
+
+
+def _optimizer(problem: _Problem, course: Course, loss: float) -> torch.optim.Optimizer:
+    changes = list(problem.changes.values())
+    adam = course.optimizer == "adam"
+    root = math.sqrt(problem.size)
+    lr = root * _first_step(problem, loss, adam) if course.lr == "auto" else course.lr
+    lr = lr / root if course.rooted else lr
+    return torch.optim.Adam(changes, lr=lr) if adam else torch.optim.SGD(changes, lr=lr)
+
+
+def _first_step(problem: _Problem, loss: float, adam: bool) -> float:
+    """Return what the first step's direction is to be multiplied with."""
+    gradient = torch.cat([g.double().cpu().flatten() for g in problem.gradients()])
+    direction = gradient.sign() if adam else gradient  # Adam's first step is the sign
+    fall, length = float(direction @ gradient), float(direction.norm())
+    if not fall > 0:
+        return 1.0  # no gradient: whatever the step, nothing moves
+    weights = [problem.lm.weights[site].detach() for site in problem.changes]
+    square = sum(float(w.float().square().sum()) for w in weights) / sum(w.numel() for w in weights)
+    bound = 0.1 * math.sqrt(square * int((gradient != 0).sum())) / length
+    return min(loss / fall, bound) * (0.3 if adam else 1.0)
+
+
+class _Problem:
+    """The rows, what does not change while the columns are learned, and what does."""
+
+    def __init__(self, lm: LM, asked: Sequence[Query], chosen: Mapping[Site, Tensor], kl: float) -> None:
+        self.lm, self.kl = lm, kl
+        self.size = sum(int(mask.sum()) for mask in chosen.values())  # n
+        self.masks: dict[Site, Bool[Tensor, "out n"]] = {}
+        self.index: dict[Site, Int[Tensor, " n"]] = {}
+        self.changes: dict[Site, Float[Tensor, "out n"]] = {}
+        for site, mask in chosen.items():
+            self._add(site, mask)
+        first = min(site.layer for site in self.changes)
+        block = Site(first, "block")
+        self.parts: list[tuple[Batch, Hidden | None, Tensor]] = []
+        ordered = sorted(asked, key=lambda q: len(q.prompt))  # rows of like length together: less padding
+        for start in range(0, len(ordered), ROWS):
+            batch = lm.routed(lm.tokens.batch(ordered[start : start + ROWS]).to(lm.device))
+            with torch.no_grad(), Trace(lm, inputs=[block]) as trace:
+                logits = lm.answer_logits(batch)
+            before = logits[batch.labels < 0].log_softmax(-1)
+            self.parts.append((batch, trace.inputs[block] if first else None, before))
+        self.first = first
+        self.rows = sum(bool(q.answer) for q in asked)
+        self.essences = len(asked) - self.rows
+
+    def _add(self, site: Site, mask: Tensor) -> None:
+        weight = self.lm.weights[site]
+        columns = mask if mask.ndim == 1 else mask.any(0)
+        index = torch.nonzero(columns)[:, 0].to(weight.device)
+        if not len(index):
+            return
+        self.index[site] = index
+        if mask.ndim == 2:
+            self.masks[site] = mask.to(weight.device)[:, index]
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        self.changes[site] = torch.zeros(weight.shape[0], len(index), dtype=dtype, device=weight.device)
+        self.changes[site].requires_grad_()
+
+    @torch.no_grad()
+    def project(self, free: Mapping[Site, Project]) -> None:
+        """Bring changes and gradients into the free directions: Adam's steps leave them though its gradients do not."""
+        for site, onto in free.items():
+            if site in self.changes:
+                change = self.changes[site]
+                change.copy_(onto(change.T).T)
+                change.grad = None if change.grad is None else onto(change.grad.T).T.contiguous()
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients `backward` left, in the order of the changes."""
+        return [change.grad for change in self.changes.values() if change.grad is not None]
+
+    def backward(self) -> tuple[float, bool]:
+        """Leave the loss's gradient in the changes; return the loss and whether every answer token is the likeliest."""
+        total, right = 0.0, True
+        leaves = list(self.changes.values())
+        sums = [torch.zeros_like(change) for change in leaves]
+        for batch, hidden, before in self.parts:
+            with torch.enable_grad():
+                logits = self._logits(batch, hidden)
+                loss = self._loss(batch, logits, before)
+            answer = batch.labels >= 0
+            right &= bool((logits.argmax(-1) == batch.labels)[answer].all())
+            total += loss.item()
+            for to, gradient in zip(sums, torch.autograd.grad(loss, leaves), strict=True):
+                to += gradient
+        if not math.isfinite(total):
+            raise NotFinite("training the ensemble diverged; lower lr with --set lr=….")
+        for (site, change), gradient in zip(self.changes.items(), sums, strict=True):
+            # A gradient masked from the first step on: outside the mask Adam's moments stay zero.
+            change.grad = gradient * self.masks[site] if site in self.masks else gradient
+        return total, right
+
+    def _loss(self, batch: Batch, logits: Float[Tensor, "a v"], before: Float[Tensor, "e v"]) -> Float[Tensor, ""]:
+        logp = logits.log_softmax(-1)
+        loss = answer_losses(batch, logp).sum() / self.rows
+        if self.kl and len(before):
+            loss = loss + self.kl * (before.exp() * (before - logp[batch.labels < 0])).sum() / self.essences
+        return loss
+
+    def _logits(self, batch: Batch, hidden: Hidden | None) -> Float[Tensor, "a v"]:
+        with ExitStack() as stack:
+            stack.enter_context(plain_attention(self.lm.device))
+            stack.enter_context(beside(self.lm, {site: partial(self._added, site) for site in self.changes}))
+            if hidden is not None:
+                stack.enter_context(resume(self.lm, self.first, hidden))
+            return self.lm.answer_logits(batch)
+
+    def _added(self, site: Site, x: Float[Tensor, "b t in"]) -> Float[Tensor, "b t out"]:
+        change = self.changes[site]
+        return x[..., self.index[site]].to(change.dtype) @ change.T

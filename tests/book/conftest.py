@@ -1,0 +1,17 @@
+"""A book bound to a model, in a directory with an awkward name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sample_edits import BASE
+
+from errata.book import Book
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Book]:
+    with Book.open(tmp_path / "my book é 書", BASE, "primer", wait=5) as opened:
+        yield opened
