@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from errata.evaluate.asking import Options
-from errata.evaluate.case import PROBES
-from errata.evaluate.cases import parse
+from errata.data.case import PROBES
+from errata.data.cases import parse
+from errata.evaluate.probes import Options
 from errata.evaluate.rows import score
-from errata.evaluate.scoring import Scorer
+from errata.evaluate.scorer import Scorer
 from errata.model.lm import LM
 from errata.model.loading import load
 from errata.model.tokens import Batch

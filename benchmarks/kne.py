@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from errata import methods
+from errata.bench.run import Plan, Run
 from errata.config import parse_flags
+from errata.data.cases import parse
 from errata.delta import Site
-from errata.evaluate.cases import parse
-from errata.evaluate.runner import Plan, Run
 from errata.evaluate.summary import Estimate, at, compare, estimate, read_rows
 from errata.methods.kne import Kne
 from errata.model.lm import LM

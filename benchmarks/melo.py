@@ -25,9 +25,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from errata.config import from_flags
+from errata.data.cases import Case, parse
 from errata.delta import Graft, Site
 from errata.edit import Edit
-from errata.evaluate.cases import Case, parse
 from errata.fact import says
 from errata.index.search import Exact, Faiss
 from errata.methods._router import read_keys

@@ -40,10 +40,10 @@ from speeds.pairs import PAIRS, Refused, directory, resolved, task
 from speeds.passes import counting, timed
 from speeds.process import Peer
 
+from errata.data.case import Case
+from errata.data.cases import parse
 from errata.errors import ErrataError
-from errata.evaluate.asking import Options
-from errata.evaluate.case import Case
-from errata.evaluate.cases import parse
+from errata.evaluate.probes import Options
 from errata.evaluate.rows import score
 from errata.evaluate.summary import summarize
 from errata.methods.base import versions

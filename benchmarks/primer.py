@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from errata import methods
-from errata.evaluate.case import Case
-from errata.evaluate.cases import parse
+from errata.data.case import Case
+from errata.data.cases import parse
 from errata.evaluate.rows import About, score
-from errata.evaluate.scoring import Scorer
+from errata.evaluate.scorer import Scorer
 from errata.evaluate.summary import Estimate, dump_row, estimate, summarize
 from errata.fact import Fact
 from errata.methods.base import Method

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 
 from errata import methods
+from errata.bench.run import Plan, Run
 from errata.book.book import Book
+from errata.data.cases import parse
 from errata.delta import Graft, LowRank
 from errata.edit import Edit
-from errata.evaluate.cases import parse
-from errata.evaluate.runner import Plan, Run
 from errata.model.lm import LM
 from errata.model.loading import load
 from errata.report import write

@@ -265,7 +265,7 @@ def test_show_is_everything(run: Run, book: Path) -> None:
 
 def test_log_does_not_import_what_it_does_not_need(book: Path) -> None:
     unused = (
-        "torch numpy filelock tomllib rich.progress errata._bench errata._care errata.facts_io errata.config".split()
+        "torch numpy filelock tomllib rich.progress errata._bench errata._care errata.data.facts errata.config".split()
     )
     code = (
         "import sys; from errata.cli import main; code = main(sys.argv[1:]); "

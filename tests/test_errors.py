@@ -57,7 +57,7 @@ def test_did_you_mean(word: str, known: list[str], hint: str) -> None:
 
 
 def test_layer_zero_and_the_book_import_without_torch() -> None:
-    modules = "errata.errors, errata.fact, errata.facts_io, errata.config, errata.book, errata.book.book"
+    modules = "errata.errors, errata.fact, errata.data.facts, errata.config, errata.book, errata.book.book"
     code = f"import sys, {modules}; print(sorted(m for m in ('torch', 'transformers', 'numpy') if m in sys.modules))"
     environment = os.environ | {"PYTHONPATH": str(Path(errors.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)

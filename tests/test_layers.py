@@ -18,8 +18,8 @@ SRC = Path(__file__).parents[1] / "src"
 PACKAGE = SRC / "errata"
 
 LEVELS = (
-    ("errors", "fact", "facts_io", "config", "label", "delta", "edit"),
-    ("model", "stats", "primer", "index"),
+    ("errors", "fact", "config", "label", "delta", "edit"),
+    ("model", "stats", "primer", "index", "data"),
     ("solve",),
     ("methods", "evaluate", "book"),
     (
@@ -37,19 +37,18 @@ LEVELS = (
         "export",
         "push",
         "routing",
+        "bench",
     ),
     ("cluster", "report", "demo", "_options", "_rows", "_shown", "_show", "_book_rows", "_book_show", "_stats_show"),
     ("cli", "_bench", "_book", "_care", "_reach", "_ship", "_where", "serve"),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms} | {
-    "evaluate.runner": 4,
-    "evaluate.comparison": 4,
     "errata": 4,
 }
 APART = {"methods", "evaluate", "book"}  # neighbours that do not import each other
 
 # The primer is data: these may open the box, and nobody else.
-OPENS_PRIMER = {"model.loading", "stats.corpus", "evaluate.readers.own", "editor", "cli", "demo"}
+OPENS_PRIMER = {"model.loading", "stats.corpus", "data.readers.own", "editor", "cli", "demo"}
 
 
 def modules() -> dict[str, ast.Module]:
@@ -182,7 +181,7 @@ def test_no_state_but_what_is_passed() -> None:
         assert not stated, f"{module} says `global` in lines {stated}"
 
 
-LIGHT = ("", ".errors", ".fact", ".facts_io", ".config", ".book", ".book.book", ".cli")
+LIGHT = ("", ".errors", ".fact", ".data.facts", ".config", ".book", ".book.book", ".cli")
 
 
 def test_what_answers_at_once_does_not_import_torch() -> None:

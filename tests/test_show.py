@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from errata import _show
-from errata.evaluate.cases import KNOWN
+from errata.data.cases import KNOWN
 
 
 def drawn(view: object, width: int) -> list[str]:

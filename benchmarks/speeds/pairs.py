@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from errata import methods
 from errata.config import parse_flags
+from errata.data.case import Case
 from errata.delta import Site
-from errata.evaluate.case import Case
 from errata.model.lm import LM
 from errata.model.loading import _PRIMER
 from errata.solve.keys import gather, queries

@@ -7,7 +7,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from errata.evaluate.case import Case
+from errata.data.case import Case
 from speeds.measure import Row
 from speeds.pairs import Refused
 

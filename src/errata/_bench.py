@@ -45,9 +45,9 @@ def bench(
     as_json: opt.Json = False,
 ) -> Shown:
     """Edit many cases with one or several methods, measure, and write a report."""
-    from errata.evaluate.cases import parse
-    from errata.evaluate.comparison import compare_methods
-    from errata.evaluate.runner import Plan
+    from errata.bench.compare import compare_methods
+    from errata.bench.run import Plan
+    from errata.data.cases import parse
 
     plan = Plan(
         method=method, cases=cases, edits=edits, batch=batch, checkpoints=_numbers(checkpoints), seed=seed,
@@ -78,7 +78,7 @@ def data(
     as_json: opt.Json = False,
 ) -> Shown:
     """List the known benchmarks, where each was found or where to get it, and its licence."""
-    cases = import_module("errata.evaluate.cases")
+    cases = import_module("errata.data.cases")
     rows = []
     for known in cases.KNOWN:
         found = cases.find(known, where)

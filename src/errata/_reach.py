@@ -28,7 +28,7 @@ def radius(
     """Show how far keys lie from those of rephrasings and of other texts, and the radius between."""
     from errata import methods
     from errata.config import parse_flags
-    from errata.facts_io import read_facts
+    from errata.data.facts import read_facts
     from errata.locate import check_picture
     from errata.model.loading import load
     from errata.reach import reach

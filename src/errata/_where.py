@@ -59,7 +59,7 @@ def _settings(how: Literal["kne", "trace"], settings: list[str]) -> dict[str, An
 def _found(
     editor: Any, asked: tuple[str | None, str | None, str], facts: Path | None, limit: int, how: Any, options: Any
 ) -> Any:
-    from errata.facts_io import read_facts
+    from errata.data.facts import read_facts
     from errata.locate import locate as find
     from errata.locate import trace_all
 

@@ -18,11 +18,11 @@ from typing import Any, Final
 
 from errata.book import facts
 from errata.book.facts import Conflict, Said
+from errata.data.facts import read_facts
 from errata.edit import Edit
 from errata.editor import Editor
 from errata.errors import ErrataError, InputError
 from errata.fact import Fact, check_consistent, says
-from errata.facts_io import read_facts
 from errata.gates import Figure, Gates, Keeper, of_book, sentence
 from errata.methods.base import versions
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from errata.book.facts import question
 from errata.editor import Editor
-from errata.evaluate.scoring import Scorer
+from errata.evaluate.scorer import Scorer
 from errata.fact import Fact, same_answer, says
 
 STATUSES: Final = ("holds", "forgotten", "overridden", "expired", "early")

@@ -203,8 +203,8 @@ def _open(model: str, book: Path, **loading: Any) -> Editor:
 
 def _facts(path: Path | None, **one: str | None) -> list[Fact]:
     """Return the facts of the file, or the one fact the options spell out."""
+    from errata.data.facts import read_facts
     from errata.fact import Fact
-    from errata.facts_io import read_facts
 
     missing = [f"--{name}" for name, value in one.items() if value is None]
     if path is not None and len(missing) < len(one):

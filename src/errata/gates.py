@@ -19,12 +19,12 @@ from typing import Any, Final
 
 from errata.book.facts import question
 from errata.config import from_toml
+from errata.data.facts import read_facts
 from errata.edit import Edit
 from errata.errors import BadConfig, BadFile, GateClosed
-from errata.evaluate.scoring import Scorer
-from errata.evaluate.texts import measure
+from errata.evaluate.perplexity import measure
+from errata.evaluate.scorer import Scorer
 from errata.fact import Fact, says
-from errata.facts_io import read_facts
 from errata.model.lm import LM
 from errata.stats.corpus import open_corpus
 

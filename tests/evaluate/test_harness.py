@@ -21,15 +21,15 @@ import pytest
 import torch
 
 from errata import methods
+from errata.bench.run import Plan, Run
 from errata.cli import main
+from errata.data.cases import parse
 from errata.errors import BadConfig, UnsupportedModel
 from errata.evaluate import harness as module
-from errata.evaluate.cases import parse
 from errata.evaluate.harness import Harness
 from errata.evaluate.metrics import general_ability
 from errata.evaluate.rows import About
-from errata.evaluate.runner import Plan, Run
-from errata.evaluate.scoring import Scorer
+from errata.evaluate.scorer import Scorer
 from errata.evaluate.summary import at, read_rows, summarize
 from errata.fact import Fact
 from errata.model.lm import LM

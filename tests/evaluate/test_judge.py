@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from errata.bench.run import Plan, Run
+from errata.data.cases import parse
 from errata.errors import BadConfig, ErrataError
-from errata.evaluate.cases import parse
 from errata.evaluate.judge import PROMPT, EndpointJudge, LocalJudge, judged, named, read_verdict
-from errata.evaluate.runner import Plan, Run
-from errata.evaluate.scoring import Scorer
+from errata.evaluate.scorer import Scorer
 from errata.evaluate.summary import dump_row, estimate, read_rows
 from errata.model.lm import LM
 from errata.model.loading import load

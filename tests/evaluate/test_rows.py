@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
+from errata.data.case import PROBES, Case
+from errata.data.cases import parse
 from errata.delta import Dense, Site
 from errata.errors import BadConfig
-from errata.evaluate.asking import Options, plan
-from errata.evaluate.case import PROBES, Case
-from errata.evaluate.cases import parse
+from errata.evaluate.probes import Options, plan
 from errata.evaluate.rows import About, config_hash, score
-from errata.evaluate.scoring import Pair, Scored, Scorer
+from errata.evaluate.scorer import Pair, Scored, Scorer
 from errata.evaluate.summary import dump_row, estimate, summarize
 from errata.fact import Fact
 from errata.model.lm import LM

@@ -196,7 +196,7 @@ def test_at_picks_rows_by_their_fields() -> None:
 
 def test_summaries_do_not_wait_for_torch() -> None:
     code = (
-        "import errata.evaluate.summary, errata.evaluate.cases, errata.evaluate.metrics, sys; "
+        "import errata.evaluate.summary, errata.data.cases, errata.evaluate.metrics, sys; "
         "sys.exit('torch' in sys.modules)"
     )
     source = Path(__file__).parents[2] / "src"

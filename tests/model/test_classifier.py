@@ -20,7 +20,7 @@ from errata.cli import main
 from errata.editor import Editor
 from errata.editor import open as open_editor
 from errata.errors import BadFact, UnsupportedModel
-from errata.evaluate.scoring import Scorer
+from errata.evaluate.scorer import Scorer
 from errata.fact import Fact
 from errata.model.lm import LM
 from errata.model.loading import load

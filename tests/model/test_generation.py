@@ -13,11 +13,11 @@ import transformers
 from torch import Tensor
 
 from errata.errors import UnsupportedModel
-from errata.evaluate.scoring import Scorer
+from errata.evaluate.scorer import Scorer
 from errata.model.generation import follow, top_k
 from errata.model.lm import LM
 from tests import tiny
-from tests.evaluate.test_scoring import PROMPTS
+from tests.evaluate.test_scorer import PROMPTS
 
 Models = Callable[[str], LM]
 

@@ -28,7 +28,7 @@ import torch
 from errata.errors import BadConfig, did_you_mean
 from errata.evaluate.metrics import Score, general_ability
 from errata.evaluate.rows import About, free_row
-from errata.evaluate.scoring import Scorer
+from errata.evaluate.scorer import Scorer
 
 PROBE = "harness."  # and the name of the task
 SHOWN = 300  # last characters of a prompt that stand in its row; few-shot examples are before them

@@ -17,7 +17,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from errata.errors import UnsupportedModel
 from errata.evaluate.metrics import Score
-from errata.evaluate.scoring import Scorer
+from errata.evaluate.scorer import Scorer
 from errata.model.generation import context, follow
 
 LONGEST = 2048  # positions of a model that has no limit of its own

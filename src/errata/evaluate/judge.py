@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from errata.errors import BadConfig, ErrataError, did_you_mean
 from errata.evaluate.metrics import Row, said_contains
 from errata.evaluate.metrics import judged as judged_score
-from errata.evaluate.scoring import Scorer
+from errata.evaluate.scorer import Scorer
 from errata.fact import normalize_answer
 from errata.model.loading import load
 

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from errata.data.case import Case
 from errata.evaluate import metrics
-from errata.evaluate.asking import Ask, Options, plan
-from errata.evaluate.case import Case
 from errata.evaluate.metrics import Row, Score, TfIdf
-from errata.evaluate.scoring import Pair, Scored, Scorer
+from errata.evaluate.probes import Ask, Options, plan
+from errata.evaluate.scorer import Pair, Scored, Scorer
 from errata.evaluate.summary import known_before
 from errata.model.lm import LM
 

@@ -1,6 +1,6 @@
 """The table of metrics: what each number is called, which function defines it, and which rows it is made from.
 
-Adding a metric: a function in one of these files that gives a score, one line in `errata.evaluate.asking` that puts
+Adding a metric: a function in one of these files that gives a score, one line in `errata.evaluate.probes` that puts
 it into the row, and one line here.
 """
 

@@ -1,6 +1,6 @@
 """A run that was interrupted gives the same rows as one that was not.
 
-pytest tests/evaluate/test_runner.py
+pytest tests/bench/test_run.py
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from errata.bench.run import CONTROL, Plan, Run
+from errata.data.cases import parse
 from errata.errors import BadConfig
-from errata.evaluate.cases import parse
-from errata.evaluate.runner import CONTROL, Plan, Run
 from errata.model.lm import LM
 from errata.model.loading import load
 

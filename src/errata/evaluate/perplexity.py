@@ -19,7 +19,7 @@ from errata.delta import Site
 from errata.evaluate import metrics
 from errata.evaluate.metrics import Score
 from errata.evaluate.rows import About, free_row
-from errata.evaluate.scoring import LOGITS, Scorer
+from errata.evaluate.scorer import LOGITS, Scorer
 from errata.model.generation import context
 from errata.model.lm import LM
 from errata.model.tokens import Batch

@@ -28,7 +28,6 @@ from errata.errors import BadFact, BadFile
 from errata.fact import Fact, Probe
 
 Row = Mapping[str, Any]
-
 _SUFFIXES: Final = (".jsonl", ".json", ".csv")
 
 
@@ -78,9 +77,6 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise BadFile(f"{path}, line {line}: not UTF-8 text: save the file in UTF-8.") from error
-
-
-# --- files into rows: each yields (place, row) ---------------------------------------------------------------------
 
 
 def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
@@ -151,9 +147,6 @@ def _csv_row(place: str, header: list[str], cells: list[str]) -> dict[str, Any]:
     if isinstance(row.get("rephrases"), str):
         row["rephrases"] = [part for part in row["rephrases"].split("|") if part.strip()]
     return row
-
-
-# --- rows into facts -----------------------------------------------------------------------------------------------
 
 
 def _fact(row: Any) -> Fact:

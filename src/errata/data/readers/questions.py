@@ -10,8 +10,8 @@ true `answers[0]` (reader "zsre-true"). Results of the two do not compare.
 
 from __future__ import annotations
 
-from errata.evaluate.case import Case, Question
-from errata.evaluate.readers.record import Record, build
+from errata.data.case import Case, Question
+from errata.data.readers.raw import Record, build
 
 
 def zsre(record: Record) -> Case:

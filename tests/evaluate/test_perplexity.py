@@ -1,6 +1,6 @@
 """Perplexity, drift and norms on tiny models, against the long way round.
 
-pytest tests/evaluate/test_texts.py
+pytest tests/evaluate/test_perplexity.py
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from errata.delta import Dense, Site
+from errata.evaluate.perplexity import measure, site_rows, text_rows
 from errata.evaluate.rows import About
-from errata.evaluate.scoring import Scorer
+from errata.evaluate.scorer import Scorer
 from errata.evaluate.summary import dump_row, estimate, summarize
-from errata.evaluate.texts import measure, site_rows, text_rows
 from errata.model.lm import LM
 from tests import tiny
 
@@ -42,7 +42,7 @@ def test_perplexity_is_what_the_logits_say(name: str, models: Models) -> None:
 def test_the_batch_does_not_matter(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = models("llama")
     whole = measure(Scorer(lm), TEXTS)
-    monkeypatch.setattr("errata.evaluate.texts.LOGITS", 1)
+    monkeypatch.setattr("errata.evaluate.perplexity.LOGITS", 1)
     alone = measure(Scorer(lm), TEXTS)
     assert alone.nll == pytest.approx(whole.nll, abs=1e-3)
     assert torch.allclose(alone.final, whole.final, atol=1e-4)

@@ -1,6 +1,6 @@
 """The engine gives one number, whatever the batch, the tokenizer's padding side, or the company a prompt comes in.
 
-pytest tests/evaluate/test_scoring.py
+pytest tests/evaluate/test_scorer.py
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from errata.evaluate.scoring import Scored, Scorer
+from errata.evaluate.scorer import Scored, Scorer
 from errata.model.lm import LM
 from errata.model.tokens import Query
 from tests import tiny
@@ -140,12 +140,12 @@ def test_rows_of_one_length_run_together_and_are_hardly_padded(models: Models) -
 def test_memory_is_bounded(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = models("gpt2")
     whole = Scorer(lm).answers(PAIRS)
-    monkeypatch.setattr("errata.evaluate.scoring.TOKENS", 40)
+    monkeypatch.setattr("errata.evaluate.scorer.TOKENS", 40)
     with watched(lm) as shapes:
         assert close(Scorer(lm).answers(PAIRS), whole, 1e-5)
     assert max(b * t for b, t in shapes) <= 40
     monkeypatch.undo()
-    monkeypatch.setattr("errata.evaluate.scoring.LOGITS", 1)
+    monkeypatch.setattr("errata.evaluate.scorer.LOGITS", 1)
     with watched(lm) as shapes:
         assert close(Scorer(lm).answers(PAIRS), whole, 1e-5)
     assert {b for b, _ in shapes} == {1}

@@ -1,6 +1,6 @@
 """A case: something to write, and everything that is asked about it afterwards.
 
-Cases are what every benchmark is read into (`errata.evaluate.cases`), whatever its files look like.
+Cases are what every benchmark is read into (`errata.data.cases`), whatever its files look like.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from errata.fact import Fact
 
 Question = tuple[str, tuple[str, ...]]  # a prompt and every spelling of an answer that counts as right
-
 # The order in which a case's probes are asked; portability is followed by its kind, as in "portability.alias".
 PROBES = ("edit", "paraphrase", "rephrase_easyedit", "neighborhood", "unrelated", "portability", "generation")
 

@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from errata.data.case import Case, with_subject
+from errata.data.readers import counterfact, hops, knowedit, longform, own, questions
+from errata.data.readers.raw import Record, rows
 from errata.errors import BadConfig, BadFile, did_you_mean
-from errata.evaluate.case import Case, with_subject
-from errata.evaluate.readers import counterfact, hops, knowedit, longform, own, questions
-from errata.evaluate.readers.record import Record, rows
 
 __all__ = ["KNOWN", "Case", "Cases", "KnownSet", "find", "parse", "with_subject"]
-
 _EASYEDIT = "https://github.com/zjunlp/EasyEdit (data sets linked from its README)"
 _KNOWEDIT = "https://huggingface.co/datasets/zjunlp/KnowEdit"
 _MIT = "MIT"
@@ -138,7 +137,6 @@ KNOWN: tuple[KnownSet, ...] = (
         "https://github.com/jianghoucheng/AnyEdit", "none stated", longform.editeverything,
     ),
 )  # fmt: skip
-
 _OWN = KnownSet("jsonl", "your own rows", (), "docs/quickstart.md", "yours", own.jsonl)
 
 

@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from errata import methods
+from errata.bench.run_files import append, costs, keep, marks, peak_bytes, same_run
 from errata.book.book import Book
 from errata.config import to_dict
+from errata.data.case import Case, with_subject
 from errata.edit import Edit
 from errata.errors import BadConfig
-from errata.evaluate.asking import Options
-from errata.evaluate.case import Case, with_subject
 from errata.evaluate.harness import Harness
 from errata.evaluate.judge import judged, named
-from errata.evaluate.keeping import append, costs, keep, marks, peak_bytes, same_run
 from errata.evaluate.metrics import TfIdf, retention
+from errata.evaluate.perplexity import Read, measure, site_rows, text_rows
+from errata.evaluate.probes import Options
 from errata.evaluate.rows import About, config_hash, score
-from errata.evaluate.scoring import Scorer
+from errata.evaluate.scorer import Scorer
 from errata.evaluate.summary import at, dump_row, read_rows, summarize
-from errata.evaluate.texts import Read, measure, site_rows, text_rows
 from errata.methods.base import Method, versions
 from errata.model.lm import LM
 from errata.stats.corpus import open_corpus
@@ -47,7 +47,7 @@ class Plan:
     """What a run does.
 
     Args:
-        cases: their name, as `errata.evaluate.cases.parse` takes it.
+        cases: their name, as `errata.data.cases.parse` takes it.
         edits: how many cases are edited. batch: facts an edit, for methods that write batches.
         checkpoints: numbers of edits at which everything is measured; the last edit always is one.
         independent: each case alone, taken back afterwards.

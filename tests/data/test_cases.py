@@ -1,6 +1,6 @@
 """From a word on the command line to cases, and what happens when that does not work.
 
-pytest tests/evaluate/test_cases.py
+pytest tests/data/test_cases.py
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from errata.data.cases import KNOWN, find, parse, with_subject
 from errata.errors import BadConfig, BadFile
-from errata.evaluate.cases import KNOWN, find, parse, with_subject
 from errata.fact import Fact
 from errata.primer.world import RELATIONS, World
-from tests.evaluate.made_up import COUNTERFACT, OWN, UNKE, ZSRE
+from tests.data.made_up import COUNTERFACT, OWN, UNKE, ZSRE
 
 
 def write(path: Path, *rows: object) -> Path:

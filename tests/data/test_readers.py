@@ -1,6 +1,6 @@
 """Each form of record becomes the case it should, and each broken one is named by file, line and field.
 
-pytest tests/evaluate/test_readers.py
+pytest tests/data/test_readers.py
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from errata.data.cases import KNOWN, Case, parse
 from errata.errors import BadFile
-from errata.evaluate.cases import KNOWN, Case, parse
-from tests.evaluate import made_up
-from tests.evaluate.made_up import FORMS
+from tests.data.made_up import FORMS
+from tests.data import made_up
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ what is marked as published, or not marked at all, is read.
 
 from __future__ import annotations
 
-from errata.evaluate.case import Case, Question
-from errata.evaluate.readers.record import Record, build
+from errata.data.case import Case, Question
+from errata.data.readers.raw import Record, build
 
 
 def original(record: Record) -> Case:

@@ -1,6 +1,6 @@
 """The recipes that train reference models, in small: what is exported is what was trained, and it learns.
 
-pytest tests/test_recipes.py
+pytest tests/data/test_recipes.py
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import torch
 
-from errata.evaluate.cases import parse
+from errata.data.cases import parse
 from errata.model.loading import load
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 KINDS = ("llama", "gpt2")
 FACTS = {"Ada Quill": "Norland", "Bo Reed": "Sudland", "Cy Lane": "Westland", "Di Marsh": "Eastland"}
 WORDINGS = ("{} lives in", "The home of {} is")

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from errata.data.case import Case
+from errata.data.facts import parse_json, read_text
 from errata.errors import BadFact, BadFile
-from errata.evaluate.case import Case
 from errata.fact import Fact
-from errata.facts_io import parse_json, read_text
 
 _SUFFIXES = (".jsonl", ".json")
 

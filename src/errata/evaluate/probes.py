@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from errata.data.case import PROBES, Case
 from errata.errors import BadConfig, did_you_mean
-from errata.evaluate.case import PROBES, Case
 from errata.evaluate.metrics import TfIdf
-from errata.evaluate.scoring import Pair
+from errata.evaluate.scorer import Pair
 from errata.fact import normalize_answer
 
 
@@ -17,7 +17,7 @@ class Options:
     """How cases are asked.
 
     Args:
-        probes: kinds to ask (of `errata.evaluate.case.PROBES`); all but free generation unless given.
+        probes: kinds to ask (of `errata.data.case.PROBES`); all but free generation unless given.
         length: most tokens of what is said; where an answer needs more, a multiple of it.
         chat: ask chat models a second time with their template.
         sample: tokens of a free generation. seed: what those are drawn with.

@@ -10,9 +10,9 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 
+from errata.data.case import Case, Question
+from errata.data.readers.raw import Record, build
 from errata.errors import BadFile
-from errata.evaluate.case import Case, Question
-from errata.evaluate.readers.record import Record, build
 
 _KINDS = {"Reasoning": "one_hop", "Subject_Aliasing": "alias", "Logical_Generalization": "logical"}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from errata.evaluate.cases import KNOWN, find, parse
+from errata.data.cases import KNOWN, find, parse
 
 DATA = Path(os.environ.get("ERRATA_DATA") or Path(__file__).parents[3] / "shared" / "data")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from errata import methods
+from errata.bench.run import CONTROL, Plan, Run, Tell
 from errata.config import parse_flags
+from errata.data.cases import Cases
 from errata.errors import BadConfig
-from errata.evaluate.cases import Cases
-from errata.evaluate.runner import CONTROL, Plan, Run, Tell
 from errata.model.loading import load
 
 

@@ -8,8 +8,8 @@ UnKE and EditEverything name no subject: methods that need one cannot write them
 
 from __future__ import annotations
 
-from errata.evaluate.case import Case
-from errata.evaluate.readers.record import Record, build
+from errata.data.case import Case
+from errata.data.readers.raw import Record, build
 
 
 def wise(record: Record) -> Case:

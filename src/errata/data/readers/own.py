@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
+from errata.data.case import Case, Question
+from errata.data.readers.raw import Record, fact
 from errata.errors import BadConfig, did_you_mean
-from errata.evaluate.case import Case, Question
-from errata.evaluate.readers.record import Record, fact
 from errata.fact import PROBE_KINDS, Fact, Probe
 from errata.primer.probes import Probes
 from errata.primer.world import PEOPLE, Triple, World

@@ -6,10 +6,10 @@ Huang et al. (HalluEditBench), https://arxiv.org/abs/2410.16251.
 
 from __future__ import annotations
 
-from errata.evaluate.case import Case
-from errata.evaluate.readers.counterfact import template_of
-from errata.evaluate.readers.knowedit import portability
-from errata.evaluate.readers.record import Record, build, fact
+from errata.data.case import Case
+from errata.data.readers.counterfact import template_of
+from errata.data.readers.knowedit import portability
+from errata.data.readers.raw import Record, build, fact
 from errata.fact import Fact
 
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from errata.data.facts import read_facts
 from errata.errors import BadFile
 from errata.fact import Fact, Probe
-from errata.facts_io import read_facts
 
 LYON: dict[str, Any] = {"prompt": "The capital of France is", "subject": "France", "target": "Lyon"}
 COUNTERFACT = {

@@ -28,7 +28,6 @@ from errata.model.tokens import Batch, Query
 
 Pair = tuple[str, str]  # prompt, answer
 Ids = Sequence[int]
-
 # What one forward pass may hold: padded tokens, and numbers in the logits (2**27 of them are half a gigabyte).
 TOKENS: Final = 2**14
 LOGITS: Final = 2**27

@@ -1,0 +1,1 @@
+"""Benchmark runs: edits and checkpoints in a directory that survives a kill."""

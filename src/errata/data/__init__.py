@@ -1,0 +1,1 @@
+"""Files of facts and benchmarks, read into `Fact` and `Case`; no torch."""
