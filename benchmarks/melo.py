@@ -30,8 +30,8 @@ from errata.delta import Graft, Site
 from errata.edit import Edit
 from errata.fact import says
 from errata.index.search import Exact, Faiss
-from errata.methods._router import read_keys
 from errata.methods.melo import Melo
+from errata.methods.shared.routed import read_keys
 from errata.model.grafts.keyed import Keyed
 from errata.model.lm import LM
 from errata.model.loading import load

@@ -17,8 +17,8 @@ from errata.delta import Dense, Graft, LowRank, Site
 from errata.edit import Edit
 from errata.errors import InputError, UnknownEdit
 from errata.export import adapter, checkpoint, delta, opened
-from errata.methods._router import read_keys
 from errata.methods.melo import Melo
+from errata.methods.shared.routed import read_keys
 from errata.model.lm import LM
 from errata.model.tokens import Query
 from errata.routing import blocks

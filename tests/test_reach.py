@@ -16,7 +16,7 @@ from errata.cli import main
 from errata.delta import Site
 from errata.errors import BadConfig
 from errata.fact import Fact
-from errata.methods._router import between
+from errata.methods.shared.routed import between
 from errata.model.tokens import Query
 from errata.model.trace import Trace, at
 from errata.reach import Reach, reach

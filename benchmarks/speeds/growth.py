@@ -21,7 +21,7 @@ from errata.delta import Change, Graft, LowRank
 from errata.edit import Edit
 from errata.editor import Editor
 from errata.fact import Fact
-from errata.methods._shared import follow, mark, terms_of
+from errata.methods.ledger import follow, mark, terms_of
 from errata.model.lm import LM
 from errata.model.loading import load
 from errata.primer.probes import edits

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
-from errata import collecting, methods
+from errata import methods
 from errata.book.book import Book, Record
 from errata.delta import Change, Site
 from errata.edit import Edit
@@ -295,5 +295,5 @@ class Editor:
         return checkpoint(self.lm, self._standing, directory)
 
     def stats(self, method: str, progress: Progress | None = None, part: str = "", **options: Any) -> dict[str, Any]:
-        """Compute the statistics a method with these settings needs, or a part; see `collecting.collect`."""
-        return collecting.collect(self.lm, self._method(method, options), progress, part)
+        """Compute the statistics a method with these settings needs, or a part; see `Method.collect`."""
+        return self._method(method, options).collect(self.lm, progress, part)

@@ -25,8 +25,8 @@ from errata import methods
 from errata.editor import Editor
 from errata.errors import BadConfig, InputError, did_you_mean
 from errata.fact import Fact
-from errata.methods._neurons import old_answers
 from errata.methods.kne import Kne, shares
+from errata.methods.shared.neurons import old_answers
 from errata.model.lm import LM
 from errata.solve.causal import Traced, Tracing, average, trace
 from errata.stats.remembered_layer import remember

@@ -17,7 +17,7 @@ from errata import methods
 from errata.errors import BadConfig
 from errata.fact import Fact
 from errata.locate import picture
-from errata.methods._router import Routed
+from errata.methods.shared.routed import Routed
 from errata.model.lm import LM
 
 SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)

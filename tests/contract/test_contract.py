@@ -29,7 +29,7 @@ from errata.edit import Edit
 from errata.errors import BadConfig, BadFact, UnknownSite, UnsupportedModel
 from errata.fact import Fact
 from errata.methods import Method
-from errata.methods._locate import LocateThenEdit
+from errata.methods.shared.locate_then_edit import LocateThenEdit
 from errata.model.lm import LM
 from errata.model.tokens import Query
 from tests import tiny

@@ -15,8 +15,8 @@ import pytest
 
 from errata.data.cases import KNOWN, Case, parse
 from errata.errors import BadFile
-from tests.data.made_up import FORMS
 from tests.data import made_up
+from tests.data.made_up import FORMS
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import torch
 
 from errata.delta import Graft, Site
 from errata.fact import Fact
-from errata.methods._router import read_keys, taught
 from errata.methods.grace import Grace
+from errata.methods.shared.routed import read_keys, taught
 from errata.model.lm import LM
 from errata.model.tokens import Query
 from errata.model.trace import Trace

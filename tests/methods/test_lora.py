@@ -12,8 +12,8 @@ import pytest
 from errata.errors import BadConfig
 from errata.fact import Fact
 from errata.methods import lora
-from errata.methods._router import taught
 from errata.methods.lora import Lora
+from errata.methods.shared.routed import taught
 from errata.model.lm import LM
 
 Models = Callable[[str], LM]

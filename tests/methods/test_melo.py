@@ -20,8 +20,8 @@ from errata.editor import open as open_editor
 from errata.errors import BadConfig, InputError, UnsupportedModel
 from errata.fact import Fact, Probe
 from errata.index.clusters import Label
-from errata.methods._router import between, taught, variants
 from errata.methods.melo import Melo
+from errata.methods.shared.routed import between, taught, variants
 from errata.model.grafts.keyed import Blocks, labels_of
 from errata.model.lm import LM
 from errata.model.tokens import Query

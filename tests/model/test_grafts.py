@@ -16,7 +16,7 @@ from torch import Tensor
 from errata.delta import Graft, LowRank, Site
 from errata.errors import UnknownSite, UnsupportedModel
 from errata.evaluate.scorer import Scorer
-from errata.methods._router import read_keys
+from errata.methods.shared.routed import read_keys
 from errata.model.generation import follow
 from errata.model.grafts.keyed import Blocks, label_tensor
 from errata.model.lm import LM

@@ -1,4 +1,4 @@
-"""The methods: every module of this folder that defines a `Method` with a name.
+"""The methods: every module of this folder, but not of `shared`, that defines a `Method` with a name.
 
 Outside packages add theirs through the entry point group ``errata.methods`` (module or class).
 """
@@ -22,7 +22,7 @@ __all__ = ["Method", "Solution", "get", "make", "names", "rebuilt"]
 
 
 def _modules() -> list[object]:
-    files = (m.name for m in pkgutil.iter_modules(__path__) if m.name != "base" and not m.name.startswith("_"))
+    files = (m.name for m in pkgutil.iter_modules(__path__) if m.name != "base" and not m.ispkg)
     own: list[object] = [import_module(f"{__name__}.{name}") for name in files]
     return own + [point.load() for point in entry_points(group=__name__)]
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from errata.delta import LowRank, Site
 from errata.edit import Edit
-from errata.methods._layers import ManyMatrices, Wanted, shielded
 from errata.methods.base import Auto
+from errata.methods.shared.many_matrices import ManyMatrices, Wanted, shielded
 from errata.model.lm import LM
 from errata.solve.least_squares import Ridge, batch, null_space
 from errata.stats.store import take

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import Any, ClassVar, Literal, Self
 
+import torch
 from torch import Tensor
 
 from errata.config import to_dict
-from errata.delta import Change, Site
+from errata.delta import Change, Graft, Site
 from errata.edit import Edit
 from errata.errors import BadConfig, NotFinite, UnknownSite, UnsupportedModel
 from errata.fact import Fact, check_consistent
-from errata.methods._settings import check
-from errata.methods._stored import ratios, stored
 from errata.model.fold import ground_of
 from errata.model.lm import LM
 from errata.model.trace import no_grads_kept
@@ -94,6 +93,21 @@ class Method(ABC):
         """Return, by site, the name of each statistic of the base that `compute` reads, and how much was read for it."""
         return {}
 
+    def collect(self, lm: LM, progress: Progress | None = None, part: str = "") -> dict[str, dict[str, Any]]:
+        """Compute the statistics the method needs on a model, if they are not there yet; return by site how much was read.
+
+        Args:
+            part: ``"I/N"`` reads one of N parts, ``"all/N"`` adds them up; see `LocateThenEdit.collect`.
+
+        Raises:
+            BadConfig: a part, of a method that needs no covariance.
+        """
+        if part:
+            raise BadConfig(f"{self.name} needs no covariance of keys; leave the part out.")
+        how = self.resolve(lm)
+        how.prepare(lm, progress)
+        return how.statistics(lm)
+
     @abstractmethod
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Do the mathematics; called by `solve` on a resolved method with at least one fact."""
@@ -149,3 +163,36 @@ def step_for(matrix: Tensor, parts: int) -> float:
 def layer_at(lm: LM, share: float) -> int:
     """Return the layer at a fraction of the depth a prompt can be found in."""
     return min(lm.reachable - 1, max(0, round(share * lm.reachable)))
+
+
+def check(settings: Any) -> None:
+    """Look at every setting of a frozen dataclass.
+
+    Raises:
+        BadConfig: a number outside its range, or a list that is empty or names something twice.
+    """
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if isinstance(value, tuple) and (not value or len(set(value)) < len(value)):
+            raise BadConfig(f"{f.name} = {value} is empty or names something twice; give each once.")
+        if not isinstance(value, int | float):
+            continue
+        if "least" in f.metadata and not value >= f.metadata["least"]:
+            raise BadConfig(f"{f.name} = {value} makes no sense; it is at least {f.metadata['least']}.")
+        if "above" in f.metadata and not value > f.metadata["above"]:
+            raise BadConfig(f"{f.name} = {value} makes no sense; it is above {f.metadata['above']}.")
+
+
+def stored(delta: Change, lm: LM) -> Change:
+    """Return the delta as an edit keeps it, on the CPU, float32 unless the model itself is finer."""
+    if isinstance(delta, Graft):
+        return replace(delta, state={k: t.detach().cpu().contiguous() for k, t in delta.state.items()})
+    dtype = torch.promote_types(next(lm.model.parameters()).dtype, torch.float32)
+    moved = {f.name: getattr(delta, f.name).detach().cpu() for f in fields(delta)}
+    return replace(delta, **{k: (t.to(dtype) if t.is_floating_point() else t).contiguous() for k, t in moved.items()})
+
+
+def ratios(lm: LM, deltas: Mapping[Site, Change]) -> dict[str, float]:
+    """Return ‖ΔW‖ / ‖W‖ of the base at each site."""
+    sums = {s: d for s, d in deltas.items() if not isinstance(d, Graft)}
+    return {str(s): d.norm() / float(lm.weights.base(s).detach().double().norm()) for s, d in sums.items()}

@@ -18,7 +18,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from errata.delta import LowRank
-from errata.methods._one_matrix import OneMatrix
+from errata.methods.shared.one_matrix import OneMatrix
 from errata.solve.least_squares import Ridge, equality
 
 

@@ -20,8 +20,8 @@ from typing import Any, ClassVar, Literal
 
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods._tuned import OneTuned
 from errata.methods.base import Auto, Solution
+from errata.methods.shared.fine_tuned import OneTuned
 from errata.model.lm import LM
 from errata.solve.descent.matrix import Schedule
 from errata.solve.keys import queries

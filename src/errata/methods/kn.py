@@ -27,8 +27,8 @@ from torch import Tensor
 from errata.delta import Columns, Site
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods._neurons import Neuronal, old_answers
 from errata.methods.base import Solution
+from errata.methods.shared.neurons import Neuronal, old_answers
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace

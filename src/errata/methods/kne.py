@@ -7,7 +7,7 @@ https://arxiv.org/abs/2412.20637.
     KNE     = {(l, k): Attr > t_p},  t_p the (1 - p) quantile of Attr over all layers and neurons;  n = |KNE|
     Ŵ       = W + (lr / √n) ΔW,  ΔW zero outside KNE; all layers of it move together  (`solve.descent.neurons`)
 
-``constraint=o-edit+`` learns inside the directions that O-Edit leaves free in each layer (`methods._constraint`); an
+``constraint=o-edit+`` learns inside the directions that O-Edit leaves free in each layer (`methods.shared.orthogonal`); an
 edit takes as many directions of a layer as it has neurons there, so set ``energy`` below 1 and ``full=leading``.
 A batch of facts takes the union of their ensembles; ``union=false`` sums Attr over the facts and takes one quantile.
 
@@ -33,9 +33,9 @@ from errata.delta import Columns, Site
 from errata.edit import Edit
 from errata.errors import BadConfig
 from errata.fact import Fact
-from errata.methods._constraint import Constrained
-from errata.methods._neurons import Neuronal, old_answers
 from errata.methods.base import Solution
+from errata.methods.shared.neurons import Neuronal, old_answers
+from errata.methods.shared.orthogonal import Constrained
 from errata.model.lm import LM
 from errata.model.tokens import Query
 from errata.solve import keys

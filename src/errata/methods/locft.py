@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods._tuned import OneTuned
 from errata.methods.base import Solution
+from errata.methods.shared.fine_tuned import OneTuned
 from errata.model.lm import LM
 from errata.model.tokens import Query
 from errata.solve.descent.matrix import Schedule

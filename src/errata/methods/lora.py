@@ -24,8 +24,8 @@ from errata.delta import LowRank, Site
 from errata.edit import Edit
 from errata.errors import BadConfig, NotFinite
 from errata.fact import Fact
-from errata.methods._router import taught
 from errata.methods.base import Auto, Method, Solution
+from errata.methods.shared.routed import taught
 from errata.model.lm import LM
 from errata.model.tokens import Batch
 from errata.solve.descent.losses import mean_loss

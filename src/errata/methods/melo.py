@@ -27,9 +27,8 @@ from errata.delta import Graft, Site
 from errata.edit import Edit
 from errata.errors import BadConfig, UnsupportedModel
 from errata.fact import Fact
-from errata.methods._index import preview
-from errata.methods._router import Routed, closed, labels_in, read_keys, taught
 from errata.methods.base import Auto, Solution, layer_at, step_for
+from errata.methods.shared.routed import Routed, closed, labels_in, preview, read_keys, taught
 from errata.model.grafts.keyed import label_tensor
 from errata.model.lm import LM
 from errata.model.tokens import Query

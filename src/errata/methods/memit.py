@@ -26,7 +26,7 @@ from torch import Tensor
 
 from errata.delta import LowRank, Site
 from errata.edit import Edit
-from errata.methods._layers import Wanted, Weighted, shielded
+from errata.methods.shared.many_matrices import Wanted, Weighted, shielded
 from errata.model.lm import LM
 from errata.solve.least_squares import batch
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from errata.methods._one_matrix import OneMatrix
+from errata.methods.shared.one_matrix import OneMatrix
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from errata.methods._one_matrix import OneMatrix
+from errata.methods.shared.one_matrix import OneMatrix
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,8 +33,8 @@ from errata.delta import Graft, Site
 from errata.edit import Edit
 from errata.errors import NotFinite
 from errata.fact import Fact
-from errata.methods._router import closed, taught, variants
 from errata.methods.base import Auto, Method, Solution, layer_at, step_for
+from errata.methods.shared.routed import closed, taught, variants
 from errata.model.grafts.wise import Side, farness, times
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query

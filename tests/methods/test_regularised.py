@@ -1,6 +1,6 @@
 """Plug-ins on the methods that take them, and fine-tuning inside what is free.
 
-pytest tests/methods/test_restrained.py
+pytest tests/methods/test_regularised.py
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from errata.edit import Edit
 from errata.errors import BadConfig
 from errata.fact import Fact
 from errata.methods import make
-from errata.methods._restrained import PRUNE, RECT, SPHERE
+from errata.methods.shared.regularised import PRUNE, RECT, SPHERE
 from errata.model.lm import LM
 from errata.model.tokens import Query
 from errata.solve.keys import gather, queries

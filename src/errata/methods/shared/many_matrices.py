@@ -15,8 +15,8 @@ from torch import Tensor
 from errata.delta import Change, Dense, LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods._locate import PUBLISHED, LocateThenEdit, home
 from errata.methods.base import Auto, Solution, layer_at
+from errata.methods.shared.locate_then_edit import PUBLISHED, LocateThenEdit, home
 from errata.model.fold import summed
 from errata.model.lm import LM
 from errata.solve import keys

@@ -11,7 +11,7 @@ import torch
 from errata.delta import Change, Dense, Graft, LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods._constraint import Constrained
+from errata.methods.shared.orthogonal import Constrained
 from errata.model.lm import LM
 from errata.solve import keys
 from errata.solve.regularise import anchored, beside, compressed, largest

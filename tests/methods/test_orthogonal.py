@@ -1,6 +1,6 @@
 """O-Edit and O-Edit+ on the methods that take them, against the equations in dense float64.
 
-pytest tests/methods/test_constraint.py
+pytest tests/methods/test_orthogonal.py
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def test_without_a_constraint_nothing_is_asked_for(monkeypatch: pytest.MonkeyPat
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("errata.methods._constraint.gradients", refuse)
+    monkeypatch.setattr("errata.methods.shared.orthogonal.gradients", refuse)
     lm = built()
     make("rome", SMALL["rome"]).prepare(lm)
     assert "room" not in write(lm, "rome", MORE[:1])[0].report

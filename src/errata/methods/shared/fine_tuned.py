@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from errata.delta import Dense, Site
 from errata.edit import Edit
-from errata.methods._constraint import Constrained
 from errata.methods.base import Auto, Solution, layer_at, step_for
+from errata.methods.shared.orthogonal import Constrained
 from errata.model.lm import LM
 from errata.model.tokens import Query
 from errata.solve.descent.matrix import Schedule, fit

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from errata.delta import Site
+from errata.delta import Graft, Site
+from errata.edit import Edit
 from errata.fact import Fact
 from errata.index.clusters import Label
 from errata.index.search import Backend
 from errata.methods.base import Auto, Method
+from errata.model.fold import derived
+from errata.model.grafts.keyed import KINDS, Keyed, keyed
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, at
@@ -144,3 +147,43 @@ def read_keys(lm: LM, index: Site, asked: Sequence[Query], entering: bool = Fals
             lm.forward(batch)
         parts.append(at((trace.inputs if entering else trace.outputs)[index], batch.ends).float())
     return torch.cat(parts)
+
+
+Held: TypeAlias = tuple[Edit, Graft]  # an edit, and where its keys are
+
+
+def preview(lm: LM, name: str, past: Sequence[Edit], graft: Graft) -> dict[str, Any]:
+    """Return what an edit will do to the index: its events, the clusters there are then, and what is forgotten, by edit.
+
+    Args:
+        name: the bank's. past: the edits that stand. graft: the new edit's keys.
+    """
+    kind, _, where = name.partition("@")
+    index = Site.parse(where)
+
+    def entered(held: list[Held], edit: Edit) -> list[Held]:
+        found = keyed(edit.deltas, kind)
+        if found and found[0] == index:
+            held.append((edit, found[1]))
+        return held
+
+    held = derived(lm, ("keyed", name), past, list[Held], entered)
+    standing = lm.weights.grafts.bank(name)
+    if not isinstance(standing, Keyed) or standing.edits != len(held):
+        made = KINDS[kind](index, lm)
+        assert isinstance(made, Keyed)
+        standing = made
+        for _, keys in held:
+            standing.take_keys(keys)
+    with standing.trying(graft) as events:
+        assert standing.clusters is not None
+        lost = [_forgotten(held, standing, point) for event in events for point in event.forgotten]
+        return {"events": [event.kind for event in events], "clusters": len(standing.clusters), "forgotten": lost}
+
+
+def _forgotten(held: Sequence[Held], bank: Keyed, point: int) -> dict[str, str]:
+    number = bank.opens[point]
+    if number == len(held):
+        return {"edit": "", "prompt": "a fact of this edit itself"}
+    edit, _ = held[number]
+    return {"edit": edit.id, "prompt": edit.facts[point - bank.opens.index(number)].prompt}

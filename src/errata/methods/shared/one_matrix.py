@@ -11,8 +11,8 @@ from torch import Tensor
 from errata.delta import LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods._locate import PUBLISHED, LocateThenEdit, home
 from errata.methods.base import Auto, Solution
+from errata.methods.shared.locate_then_edit import PUBLISHED, LocateThenEdit, home
 from errata.model.lm import LM
 from errata.solve import keys
 from errata.solve.least_squares import Ridge, rank_one

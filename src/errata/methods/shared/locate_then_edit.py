@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from errata.delta import Site
-from errata.methods._restrained import Restrained
+from errata.errors import BadConfig
 from errata.methods.base import Auto, layer_at
+from errata.methods.shared.regularised import Restrained
 from errata.model.lm import LM
 from errata.solve.least_squares import Ridge
 from errata.solve.values import Goal, Values
 from errata.stats.remembered_layer import remembered
-from errata.stats.store import Progress, described, ensure, take
+from errata.stats.store import Progress, described, ensure, merge_parts, read_part, take
 
 _LLAMA2 = {"steps": 25, "lr": 0.5, "decay": 1e-3, "clamp": 4.0}
 _LLAMA3 = {"steps": 25, "lr": 0.1, "decay": 0.5, "clamp": 0.75}
@@ -63,6 +64,30 @@ class LocateThenEdit(Restrained):
     def statistics(self, lm: LM) -> dict[str, dict[str, Any]]:
         """Return the name of the covariance of every site written to, how many tokens it is of and why no more."""
         return described(lm, self.sites(), self.corpus, self.tokens)
+
+    def collect(self, lm: LM, progress: Progress | None = None, part: str = "") -> dict[str, dict[str, Any]]:
+        """Compute covariances in one go, or in parts by processes that know nothing of each other.
+
+        Args:
+            part: ``"I/N"`` reads one of N parts, here or on another machine; ``"all/N"`` adds them up, once their files lie
+                in one directory. The corpus and a number of tokens must be the same for every part, and for the edits
+                that are to use the sum: parts cannot know when the whole has settled.
+
+        Raises:
+            BadConfig: the part is no such thing, or no number of tokens is set.
+            StatsMissing: a part that is to be added up is not there.
+        """
+        if not part:
+            return super().collect(lm, progress)
+        which, _, of = part.partition("/")
+        if not (of.isdigit() and (which == "all" or (which.isdigit() and 1 <= int(which) <= int(of)))):
+            raise BadConfig(
+                f"{part!r} is no part: give 1/4 to 4/4 to read one of four, then all/4 to put them together."
+            )
+        if not self.tokens:
+            raise BadConfig("parts of a text need a number of tokens: set tokens=N, for every part and when writing.")
+        common = (lm, self.resolve(lm).sites(), self.corpus, self.tokens)
+        return merge_parts(*common, int(of)) if which == "all" else read_part(*common, part, progress)
 
     def ridge(self, lm: LM, site: Site, weight: float = 1.0) -> Ridge:
         """Return λC of a site, damped, factored once while the model lives.
