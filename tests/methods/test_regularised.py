@@ -21,7 +21,7 @@ from errata.model.tokens import Query
 from errata.solve.keys import gather, queries
 from errata.solve.regularise import beside, compressed, largest
 from tests import tiny
-from tests.methods.test_constraint import MORE, taken
+from tests.methods.test_orthogonal import MORE, taken
 
 SITE = Site(1, "down")
 SMALL: dict[str, dict[str, Any]] = {
