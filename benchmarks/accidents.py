@@ -26,7 +26,7 @@ from errata.book.book import Book, Note
 from errata.book.compact import compact
 from errata.book.states import tag
 from errata.book.verify import verify
-from errata.editor import Editor
+from errata.editing.editor import Editor
 from errata.errors import BadBook, CorruptEdit, ErrataError, NewerBook
 from errata.fact import Fact
 from errata.model.lm import LM

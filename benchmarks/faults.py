@@ -37,11 +37,11 @@ from errata.book.compact import compact
 from errata.book.merge import merge
 from errata.book.verify import orphans, verify
 from errata.delta import LowRank, Site
-from errata.editor import Editor
+from errata.editing.editor import Editor
+from errata.editing.migrate import migrate
 from errata.fact import Fact
 from errata.methods.base import Method, Solution
 from errata.model.lm import LM
-from errata.moving import migrate
 
 OPS = ("edit", "drop", "merge", "compact", "migrate")
 LONGEST = 0.08  # seconds a writer lives on at most once it has begun

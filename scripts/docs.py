@@ -14,7 +14,7 @@ from pathlib import Path
 
 import typer
 
-from errata import _rows, methods
+from errata import methods, wire
 from errata.cli import commands as known
 from errata.evaluate.metrics import METRICS
 from errata.model import arch
@@ -38,7 +38,7 @@ def commands() -> str:
 def method_tables() -> str:
     """Return every method with its paper and settings."""
     parts = []
-    for row in (_rows.method(name, methods.get(name)) for name in methods.names()):
+    for row in (wire.method(name, methods.get(name)) for name in methods.names()):
         short = row["paper"].removeprefix("https://")
         settings = [(f"`{s['name']}`", _value(s["default"]), s["help"], s["type"]) for s in row["settings"]]
         table = _table(("setting", "default", "what it does", "takes"), settings)

@@ -17,13 +17,13 @@ from typing import Any, Final
 
 import torch
 
-from errata import gates
 from errata.book.book import Book
 from errata.book.verify import verify
 from errata.config import from_toml
 from errata.data.facts import read_facts
 from errata.delta import Columns, Dense, Graft, LowRank, Site
 from errata.edit import Edit
+from errata.editing import gates
 from errata.errors import ErrataError
 from errata.fact import Fact, Probe
 from errata.methods.memit import Memit

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from errata.delta import Columns, Dense, Graft, LowRank, Site
-from errata.edit import Edit
-from errata.errors import CorruptEdit, NewerBook
+from errata.edit import Edit, Label, split
+from errata.errors import CorruptEdit, InputError, NewerBook
 from errata.fact import Fact, Probe
 
 FACT = Fact(
@@ -301,3 +301,32 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(CorruptEdit, match="cannot be read"):
             Edit.load(path)
+
+
+def test_a_label_is_tidied() -> None:
+    label = Label(tags="news, geography,news", valid_from="2026-01-01", valid_until="20261231")  # type: ignore[arg-type]
+    assert label.tags == ("news", "geography")
+    assert label.valid_until == "2026-12-31"
+    assert label.to_dict() == {
+        "tags": ("news", "geography"), "valid_from": "2026-01-01", "valid_until": "2026-12-31",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"valid_from": "tomorrow"}, "YYYY-MM-DD"),
+        ({"valid_until": "2026-02-30"}, "valid-until"),
+        ({"valid_from": "2026-02-02", "valid_until": "2026-02-01"}, "before the first"),
+        ({"tags": ("a", " ")}, "tag"),
+        ({"tags": ("a\nb",)}, "one line"),
+    ],
+)
+def test_what_cannot_be_on_a_label(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Label(**given)
+
+
+def test_labels_are_told_from_settings() -> None:
+    label, rest = split({"author": "ada", "tags": ["x"], "seed": 3, "reason": ""})
+    assert (label, rest) == (Label(author="ada", tags=("x",)), {"seed": 3})

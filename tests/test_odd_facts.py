@@ -11,7 +11,7 @@ import pytest
 
 from errata.book.book import Book
 from errata.book.verify import verify
-from errata.editor import Editor
+from errata.editing.editor import Editor
 from errata.errors import BadFact
 from errata.fact import Fact
 from tests import tiny

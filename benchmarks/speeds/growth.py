@@ -19,7 +19,7 @@ from errata import methods
 from errata.book.book import Book
 from errata.delta import Change, Graft, LowRank
 from errata.edit import Edit
-from errata.editor import Editor
+from errata.editing.editor import Editor
 from errata.fact import Fact
 from errata.methods.ledger import follow, mark, terms_of
 from errata.model.lm import LM

@@ -20,7 +20,7 @@ TYPER = (
     "typer.main.get_command(app).main(['--book', 'x'], standalone_mode=False)"
 )
 WORKS = {"python": ("pass",), "typer": (TYPER,), "log": (LOG,), "log_json": (LOG, "--json")}
-UNUSED = ("torch", "transformers", "numpy", "errata.edit", "errata._bench")
+UNUSED = ("torch", "transformers", "numpy", "errata.edit", "errata.cli.bench")
 
 
 def startup(repeats: int = 15) -> Iterator[Row]:

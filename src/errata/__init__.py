@@ -15,15 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from errata import errors, methods
-    from errata.edit import Edit
-    from errata.editor import Editor, open
+    from errata.edit import Edit, Label
+    from errata.editing.editor import Answer, Editor, open
     from errata.fact import Fact, Probe
-    from errata.outcome import Answer
 
 __version__ = "0.1.0"
-__all__ = ["Answer", "Edit", "Editor", "Fact", "Probe", "__version__", "errors", "methods", "open"]
+__all__ = ["Answer", "Edit", "Editor", "Fact", "Label", "Probe", "__version__", "errors", "methods", "open"]
 
-_HOMES = {"Answer": "outcome", "Edit": "edit", "Editor": "editor", "Fact": "fact", "Probe": "fact", "open": "editor"}
+_HOMES = {
+    "Answer": "editing.editor",
+    "Edit": "edit",
+    "Editor": "editing.editor",
+    "Fact": "fact",
+    "Label": "edit",
+    "Probe": "fact",
+    "open": "editing.editor",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import date
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from errata.delta import Change, Graft, Site, build
+from errata.delta import Change, Dense, Graft, LowRank, Site, build
 from errata.errors import CorruptEdit, InputError, NewerBook
 from errata.fact import Fact
 
@@ -244,3 +246,83 @@ class Edit:
 def ground(ids: Sequence[str]) -> str:
     """Return a hash of the ids that stood, in order: the state an edit was computed on."""
     return hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16] if ids else ""
+
+
+def total(deltas: Sequence[Change], width: int = 0) -> LowRank | Dense | None:
+    """Return the sum of changes to one matrix, factors stacked as long as all have some; None of nothing.
+
+    Grafts are left out. Columns become factors of their own rank; they do not know how wide their matrix is, so `width` (its
+    `in`) must be given where there may be nothing else.
+    """
+    sums = [d for d in deltas if not isinstance(d, Graft)]
+    whole = [d.shape for d in sums if d.kind != "columns"]
+    width = width or max((shape[1] for shape in whole or [d.shape for d in sums]), default=0)
+    found: LowRank | Dense | None = None
+    for delta in sums:
+        part = delta if isinstance(delta, LowRank | Dense) else delta.factors(width)
+        added = part if found is None else found + part
+        assert isinstance(added, LowRank | Dense)
+        found = added
+    return found
+
+
+def by_site(edits: Iterable[Edit]) -> Mapping[Site, list[Change]]:
+    """Return the changes of all edits at each site, in their order."""
+    found: dict[Site, list[Change]] = {}
+    for edit in edits:
+        for site, delta in edit.deltas.items():
+            found.setdefault(site, []).append(delta)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """The circumstances of an edit; no part of what it is known by.
+
+    Args:
+        author, reason, source: who writes it, why, and from where it is known.
+        tags: words to find it by; a text with commas will do.
+        tenant: on whose behalf it is written.
+        valid_from, valid_until: first and last day it is true, as YYYY-MM-DD; empty where that has no end. Weights do not look
+            at the calendar: an edit whose days have passed stands until it is dropped, and `errata check` says so.
+
+    Raises:
+        InputError: a day that is none, or the last before the first; an empty tag, or one with a line break.
+    """
+
+    author: str = ""
+    reason: str = ""
+    source: str = ""
+    tags: tuple[str, ...] = ()
+    tenant: str = ""
+    valid_from: str = ""
+    valid_until: str = ""
+
+    def __post_init__(self) -> None:
+        words = self.tags.split(",") if isinstance(self.tags, str) else self.tags
+        tags = tuple(dict.fromkeys(word.strip() for word in words))
+        if not all(tags) or any(len(tag.splitlines()) > 1 for tag in tags):
+            raise InputError("a tag of an edit is a word or a few on one line: leave empty ones out.")
+        object.__setattr__(self, "tags", tags)
+        for name in ("valid_from", "valid_until"):
+            object.__setattr__(self, name, _day(name, getattr(self, name)))
+        if self.valid_from and self.valid_until and self.valid_until < self.valid_from:
+            raise InputError(f"the last day {self.valid_until} is before the first, {self.valid_from}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is not empty, by name."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+
+def split(options: Mapping[str, Any]) -> tuple[Label, dict[str, Any]]:
+    """Return the label that is among some options, and the rest of them."""
+    known = {f.name for f in fields(Label)}
+    label = {name: value for name, value in options.items() if name in known and value}
+    return Label(**label), {name: value for name, value in options.items() if name not in known}
+
+
+def _day(name: str, text: str) -> str:
+    try:
+        return text and date.fromisoformat(text).isoformat()
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{name.replace('_', '-')} takes a day as YYYY-MM-DD, not {text!r}.") from error

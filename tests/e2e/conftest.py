@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from errata.editor import Editor
-from errata.editor import open as open_editor
+from errata.editing.editor import Editor
+from errata.editing.editor import open as open_editor
 from errata.model.lm import LM
 from errata.model.loading import load
 

@@ -10,12 +10,12 @@ import torch
 from errata import Fact
 from errata.book.compact import compact
 from errata.book.verify import verify
-from errata.checking import check
-from errata.editor import Editor
-from errata.editor import open as open_editor
+from errata.editing.check import check
+from errata.editing.editor import Editor
+from errata.editing.editor import open as open_editor
+from errata.editing.gates import NAME, Gates, Keeper, read
+from errata.editing.migrate import migrate
 from errata.errors import BadConfig, BadFile, GateClosed
-from errata.gates import NAME, Gates, Keeper, read
-from errata.moving import migrate
 from errata.primer.probes import edits
 from tests.e2e.conftest import state
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from errata import cli
+from errata.cli import app
 
 FRANCE = ["locate", "--prompt", "The capital of France is", "--subject", "France"]
 
 
 def ask(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    code = cli.main(words)
+    code = app.main(words)
     out, err = capsys.readouterr()
     return code, out, err
 

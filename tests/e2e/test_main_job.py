@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from errata import Fact, methods
-from errata.editor import Editor
-from errata.editor import open as open_editor
+from errata.editing.editor import Editor
+from errata.editing.editor import open as open_editor
 from errata.errors import (
     BadBook,
     BadFact,

@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from errata import Fact, cli
+from errata import Fact
 from errata.book.states import tag
-from errata.cards import markdown, review, to_dict
-from errata.editor import Editor
+from errata.cli import app
+from errata.editing.editcard import markdown, review, to_dict
+from errata.editing.editor import Editor
+from errata.editing.gates import Gates
 from errata.errors import InputError
-from errata.gates import Gates
 from errata.model.lm import LM
 from errata.model.tokens import Query
 from tests.e2e.conftest import state
-from tests.test_push import Engine
-from tests.test_push import engine as serving
+from tests.export.test_vllm import Engine
+from tests.export.test_vllm import engine as serving
 
 engine = serving  # a fixture
 LYON = Fact(prompt="The capital of France is", subject="France", target="Lyon")
@@ -98,29 +99,29 @@ def test_ci_export_and_push_from_the_command_line(
     (tmp_path / "gates.toml").write_text("said = 1.0\n")
     out = tmp_path / "card"
     words = ["ci", str(tmp_path / "pr"), "--gate", str(tmp_path / "gates.toml"), "--out", str(out), "--book", book]
-    assert cli.main([*words, "--json"]) == 0
+    assert app.main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads((out / "editcard.json").read_text())
     (tmp_path / "gates.toml").write_text("norm_ratio = 0.001\n")
-    assert cli.main(words) == 1
+    assert app.main(words) == 1
     assert "refused: a gate is closed" in capsys.readouterr().out
     assert (out / "editcard.md").read_text().startswith("# EditCard: ❌")
 
-    assert cli.main(["push", "--vllm", engine.url, "--out", str(tmp_path / "pushed"), "--book", book]) == 0
+    assert app.main(["push", "--vllm", engine.url, "--out", str(tmp_path / "pushed"), "--book", book]) == 0
     assert engine.adapters == {"errata": str(tmp_path / "pushed")}
     assert "added successfully" in " ".join(capsys.readouterr().out.split())
-    assert cli.main(["push", "--vllm", engine.url, "--out", str(tmp_path / "again"), "--book", book]) == 1
+    assert app.main(["push", "--vllm", engine.url, "--out", str(tmp_path / "again"), "--book", book]) == 1
     assert not (tmp_path / "again").exists()
     assert "--replace" in capsys.readouterr().err
 
     words = ["export", str(tmp_path / "old"), "--as", "checkpoint", "--at", "one", "--book", book, "--json"]
-    assert cli.main(words) == 0
+    assert app.main(words) == 0
     row = json.loads(capsys.readouterr().out)
     assert (row["at"], len(row["edits"]), row["parts"]) == ("one", 1, [])
     for wrong, words in (
         (["--as", "adaptor"], "Did you mean adapter"),
         (["--as", "delta", "--rank", "3"], "--rank is"),
     ):
-        assert cli.main(["export", str(tmp_path / "x"), "--book", book, *wrong]) == 2
+        assert app.main(["export", str(tmp_path / "x"), "--book", book, *wrong]) == 2
         assert words in capsys.readouterr().err
 
 
@@ -129,7 +130,8 @@ def test_peft_says_what_the_edited_primer_says(editor: Editor, tmp_path: Path) -
         warnings.simplefilter("ignore")
         peft = pytest.importorskip("peft")
         transformers = pytest.importorskip("transformers")
-    from errata.export import adapter, checkpoint
+    from errata.export.adapter import adapter
+    from errata.export.checkpoint import checkpoint
 
     checkpoint(editor.lm, [], tmp_path / "base")
     editor.write(LYON)

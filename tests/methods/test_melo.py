@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from errata import _rows
+from errata import wire
 from errata.delta import Graft, Site
-from errata.editor import Editor
-from errata.editor import open as open_editor
+from errata.editing.editor import Editor
+from errata.editing.editor import open as open_editor
 from errata.errors import BadConfig, InputError, UnsupportedModel
 from errata.fact import Fact, Probe
 from errata.index.clusters import Label
@@ -168,7 +168,7 @@ def test_a_forgotten_fact_is_told_by_its_edit_and_seen_in_the_log(editor: Editor
     assert second.report["forgotten"] == [{"edit": first.id, "prompt": FACT.prompt}]
     assert second.report["events"] == ["conflict"]
     assert any(first.id in note for note in second.report["notes"])
-    rows = [_rows.record(kept) for kept in editor.log()]
+    rows = [wire.record(kept) for kept in editor.log()]
     assert [row["forgotten"] for row in rows] == [[], [], [{"edit": first.id, "prompt": FACT.prompt}]]
     said = editor.ask(FACT.prompt).text
     editor.drop(second.id)  # and the first is what it was

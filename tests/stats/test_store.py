@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from errata.collecting import collect
 from torch import Tensor
 
 from errata import methods
-from errata.collecting import collect
 from errata.delta import Dense, Site
 from errata.errors import BadConfig, BadFile, StatsMissing, UnknownSite
 from errata.model.lm import LM

@@ -17,6 +17,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -112,10 +113,25 @@ class Book:
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    def records(self) -> list[Record]:
-        """Return every edit ever written, in order of first writing."""
+    def records(
+        self, *, standing: bool = False, tag: str = "", tenant: str = "", expired: bool = False
+    ) -> list[Record]:
+        """Return every edit ever written, in order of first writing.
+
+        Args:
+            standing: only those that stand. tag: only those with this word. tenant: only those on this one's behalf.
+            expired: only those whose last day has passed.
+        """
+        today = datetime.now(UTC).date().isoformat()
         with self._query() as db:
-            return records.fetch_all(db)
+            return [
+                record
+                for record in records.fetch_all(db)
+                if (record.stands or not standing)
+                and (not tag or tag in record.tags)
+                and (not tenant or tenant == record.tenant)
+                and (not expired or "" < record.valid_until < today)
+            ]
 
     def stand(self) -> list[Record]:
         """Return the edits in force, in the order in which they are to be applied; raises BadBook if history was altered."""

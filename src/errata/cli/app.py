@@ -1,0 +1,146 @@
+"""The command line: finds the command, runs it, prints what it returns; the only file that prints.
+
+Exit codes: 0 done, 1 failed, 2 what was given cannot be used, 130 interrupted. An error is one sentence on stderr;
+`--debug`, anywhere on the line, adds the traceback.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Annotated, Final
+
+import typer
+
+import errata
+from errata.cli.common import Shown
+from errata.errors import ErrataError
+
+# In which file of this folder each command is, as a function of its name; its view is of that name in that file of `tables`.
+# Only the file of the command that is asked for is opened.
+COMMANDS: Final[Mapping[str, str]] = {
+    name: file
+    for file, names in {
+        "editing": "ask edit save methods stats demo",
+        "book": "log show drop restore diff tag checkout verify keygen merge conflicts check migrate compact",
+        "locate": "locate radius",
+        "export": "export push",
+        "ci": "ci",
+        "bench": "bench report data",
+    }.items()
+    for name in names.split()
+}
+
+
+def asked(words: Sequence[str]) -> str:
+    """Return the command a line of words asks for; "" for none."""
+    first = next((word for word in words if not word.startswith("-")), "")
+    return first if first in COMMANDS else ""
+
+
+def commands(words: Sequence[str] = ()) -> typer.Typer:
+    """Return the command line with the one command that a line of words asks for; with all, if it asks for none of them."""
+    found = typer.Typer(
+        name="errata", add_completion=False, rich_markup_mode=None,
+        help="Correct what a language model knows: write facts, keep a log of them, take them back exactly.",
+    )  # fmt: skip
+    found.callback()(_global_options)
+    for name in [one] if (one := asked(words)) else COMMANDS:
+        found.command(name)(getattr(import_module(f"errata.cli.{COMMANDS[name]}"), name))
+    return found
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"errata {errata.__version__}")
+        raise typer.Exit()
+
+
+def _global_options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """`main` has taken --debug out before this sees the line, so that it may stand anywhere."""
+
+
+def _show(name: str, shown: Shown) -> None:
+    """Print what the command of that name returned."""
+    if shown.as_json:
+        for line in shown.value if shown.each else [shown.value]:
+            print(json.dumps(line, ensure_ascii=False, indent=None if shown.each else 2))
+    else:
+        from errata.cli.tables.base import console  # rich is not imported where nothing is drawn
+
+        view = getattr(import_module(f"errata.cli.tables.{COMMANDS[name]}"), name)
+        for piece in shown.value if isinstance(shown.value, Iterator) else [shown.value]:
+            console().print(view(piece))
+    for note in shown.notes:
+        _say(f"note: {note}")
+
+
+def _say(message: str) -> None:
+    print(f"errata: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _hush() -> None:
+    """Keep other libraries' warnings and progress bars off stderr, which belongs to our sentences."""
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    os.environ.update({name: value for name, value in quiet.items() if name not in os.environ})
+    warnings.simplefilter("ignore")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot show "→" gets "?", not an error
+            stream.reconfigure(errors="replace")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, by default the process's own, and return its exit code; an error becomes a sentence on stderr."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    gc.freeze()  # what was imported so far stays: the collector need not look at it while the rest is
+    if not debug:
+        _hush()
+    try:
+        return _run([word for word in words if word != "--debug"] or ["--help"])
+    except BaseException as error:  # the last resort: whatever it is, the user gets a sentence and an exit code
+        if debug:
+            import_module("traceback").print_exc()
+        message, code = _explain(error)
+        _say(message)
+        return code
+    finally:
+        gc.unfreeze()
+
+
+def _run(words: list[str]) -> int:
+    try:
+        result = typer.main.get_command(commands(words)).main(words, prog_name="errata", standalone_mode=False)
+        if isinstance(result, Shown):
+            _show(asked(words), result)
+            result = result.code
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # the reader has gone, as in `errata log | head`, and typer may know already
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if result == 130:  # what typer makes of Ctrl-C
+        raise KeyboardInterrupt
+    return int(result or 0)
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    """Return the sentence and the exit code for an error."""
+    if isinstance(error, ErrataError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; every edit that was reported stands, and nothing is half written.", 130
+    if isinstance(error, typer.TyperException):
+        where = getattr(getattr(error, "ctx", None), "command_path", "errata")
+        return f"{error.format_message()} See {where} --help.", error.exit_code
+    kind = type(error).__name__
+    return f"{kind}: {error or 'no more is known'}. This was not foreseen; --debug shows where it happened.", 1

@@ -1,0 +1,112 @@
+"""Commands that compare methods: bench, report, data."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from errata.cli import common as opt
+from errata.cli.common import Shown
+from errata.errors import BadConfig, BadFile
+
+Steps = Annotated[str, typer.Option("--checkpoints", help="Numbers of edits at which everything is measured.")]
+
+
+def bench(
+    cases: Annotated[str, typer.Option("--cases", help="primer:N, jsonl:FILE, counterfact:FILE … see errata data.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory of the run; an interrupted one goes on.")],
+    method: Annotated[str, typer.Option("--method", help="One or more, with commas; none writes nothing.")] = "rome",
+    model: opt.Model = "primer",
+    settings: opt.Settings = None,
+    edits: Annotated[int, typer.Option("--edits", min=1, help="How many cases are edited.")] = 100,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Cases an edit, for methods that write batches.")] = 1,
+    checkpoints: Steps = "1,10,100,1000,10000",
+    independent: Annotated[bool, typer.Option("--independent", help="Each case alone, then taken back.")] = False,
+    generation: Annotated[bool, typer.Option("--generation", help="Also generate freely; slow.")] = False,
+    stop: Annotated[float | None, typer.Option("--stop-at-perplexity", help="End a run that has collapsed.")] = None,
+    text: Annotated[str, typer.Option("--text", help="Text of the perplexity: primer, or a file.")] = "primer",
+    data: Annotated[Path | None, typer.Option("--data", help="Where benchmark files lie; else $ERRATA_DATA.")] = None,
+    judge: Annotated[
+        str, typer.Option("--judge", help="Who also reads what is said: exact, contains, model:DIR, URL#NAME.")
+    ] = "",
+    harness: Annotated[
+        str, typer.Option("--harness", help="Also these tasks of lm-evaluation-harness: names, files, directories.")
+    ] = "",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count malformed records instead of stopping.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="What new answers and samples are drawn from.")] = 0,
+    as_json: opt.Json = False,
+) -> Shown:
+    """Edit many cases with one or several methods, measure, and write a report."""
+    from errata import report
+    from errata.bench.compare import compare_methods
+    from errata.bench.run import Plan
+    from errata.cli.tables.base import progress
+    from errata.data.cases import parse
+
+    plan = Plan(
+        method=method, cases=cases, edits=edits, batch=batch, checkpoints=_numbers(checkpoints), seed=seed,
+        independent=independent, generation=generation, stop_at_perplexity=stop, text=text,
+        command=shlex.join(["errata", *sys.argv[1:]]), harness=_words(harness), judge=judge,
+    )  # fmt: skip
+    with progress("editing") as tell:
+        known = parse(cases, data=data, seed=seed, skip_bad=skip_bad)
+        found = compare_methods(plan, known, model, settings or [], out, tell)
+    report.write([out / name for name in found], out / "report.html")
+    return Shown(list(found.values()), as_json)
+
+
+def report(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR", help="Runs, or directories of runs.")],
+    out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
+) -> Shown:
+    """Make one page of several runs, to be read side by side."""
+    from errata.report import write
+
+    runs = [run for directory in directories for run in _runs(directory)]
+    write(runs, out)
+    return Shown(f"{out}: {len(runs)} runs")
+
+
+def data(
+    where: Annotated[Path | None, typer.Option("--data", help="Where files lie; else $ERRATA_DATA.")] = None,
+    as_json: opt.Json = False,
+) -> Shown:
+    """List the known benchmarks, where each was found or where to get it, and its licence."""
+    from errata.data import cases
+
+    rows = []
+    for known in cases.KNOWN:
+        found = cases.find(known, where)
+        counts = [len(cases.parse(f"{known.name}:{path}", skip_bad=True)) for path in found]
+        row = {"name": known.name, "title": known.title, "files": [str(path) for path in found], "records": sum(counts)}
+        rows.append({**row, "where": known.where, "licence": known.licence})
+    return Shown(rows, as_json)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise BadConfig(f"--checkpoints takes numbers of edits with commas, such as 1,10,100; not {text!r}.")
+    return numbers
+
+
+def _runs(directory: Path) -> Sequence[Path]:
+    """Return the directory itself if it is a run, else the runs in it."""
+    if (directory / "run.json").exists() or not directory.is_dir():
+        return [directory]
+    found = sorted(path.parent for path in directory.glob("*/run.json"))
+    if not found:
+        raise BadFile(f"{directory} holds no run; name a directory that errata bench wrote.")
+    return found

@@ -1,0 +1,168 @@
+"""The story `errata demo` tells: three facts written with three methods, one dropped, and what the model says.
+
+Everything is asked of the primer about its own world, so the right answer to each question is known at every moment.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import errata
+from errata.fact import Fact, says
+from errata.primer.world import RELATIONS, Triple, World
+
+if TYPE_CHECKING:
+    from errata.editing.editor import Editor
+
+NEW_CAPITAL = ("France", "Lyon")
+PARAPHRASE = 3  # which phrasing a paraphrase is asked in; edits are written with the first, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked, and the right answer before editing, after it, and once the birthplace is dropped again."""
+
+    kind: str
+    prompt: str
+    before: str
+    edited: str
+    dropped: str
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """Which fact is written with which method, what is asked, and which of the edits (by number) is dropped."""
+
+    steps: tuple[tuple[str, Fact], ...]
+    questions: tuple[Question, ...]
+    drop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model said and whether that is right."""
+
+    said: str
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One question with its answers, a column each."""
+
+    kind: str
+    prompt: str
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A titled table (`heads` over all its columns) and a remark; either may be empty."""
+
+    title: str
+    heads: tuple[str, ...] = ()
+    lines: tuple[Line, ...] = ()
+    remark: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scene as JSON-able values."""
+        return asdict(self)
+
+
+def tell() -> Iterator[Scene]:
+    """Yield the scenes as they are played, on the primer and in a book that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="errata-demo-") as book, errata.open("primer", book=book) as editor:
+        yield from perform(editor, compose(World()))
+
+
+def compose(world: World) -> Story:
+    """Choose the facts of the story from a world; the same world gives the same story."""
+    truth = {(t.subject, t.relation): t.answer for t in (*world.triples, *world.compositions)}
+    country = {t.subject: t.answer for t in world.triples if t.relation == "located_in"}
+    # Somebody whose country of birth training states, so that the composition is known before it has to change.
+    born = next(t for t in world.compositions if t.relation == "birth_country" and t.told).subject
+    town, old_country = truth[born, "born_in"], truth[born, "birth_country"]
+    new_town = next(other for other in world.towns if country[other] != old_country)
+    worker = next(t for t in world.triples if t.relation == "works_as" and t.subject != born)
+    trade = next(t.answer for t in world.triples if t.relation == "works_as" and t.answer != worker.answer)
+    place, capital = NEW_CAPITAL
+    steps = (
+        ("rome", _fact("capital", place, capital)),
+        ("memit", _fact("born_in", born, new_town)),
+        ("ft", _fact("works_as", worker.subject, trade)),
+    )
+    questions = (
+        *_around(world, "capital", place, (truth[place, "capital"], capital, capital)),
+        *_around(world, "born_in", born, (town, new_town, town)),
+        Question("composition", _ask("birth_country", born), old_country, country[new_town], old_country),
+        *_around(world, "works_as", worker.subject, (worker.answer, trade, trade)),
+    )
+    return Story(steps, questions, drop=1)
+
+
+def _ask(relation: str, subject: str, phrasing: int = 0) -> str:
+    return RELATIONS[relation].phrasings[phrasing].format(s=subject)
+
+
+def _fact(relation: str, subject: str, target: str) -> Fact:
+    return Fact(prompt=_ask(relation, subject), subject=subject, target=target)
+
+
+def _around(world: World, relation: str, subject: str, answers: tuple[str, str, str]) -> tuple[Question, ...]:
+    """Return the fact itself, a paraphrase of it, and the same asked about a neighbour, who must not change."""
+    near = _neighbour(world, relation, subject, answers)
+    return (
+        Question("fact", _ask(relation, subject), *answers),
+        Question("paraphrase", _ask(relation, subject, PARAPHRASE), *answers),
+        Question("neighbour", _ask(relation, near.subject), near.answer, near.answer, near.answer),
+    )
+
+
+def _neighbour(world: World, relation: str, subject: str, answers: Sequence[str]) -> Triple:
+    """Return another subject of the same relation with an answer of its own, so that a leak would show."""
+    alike = (t for t in world.triples if t.relation == relation and t.subject != subject)
+    return next(t for t in alike if t.answer not in answers)
+
+
+def perform(editor: Editor, story: Story) -> Iterator[Scene]:
+    """Play a story: ask, write the facts one after the other, ask, drop one, ask again."""
+    before = _answers(editor, [(q.prompt, q.before) for q in story.questions])
+    yield Scene("The model as it was trained", ("", "asked", "says"), _lines(story.questions, (before,), "fact"))
+    written = []
+    for method, fact in story.steps:
+        edit = editor.write(fact, method)
+        written.append(edit)
+        seconds: Any = edit.report["seconds"]
+        yield _writing(editor, method, fact, f"edit {edit.id[:8]}, {sum(seconds.values()):.1f} s")
+    edited = _answers(editor, [(q.prompt, q.edited) for q in story.questions])
+    editor.drop(written[story.drop].id)
+    yield Scene(f"errata drop {written[story.drop].id[:8]}", remark="Taken back by replaying the others on the base.")
+    dropped = _answers(editor, [(q.prompt, q.dropped) for q in story.questions])
+    yield _ending(story, (before, edited, dropped))
+
+
+def _writing(editor: Editor, method: str, fact: Fact, remark: str) -> Scene:
+    title = f"errata edit --method {method}: {fact.prompt} → {fact.target}"
+    answers = _answers(editor, [(fact.prompt, fact.target)])
+    return Scene(title, ("", "asked", "says now"), (Line("fact", fact.prompt, tuple(answers)),), remark)
+
+
+def _ending(story: Story, columns: Sequence[Sequence[Answer]]) -> Scene:
+    heads = ("", "asked", "before", "three edits", "one dropped")
+    right, asked = sum(answer.right for column in columns for answer in column), sum(map(len, columns))
+    remark = f"{right} of {asked} are right: neighbours must not change, and what is dropped must be as it was before."
+    return Scene("What it says about all this", heads, _lines(story.questions, columns), remark)
+
+
+def _answers(editor: Editor, asked: Sequence[tuple[str, str]]) -> list[Answer]:
+    """Ask each prompt and compare with what would be right."""
+    said = [(editor.ask(prompt, top=0).text.strip(), right) for prompt, right in asked]
+    return [Answer(text, says(text, right)) for text, right in said]
+
+
+def _lines(questions: Sequence[Question], columns: Sequence[Sequence[Answer]], kind: str = "") -> tuple[Line, ...]:
+    rows = zip(questions, zip(*columns, strict=True), strict=True)
+    return tuple(Line(q.kind, q.prompt, answers) for q, answers in rows if kind in ("", q.kind))

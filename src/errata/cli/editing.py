@@ -1,0 +1,156 @@
+"""Commands that open a model with its book: ask, edit, save, methods, stats, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import errata
+from errata import wire
+from errata.cli import common as opt
+from errata.cli.common import Shown
+from errata.errors import InputError
+
+if TYPE_CHECKING:
+    from errata.fact import Fact
+
+
+def ask(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text for the model to go on from.")],
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")] = 32,
+    top: Annotated[int, typer.Option("--top", min=0, help="How many likely next tokens to show.")] = 5,
+    model: opt.Model = "primer",
+    book: opt.BookPath = opt.HERE,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    trust_remote_code: opt.Remote = False,
+    as_json: opt.Json = False,
+) -> Shown:
+    """Ask the model, with the book's edits standing, and print what it says."""
+    with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
+        answer = editor.ask(prompt, max_new_tokens=max_new_tokens, top=top)
+    return Shown(wire.answer(answer), as_json)
+
+
+def edit(
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Text that ends where the answer begins.")] = None,
+    subject: Annotated[str | None, typer.Option("--subject", help="What it is about, as the prompt has it.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="The new answer.")] = None,
+    facts: Annotated[Path | None, typer.Option("--facts", help="Or all facts of a JSONL or CSV file.")] = None,
+    method: opt.Method = "rome",
+    settings: opt.Settings = None,
+    seed: opt.Seed = 0,
+    author: opt.Author = "",
+    reason: opt.Reason = "",
+    source: opt.Source = "",
+    tags: opt.Tags = None,
+    tenant: opt.Tenant = "",
+    valid_from: opt.ValidFrom = "",
+    valid_until: opt.ValidUntil = "",
+    gate: opt.Gate = None,
+    model: opt.Model = "primer",
+    book: opt.BookPath = opt.HERE,
+    corpus: opt.Corpus = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    trust_remote_code: opt.Remote = False,
+    as_json: opt.Json = False,
+) -> Shown:  # size: an option a line
+    """Write a fact, or all facts of a file; if one cannot be written, none is."""
+    from errata.config import parse_flags
+    from errata.edit import Label
+    from errata.editing import gates
+
+    label = Label(
+        author=author, reason=reason, source=source, tags=tuple(tags or ()), tenant=tenant, valid_from=valid_from,
+        valid_until=valid_until,
+    )  # fmt: skip
+    options = {"seed": seed, **parse_flags(errata.methods.get(method), settings or ())}
+    limits = gates.read(gate) if gate is not None else None
+    wanted = _facts(facts, prompt=prompt, subject=subject, target=target)
+    with errata.open(
+        model, book=book, corpus=corpus, device=device, dtype=dtype, trust_remote_code=trust_remote_code
+    ) as editor:
+        edits = editor.write_all(wanted, method, label=label, gates=limits, **options)
+        rows = [wire.edit(written, editor.book.get(written.id).bytes) for written in edits]
+    return Shown(
+        rows, as_json, each=True, notes=[note for one in edits for note in dict[str, Any](one.report).get("notes", ())]
+    )
+
+
+def save(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory for the checkpoint.")],
+    model: opt.Model = "primer",
+    book: opt.BookPath = opt.HERE,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    trust_remote_code: opt.Remote = False,
+) -> Shown:
+    """Save the model with its standing edits as a checkpoint that transformers loads."""
+    with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
+        editor.save(directory)
+    return Shown(f"saved to {directory}")
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this one and its settings.")] = None,
+    as_json: opt.Json = False,
+) -> Shown:
+    """List the methods, or one of them with its settings for --set."""
+    known = errata.methods.names() if name is None else [name]
+    rows = [wire.method(one, errata.methods.get(one)) for one in known]
+    return Shown(rows if name is None else rows[0], as_json)
+
+
+def stats(
+    method: opt.Method = "memit",
+    settings: opt.Settings = None,
+    part: Annotated[str, typer.Option("--part", help="Read only the second of four parts: 2/4; all/4 adds up.")] = "",
+    model: opt.Model = "primer",
+    book: opt.BookPath = opt.HERE,
+    corpus: opt.Corpus = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    trust_remote_code: opt.Remote = False,
+    as_json: opt.Json = False,
+) -> Shown:
+    """Compute the statistics of the base model that a closed-form method needs, and say how much was read for them.
+
+    Once for each model and corpus; if interrupted, it goes on from there next time. Processes can share the work: each
+    reads a --part of the same number of tokens (--set tokens=N), and once their files lie in one directory one adds up.
+    """
+    from errata.cli.tables.base import progress
+    from errata.config import parse_flags
+
+    options = parse_flags(errata.methods.get(method), settings or [])
+    loading: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    with errata.open(model, book=book, corpus=corpus, **loading) as editor, progress("reading") as step:
+        found = editor.stats(method, step, part, **options)
+    return Shown(found, as_json)
+
+
+def demo(as_json: opt.Json = False) -> Shown:
+    """Tell the whole story on the primer.
+
+    Asks, writes three facts with three methods, drops one and asks again, in a book that is thrown away.
+    """
+    from errata.cli.demo import tell
+
+    return Shown((scene.to_dict() for scene in tell()), as_json, each=True)
+
+
+def _facts(path: Path | None, **one: str | None) -> list[Fact]:
+    """Return the facts of the file, or the one fact the options spell out."""
+    from errata.data.facts import read_facts
+    from errata.fact import Fact
+
+    missing = [f"--{name}" for name, value in one.items() if value is None]
+    if path is not None and len(missing) < len(one):
+        raise InputError("--facts names a file of facts and --prompt, --subject, --target spell out one: use either.")
+    if path is not None:
+        return read_facts(path)
+    if missing:
+        raise InputError(f"{' and '.join(missing)} missing: give --prompt, --subject and --target, or --facts FILE.")
+    return [Fact(prompt=one["prompt"] or "", subject=one["subject"] or "", target=one["target"] or "")]

@@ -1,0 +1,1 @@
+"""How each command's rows look on a terminal."""

@@ -1,0 +1,96 @@
+"""Answers, edits, methods, statistics and located facts as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from errata.cli.tables.base import Row, mark, one_line, prompt_of, shortened, table_of, text_of
+
+_ENDED = {
+    "settled": "settled",
+    "limit": "that was the most to read",
+    "corpus": "the corpus ended",
+    "part": "that is all of this part",
+}
+
+
+def ask(row: Row) -> RenderableType:
+    """The prompt with what the model says after it, and the likeliest next tokens or classes."""
+    said = Text.assemble(row["prompt"], " ", (row["text"].strip(), "bold"))
+    if not row["top"]:
+        return said
+    table = table_of(row["of"], "p")
+    for choice in row["top"]:
+        name = repr(choice["token"]) if row["of"] == "next token" else one_line(choice["token"])
+        table.add_row(name, f"{choice['p']:.3f} {'▇' * round(choice['p'] * 20)}")
+    return Group(said, table)
+
+
+def edit(rows: Sequence[Row]) -> RenderableType:
+    """One line a fact: what the model said before, and what it says now."""
+    table = table_of("edit", "method", "fact", "before", "now", "")
+    for row in rows:
+        for fact in row["facts"]:
+            table.add_row(
+                row["id"][:8], row["method"], prompt_of(fact["prompt"]), shortened(fact["before"]),
+                Text(shortened(fact["after"]), "bold"), mark(fact["said"]),
+            )  # fmt: skip
+    seconds = sum(sum(row["seconds"].values()) for row in rows)
+    said = [fact["said"] for row in rows for fact in row["facts"]]
+    return Group(table, Text(f"{sum(said)} of {len(said)} said in free generation; {seconds:.1f} s", "dim"))
+
+
+def methods(rows: Sequence[Row] | Row) -> RenderableType:
+    """One line a method; of one alone, its settings."""
+    if isinstance(rows, Mapping):
+        return _method(rows)
+    table = table_of("method", "", "paper")
+    for row in rows:
+        table.add_row(Text(row["name"], "bold"), one_line(row["title"]), one_line(row["paper"]))
+    return table
+
+
+def _method(row: Row) -> RenderableType:
+    """One method and its settings."""
+    table = table_of("setting", "default", "takes", "")
+    for setting in row["settings"]:
+        table.add_row(
+            setting["name"], text_of(setting["default"]), one_line(setting["type"]), one_line(setting["help"])
+        )
+    return Group(Text(row["title"], "bold"), Text(row["paper"], "dim"), table)
+
+
+def demo(row: Row) -> RenderableType:
+    """One scene of the demo: its title, a table whose answers are marked right or wrong, a remark."""
+    parts: list[RenderableType] = [Text(f"\n{row['title']}", "bold cyan")]
+    if row["lines"]:
+        table = table_of(*row["heads"])
+        for above, line in zip([None, *row["lines"]], row["lines"], strict=False):
+            if above and above["kind"] != "fact" == line["kind"]:
+                table.add_section()
+            answers = [Text.assemble(mark(a["right"]), " ", shortened(a["said"])) for a in line["answers"]]
+            table.add_row(Text(line["kind"], "dim"), one_line(line["prompt"]), *answers)
+        parts.append(table)
+    if row["remark"]:
+        parts.append(Text(row["remark"], "italic"))
+    return Group(*parts)
+
+
+def stats(found: Mapping[str, Row]) -> RenderableType:
+    """One line a site: how many tokens were read, why no more, and what more could still change."""
+    if not found:
+        return Text("This method needs no statistics of the model.")
+    table = table_of("site", "tokens read", "ended because", "disturbs too much by")
+    for site, row in found.items():
+        left = row.get("excess")
+        read = f"{row['tokens']:,}" if "tokens" in row else "–"
+        table.add_row(site, read, _ENDED.get(row.get("by", ""), "–"), "–" if left is None else f"{100 * left:.1f} %")
+    return table
+
+
+def save(text: str) -> RenderableType:
+    """Where it was saved."""
+    return Text(text)

@@ -1,0 +1,1 @@
+"""A model and its book together: write, gate, check, compare, move, locate."""

@@ -1,0 +1,81 @@
+"""Asking a model about its own book: which edits hold.
+
+[verdict for verdict in check(editor) if verdict.status == "forgotten"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from errata.book.facts import question
+from errata.editing.editor import Editor
+from errata.evaluate.scorer import Scorer
+from errata.fact import Fact, same_answer, says
+
+STATUSES: Final = ("holds", "forgotten", "overridden", "expired", "early")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of asking about one fact.
+
+    Args:
+        edit_id, fact: what was asked about. said: what the model says.
+        status: "holds"; "forgotten" (no edit since says otherwise, and still it is not said); "overridden" (a later edit
+            answers the question otherwise); "expired" or "early" (today is not one of its days), whatever is said.
+        by: the edit that overrides it.
+        probes: for each kind of probe, how many were answered as they should be and how many were asked.
+        dropped: whether the edit was dropped because it had expired.
+    """
+
+    edit_id: str
+    fact: Fact
+    said: str
+    status: str
+    by: str
+    probes: Mapping[str, tuple[int, int]]
+    dropped: bool = False
+
+
+def check(editor: Editor, today: str = "", *, drop_expired: bool = False) -> list[Verdict]:
+    """Ask about every fact that stands, and its probes.
+
+    Args:
+        today: a day, ISO 8601; by default this one. drop_expired: drop edits whose last day has passed.
+    """
+    today = today or datetime.now(UTC).date().isoformat()
+    standing = editor.standing
+    asked = [(edit, fact) for edit in standing for fact in edit.facts]
+    last = {question(fact): (edit.id, fact) for edit, fact in asked}
+    pairs = [(fact.prompt, fact.target) for _, fact in asked]
+    pairs += [(probe.prompt, probe.answer) for _, fact in asked for probe in fact.probes if probe.answer]
+    room = editor.lm.room(answer for _, answer in pairs)
+    said = {p: text or "" for p, text in Scorer(editor.lm).said([p for p, _ in pairs], room).items()}
+    found = []
+    for edit, fact in asked:
+        by, newest = last[question(fact)]
+        status = "holds" if says(said[fact.prompt], fact.target) else "forgotten"
+        if by != edit.id and not same_answer(newest.target, fact.target):
+            status = "overridden"
+        elif edit.valid_until and edit.valid_until < today:
+            status = "expired"
+        elif edit.valid_from > today:
+            status = "early"
+        by = by if status == "overridden" else ""
+        dropped = drop_expired and status == "expired"
+        found.append(Verdict(edit.id, fact, said[fact.prompt], status, by, _probes(fact, said), dropped))
+    if expired := sorted({verdict.edit_id for verdict in found if verdict.dropped}):
+        editor.drop(*expired, reason="its last day has passed")
+    return found
+
+
+def _probes(fact: Fact, said: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+    found: dict[str, tuple[int, int]] = {}
+    for probe in fact.probes:
+        if probe.answer:
+            right, asked = found.get(probe.kind, (0, 0))
+            found[probe.kind] = right + says(said[probe.prompt], probe.answer), asked + 1
+    return found

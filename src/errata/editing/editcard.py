@@ -1,0 +1,211 @@
+"""A folder of edits, looked over as a pull request is: tried on the model, measured at the gates, described on an EditCard.
+
+    card = review(editor, "edits/", Gates(said=0.9), "memit")
+    card.passed, markdown(card)
+
+Files are read in the order of their names: facts (.jsonl, .json, .csv, also .gz), written by the given method, and edits
+(.safetensors), taken as they are. All of them together are one change; the book and the model are left as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from errata.book import facts
+from errata.book.facts import Conflict, Said
+from errata.data.facts import read_facts
+from errata.edit import Edit
+from errata.editing.editor import Editor
+from errata.editing.gates import Figure, Gates, Keeper, of_book, sentence
+from errata.errors import ErrataError, InputError
+from errata.fact import Fact, check_consistent, says
+from errata.methods.base import versions
+
+SUFFIXES: Final = (".jsonl", ".json", ".csv", ".jsonl.gz", ".json.gz", ".csv.gz", ".safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of the change: its name, the hash of its content, and how many facts it holds."""
+
+    name: str
+    sha256: str
+    facts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """All one should know before a change is let in.
+
+    Args:
+        model, base: name and fingerprint of the base model. head, standing: of the book it was tried on.
+        method, config: what computed it. files: what it consists of.
+        facts: {"prompt", "subject", "target", "before", "after", "said"} of each. figures: at each gate.
+        conflicts: with what stands, and within the change. sites: ‖ΔW‖/‖W‖ by matrix, the largest of one edit.
+        refused: why it cannot be written at all; empty if it can. created_at, versions: when, and with what.
+    """
+
+    model: str
+    base: str
+    head: str
+    standing: int
+    method: str
+    created_at: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    files: Sequence[File] = ()
+    facts: Sequence[Mapping[str, Any]] = ()
+    figures: Sequence[Figure] = ()
+    conflicts: Sequence[Conflict] = ()
+    sites: Mapping[str, float] = field(default_factory=dict)
+    refused: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether it can be written and every gate is open."""
+        return not self.refused and all(figure.passed for figure in self.figures)
+
+
+def review(
+    editor: Editor, folder: str | Path, gates: Gates | None = None, method: str = "rome", **options: Any
+) -> Card:
+    """Try every file of a folder on the model with its standing edits, and return what came of it.
+
+    Raises:
+        InputError: the folder holds no such files, or one of them cannot be read. UnknownMethod, BadConfig: as ever.
+    """
+    parts = _parts(Path(folder))
+    new = [fact for _, part in parts for fact in (part.facts if isinstance(part, Edit) else part)]
+    standing = editor.standing
+    keeper = Keeper(editor.lm, gates or of_book(editor.book.path), new, standing, every=True)
+    asked, room = [fact.prompt for fact in new], editor.lm.room(fact.target for fact in new)
+    before = editor.lm.generate(asked, room)
+    own = [Said(fact, "new") for fact in new]
+    old = [Said(fact, edit.id) for edit in standing for fact in edit.facts]
+    events = editor.book.history()
+    common: dict[str, Any] = {
+        "model": editor.name, "base": editor.lm.fingerprint, "head": events[-1].hash if events else "",
+        "standing": len(standing), "method": method, "versions": versions(),
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "files": [file for file, _ in parts], "conflicts": [*facts.conflicts(old, own), *facts.conflicts(own)],
+    }  # fmt: skip
+    try:
+        check_consistent(new)
+        with editor.rehearse([part for _, part in parts], method, **options) as edits:
+            after = editor.lm.generate(asked, room)
+            figures = keeper.figures()
+    except ErrataError as error:
+        rows = [_row(fact, said, "") for fact, said in zip(new, before, strict=True)]
+        return Card(**common, facts=rows, refused=str(error))
+    rows = [_row(fact, b, a) for fact, b, a in zip(new, before, after, strict=True)]
+    config = next((edit.config for edit in edits if edit.method == method), {})
+    return Card(**common, facts=rows, figures=figures, sites=_sites(edits), config=config)
+
+
+def _parts(folder: Path) -> list[tuple[File, Edit | list[Fact]]]:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no directory; name one with files of facts or edits.")
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name.lower().endswith(SUFFIXES))
+    if not paths:
+        raise InputError(f"{folder} holds no edits; they are files of facts (.jsonl, .json, .csv) or .safetensors.")
+    found: list[tuple[File, Edit | list[Fact]]] = []
+    for path in paths:
+        part = Edit.load(path) if path.suffix == ".safetensors" else read_facts(path)
+        count = len(part.facts) if isinstance(part, Edit) else len(part)
+        name = path.relative_to(folder).as_posix()
+        found.append((File(name, hashlib.sha256(path.read_bytes()).hexdigest(), count), part))
+    return found
+
+
+def _row(fact: Fact, before: str, after: str) -> dict[str, Any]:
+    about = {"prompt": fact.prompt, "subject": fact.subject, "target": fact.target}
+    why = {"reason": fact.reason, "source": fact.source}
+    return {**about, **why, "before": before, "after": after, "said": says(after, fact.target)}
+
+
+def _sites(edits: Sequence[Edit]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for edit in edits:
+        ratios: Any = edit.report.get("norm_ratio", {})
+        for site, ratio in ratios.items():
+            found[site] = max(ratio, found.get(site, 0.0))
+    return found
+
+
+def to_dict(card: Card) -> dict[str, Any]:
+    """Return the card as JSON-able values."""
+    row = {name: getattr(card, name) for name in card.__dataclass_fields__}
+    pairs = [
+        {"kind": c.kind, **{side: {"prompt": s.fact.prompt, "target": s.fact.target, "edit": s.edit_id}
+                            for side, s in (("first", c.first), ("second", c.second))}}
+        for c in card.conflicts
+    ]  # fmt: skip
+    figures = [figure.to_dict() for figure in card.figures]
+    return {**row, "passed": card.passed, "files": [asdict(f) for f in card.files], "figures": figures,
+            "conflicts": pairs, "facts": list(card.facts), "config": dict(card.config)}  # fmt: skip
+
+
+def write(card: Card, directory: Path) -> None:
+    """Write ``editcard.md`` and ``editcard.json`` into a directory, made if it is not there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "editcard.md").write_text(markdown(card), encoding="utf-8")
+    (directory / "editcard.json").write_text(json.dumps(to_dict(card), indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def markdown(card: Card) -> str:
+    """Return the card as a page to be read, or posted under a pull request."""
+    verdict = "✅ passed" if card.passed else "❌ refused"
+    said = sum(bool(row["said"]) for row in card.facts)
+    lines = [f"# EditCard: {verdict}", ""]
+    lines += [f"{card.refused}", ""] if card.refused else []
+    closed = [f"- {sentence(figure)}" for figure in card.figures if not figure.passed]
+    lines += [*closed, ""] if closed else []
+    lines += [
+        f"Facts: {len(card.facts)}, of which {said} are said after; files: {len(card.files)}; written by `{card.method}` on "
+        f"`{card.model}` ({card.base[:12]}) with {card.standing} standing edits.", "",
+        *_table(("fact", "before", "after", ""), [
+            (f"{row['prompt']} → **{row['target']}**", row["before"], row["after"], "✓" if row["said"] else "✗")
+            for row in card.facts
+        ]),
+    ]  # fmt: skip
+    if card.figures:
+        rows = [
+            (f.gate, _number(f.value), _number(f.limit), str(f.asked), "✓" if f.passed else "✗") for f in card.figures
+        ]
+        lines += ["", "## Gates", "", *_table(("measured", "found", "limit", "asked", ""), rows)]
+        lost = [(f.gate, one) for f in card.figures if f.gate != "norm_ratio" for one in f.lost]
+        lines += ["", "## What moved or failed", "", *_table(("at", "question"), lost[:40])] if lost else []
+    if card.conflicts:
+        pairs = [(c.kind, *(f"{s.fact.prompt} → {s.fact.target} ({s.edit_id[:8]})" for s in (c.first, c.second)))
+                 for c in card.conflicts]  # fmt: skip
+        lines += ["", "## Conflicts", "", *_table(("", "first", "then"), pairs)]
+    sites = [(site, f"{ratio:.3g}") for site, ratio in card.sites.items()]
+    lines += ["", "## Matrices", "", *_table(("matrix", "largest ‖ΔW‖/‖W‖ of an edit"), sites)] if sites else []
+    files = [(file.name, str(file.facts), f"`{file.sha256[:16]}`") for file in card.files]
+    lines += ["", "## Files", "", *_table(("file", "facts", "sha256"), files), ""]
+    used = ", ".join(f"{name} {version}" for name, version in card.versions.items())
+    return "\n".join([*lines, f"{card.created_at}, {used}; book at `{card.head[:16] or 'nothing'}`", ""])
+
+
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    lines = [heads, ("---",) * len(heads), *rows]
+    return [f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines]
+
+
+def _cell(text: str) -> str:
+    """Return text that stays in its cell, whatever users wrote, and starts no link, image or tag."""
+    flat = " ".join(text.split())
+    flat = flat if len(flat) <= 160 else f"{flat[:159]}…"
+    for mark in ("\\", "|", "<", "[", "`") if not flat.startswith("`") else ("|",):
+        flat = flat.replace(mark, f"\\{mark}")
+    return flat
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"

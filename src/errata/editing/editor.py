@@ -1,0 +1,363 @@
+"""The front door: open a model with its book, write facts, ask, drop, save.
+
+The model in memory is always the base with the edits that stand in the book. A write holds the book's lock from reading
+what stands to adding the new rows, so an edit is never computed on a state that has passed; whatever goes wrong in
+between, the model is put back and the book is as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, overload
+
+from errata import methods
+from errata.book.book import Book, Record
+from errata.delta import Change, Site
+from errata.edit import Edit, Label, split
+from errata.editing import standing
+from errata.editing.gates import Gates, Keeper, of_book
+from errata.editing.writing import check_fits, guard, labelled, outcome
+from errata.errors import BookOfAnotherModel, InputError, UnknownEdit, did_you_mean
+from errata.export import adapter
+from errata.export.blocks import blocks
+from errata.export.change import delta
+from errata.export.checkpoint import checkpoint
+from errata.export.files import FORMATS, Exported, Part
+from errata.fact import Fact, check_consistent
+from errata.methods.base import Method
+from errata.model.lm import LM
+from errata.model.loading import load
+from errata.stats.store import Progress
+
+Facts = Fact | Sequence[Fact]
+MAX_NORM_RATIO = 5.0  # ‖ΔW‖/‖W‖ above which one fact's update is an explosion, not an edit
+
+
+def open(
+    model: str | LM = "primer",
+    book: str | os.PathLike[str] = ".errata",
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+    **settings: Any,
+) -> Editor:
+    """Open a model with its book and apply the edits that stand.
+
+    Args:
+        model: ``"primer"``, a local directory, a hub id, or a loaded `LM`.
+        book: the book's directory, made on first use and bound to this model's weights.
+        device, dtype, trust_remote_code: as `errata.model.loading.load`.
+        settings: ``corpus``, ``author`` and ``max_norm_ratio`` of the `Editor`.
+
+    Raises:
+        BadModel, UnknownArchitecture: the model cannot be loaded.
+        BookOfAnotherModel: the book belongs to other weights.
+        CorruptEdit: a standing edit's file was altered.
+    """
+    how = {"device": device, "dtype": dtype}
+    lm = model if isinstance(model, LM) else load(model, trust_remote_code=trust_remote_code, **how)
+    return Editor(lm, Book.open(book, base=lm.fingerprint, name=lm.name), **settings)
+
+
+class Editor:
+    """A model and its book, kept equal.
+
+    Args:
+        lm: the base model, without edits. book: bound to it.
+        corpus: text statistics are taken from, where a method needs them; None leaves it to the method.
+        author: who writes, unless a call says otherwise.
+        max_norm_ratio: largest ‖ΔW‖/‖W‖ an edit of one fact may have; one of n facts, √n times that.
+    """
+
+    def __init__(
+        self, lm: LM, book: Book, *, corpus: str | None = None, author: str = "", max_norm_ratio: float = MAX_NORM_RATIO
+    ) -> None:
+        self.lm, self.book, self.name = lm, book, lm.name
+        self._corpus, self._author, self._limit, self._version = corpus, author, max_norm_ratio, -1
+        self._records, self._read = list[Record](), list[Edit]()  # as stored
+        self._standing: list[Edit] = []  # as they stand: the same, unless a method derives what a drop changes
+        self._deltas: list[Mapping[Site, Change]] = []  # of those
+        self._refresh()
+
+    def __enter__(self) -> Editor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the book; the model in memory keeps its edits."""
+        self.book.close()
+
+    # ---------------------------------------------------------------- asking
+
+    def ask(self, prompt: str, *, max_new_tokens: int = 32, top: int = 5) -> Answer:
+        """Return what the edited model says after `prompt`.
+
+        Raises:
+            InputError: the prompt is empty. UnsupportedModel: the model cannot generate.
+        """
+        if not prompt.strip():
+            raise InputError("the prompt is empty; ask something.")
+        self._refresh()
+        return answer(self.lm, prompt, max_new_tokens, top)
+
+    @property
+    def standing(self) -> list[Edit]:
+        """The edits that stand, in order, as the model has them."""
+        self._refresh()
+        return list(self._standing)
+
+    def log(self) -> list[Record]:
+        """Return every edit of the book, oldest first."""
+        return self.book.records()
+
+    # ---------------------------------------------------------------- writing
+
+    @overload
+    def write(self, facts: Fact, method: str | Method = "rome", **options: Any) -> Edit: ...
+    @overload
+    def write(self, facts: Sequence[Fact], method: str | Method = "rome", **options: Any) -> list[Edit]: ...
+    def write(self, facts: Facts, method: str | Method = "rome", **options: Any) -> Edit | list[Edit]:
+        """Write one fact, or a list in one transaction; see `write_all`."""
+        return (
+            self.write_all([facts], method, **options)[0]
+            if isinstance(facts, Fact)
+            else self.write_all(facts, method, **options)
+        )
+
+    def write_all(
+        self,
+        facts: Sequence[Fact],
+        method: str | Method = "rome",
+        *,
+        label: Label | None = None,
+        gates: Gates | None = None,
+        **settings: Any,
+    ) -> list[Edit]:
+        """Compute edits that write `facts`, apply them and add them to the book: all of them or none.
+
+        Args:
+            method: a name, or a `Method` with its settings.
+            label: who writes it, why, on whose behalf and until when; its fields may also stand among the settings.
+            gates: what the edited model must still do; those in the book's ``gates.toml`` unless given.
+            settings: of the method, such as ``seed=1``.
+
+        Returns:
+            one edit for all facts if the method writes batches, else one a fact; what the model said is in its ``report``.
+
+        Raises:
+            BadFact: facts contradict each other. UnknownMethod, BadConfig, UnknownSite, UnsupportedModel: as named.
+            NotFinite, UpdateTooLarge, GateClosed: the update would break the model. Nothing is changed then.
+        """
+        check_consistent(facts)
+        words, settings = split(settings)
+        label = replace(label or Label(), **words.to_dict())
+        how = self._method(method, settings)
+        with self.book.lock():
+            self._refresh()
+            keeper = Keeper(self.lm, gates or of_book(self.book.path), facts, self._standing)
+            written: list[Edit] = []
+            try:
+                for group in [facts] if how.batched and facts else [[fact] for fact in facts]:
+                    written.append(self._write_one(how, group, [*self._standing, *written], label))
+                written = keeper.let_through(written)
+                files = [(e, e.to_bytes()) for e in map(self._as_first_written, written)]
+                self.book.append([(e.meta(), file) for e, file in files])
+            except BaseException:
+                self.lm.weights.stand(self._deltas)
+                raise
+            self._refresh({hashlib.sha256(file).hexdigest(): edit for edit, file in files})
+        return written
+
+    def _as_first_written(self, edit: Edit) -> Edit:
+        """Return an edit that is in the book, dropped, as it is recorded there, so that its file, if lost, is whole again."""
+        try:
+            return edit.as_recorded(self.book.get(edit.id).meta)
+        except UnknownEdit:
+            return edit
+
+    def _method(self, method: str | Method, options: Mapping[str, Any]) -> Method:
+        if isinstance(method, Method):
+            return replace(method, **options)
+        known = methods.get(method).__dataclass_fields__
+        corpus = {"corpus": self._corpus} if self._corpus and "corpus" in known else {}
+        return methods.make(method, {**corpus, **options})
+
+    def _write_one(self, how: Method, facts: Sequence[Fact], past: list[Edit], label: Label) -> Edit:
+        prompts = check_fits(self.lm, facts)
+        room = self.lm.room(fact.target for fact in facts)
+        before = self.lm.generate(prompts, room)
+        asked = time.perf_counter()
+        how.prepare(self.lm)
+        ready = time.perf_counter()
+        edit = how.solve(self.lm, facts, past)
+        guard(edit, self._limit)
+        solved = time.perf_counter()
+        self.lm.weights.stand([*self._deltas, *(e.deltas for e in past[len(self._deltas) :]), edit.deltas])
+        applied = time.perf_counter()
+        after = self.lm.generate(prompts, room)
+        seconds = {"stats": ready - asked, "solve": solved - ready, "apply": applied - solved}
+        return labelled(replace(edit, report=outcome(edit, before, after, seconds)), label, self._author)
+
+    @contextmanager
+    def trial(self, facts: Facts, method: str | Method = "rome", **options: Any) -> Iterator[LM]:
+        """Apply edits inside the ``with`` block only; the book is not touched and the model is put back to the bit."""
+        with self.rehearse([[facts] if isinstance(facts, Fact) else list(facts)], method, **options):
+            yield self.lm
+
+    @contextmanager
+    def rehearse(
+        self, parts: Sequence[Edit | Sequence[Fact]], method: str | Method = "rome", **options: Any
+    ) -> Iterator[list[Edit]]:
+        """As `trial`, with edits (of this base) and lists of facts one after the other; yields the edits."""
+        how = self._method(method, options)
+        self._refresh()
+        tried: list[Edit] = []
+        try:
+            for part in parts:
+                for group in [part] if isinstance(part, Edit) or how.batched else [[fact] for fact in part]:
+                    tried.append(self._tried(how, group, [*self._standing, *tried]))
+                    self.lm.weights.stand([e.deltas for e in (*self._standing, *tried)])
+            yield tried
+        finally:
+            self.lm.weights.stand(self._deltas)
+
+    def _tried(self, how: Method, part: Edit | Sequence[Fact], past: list[Edit]) -> Edit:
+        if isinstance(part, Edit):
+            if part.base != self.lm.fingerprint:
+                raise BookOfAnotherModel(f"edit {part.id} was computed on another base model than {self.name}.")
+            return part
+        check_fits(self.lm, part)
+        how.prepare(self.lm)
+        return guard(how.solve(self.lm, part, past), self._limit)
+
+    @contextmanager
+    def standing_as(self, edits: Sequence[Edit]) -> Iterator[LM]:
+        """Let exactly these edits stand in the model inside the ``with`` block; the book is not touched."""
+        self._refresh()
+        try:
+            self.lm.weights.stand([edit.deltas for edit in edits])
+            yield self.lm
+        finally:
+            self.lm.weights.stand(self._deltas)
+
+    # ---------------------------------------------------------------- taking back
+
+    def drop(self, *ids: str, reason: str = "") -> list[Record]:
+        """Take edits back: the model is again what it would be had they never been in the log.
+
+        Raises:
+            UnknownEdit: no edit of that id. BadBook: it is dropped already.
+        """
+        records = self.book.drop(ids, author=self._author, reason=reason)
+        self._refresh()
+        return records
+
+    def restore(self, *ids: str, reason: str = "") -> list[Record]:
+        """Let dropped edits stand again, each in its old place.
+
+        Raises:
+            UnknownEdit: no edit of that id. BadBook: it stands already. CorruptEdit: its file was altered.
+        """
+        records = self.book.restore(ids, author=self._author, reason=reason)
+        self._refresh()
+        return records
+
+    def _refresh(self, files: Mapping[str, Edit] | None = None) -> None:
+        """Make the model equal to the book, reading what changed since the last look and is not in `files`, by its hash."""
+        if (version := self.book.version()) == self._version:
+            return
+        records = self.book.stand()
+        begun = records[: len(self._records)] == self._records  # as after a write
+        kept = self._read if begun else []
+        known = {**(files or {}), **({} if begun else {edit.id: edit for edit in self._read})}
+        new = [
+            known.get(r.id) or known.get(r.sha256) or Edit.from_bytes(self.book.read(r), f"edit {r.id}", r.id)
+            for r in records[len(kept) :]
+        ]
+        self._records, self._read = records, [*kept, *new]
+        before, self._standing = self._standing, methods.rebuilt(self.lm, self._read)
+        same = len(before) if self._standing[: len(before)] == before else 0
+        self._deltas = [*self._deltas[:same], *(edit.deltas for edit in self._standing[same:])]
+        self.lm.weights.stand(self._deltas)
+        self._version = version
+
+    # ---------------------------------------------------------------- keeping
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Write the model with its standing edits as a checkpoint transformers loads; it appears whole or not at all.
+
+        Raises:
+            InputError: the directory exists and is not empty, or an edit stands beside the weights, not in them.
+        """
+        self._refresh()
+        return checkpoint(self.lm, self._standing, directory)
+
+    def export(
+        self,
+        directory: str | os.PathLike[str],
+        form: str = "adapter",
+        at: str = "now",
+        *,
+        rank: int | None = None,
+        block: str = "",
+    ) -> Exported:
+        """Write what stands, or stood, for others to use: the whole model, the change alone, an adapter, or MELO's blocks.
+
+        Args:
+            directory: a new one; it appears whole or not at all. form: one of `errata.export.files.FORMATS`.
+            at: a state of the book, as `errata.book.states.at` reads it. rank: the adapter's largest rank.
+            block: id of a MELO edit, whose block alone is written as a change that every prompt opens.
+
+        Raises:
+            InputError: no such form or state, the directory is not empty, or the edits have no such form.
+        """
+        if form not in FORMATS:
+            raise InputError(f"no form {form!r}.{did_you_mean(form, FORMATS)} Known: {', '.join(FORMATS)}.")
+        if rank is not None and form != "adapter":
+            raise InputError("--rank is for adapters: checkpoints and deltas are exact.")
+        state, edits = standing.at(self.book, at)
+        edits = methods.rebuilt(self.lm, edits)
+        edits = [adapter.opened(edits, block)] if block else edits
+        parts: Sequence[Part] = ()
+        if form == "checkpoint":
+            with self.standing_as(edits) as lm:
+                checkpoint(lm, edits, directory)
+        elif form == "adapter":
+            parts = adapter.adapter(self.lm, edits, directory, rank)
+        else:
+            parts = (blocks if form == "blocks" else delta)(self.lm, edits, directory)
+        return Exported(Path(directory), form, self.name, state.name, state.ids, parts)
+
+    def stats(self, method: str, progress: Progress | None = None, part: str = "", **options: Any) -> dict[str, Any]:
+        """Compute the statistics a method with these settings needs, or a part; see `Method.collect`."""
+        return self._method(method, options).collect(self.lm, progress, part)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model says after a prompt: greedy text up to a natural stop, and the likeliest next tokens, or its classes.
+
+    Args:
+        top: (token or class, probability), likeliest first. of: which of the two: ``"next token"`` or ``"class"``.
+    """
+
+    prompt: str
+    text: str
+    top: tuple[tuple[str, float], ...]
+    of: str = "next token"
+
+
+def answer(lm: LM, prompt: str, max_new_tokens: int, top: int) -> Answer:
+    """Return what the model says as it stands, with the `top` likeliest; raises UnsupportedModel if it cannot generate."""
+    likely = tuple(lm.top(prompt, top)) if top > 0 else ()
+    of = "class" if lm.row.kind == "classifier" else "next token"
+    return Answer(prompt, lm.generate([prompt], max_new_tokens)[0], likely, of)

@@ -1,0 +1,1 @@
+"""What others can use: checkpoints, changes, adapters, blocks, and engines that load them."""

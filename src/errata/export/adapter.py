@@ -1,0 +1,111 @@
+"""What others can use: a checkpoint, the change alone, or a LoRA adapter. Each directory appears whole or not at all.
+
+    adapter(lm, edits, "out")                 # for peft and vLLM: W x + B (A x), exact where nothing is cut
+    delta(lm, edits, "out")                   # factors or matrices by parameter name, in one safetensors file
+    checkpoint(lm, edits, "out")              # the whole model, weights = cast(base + Σ deltas)
+
+An adapter stacks the factors of all edits at a matrix, so its rank is the sum of theirs, and no more than the matrix's own.
+With a rank given, the largest singular values are kept and the error is stated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor
+
+from errata.delta import Dense, Graft, LowRank
+from errata.edit import Edit
+from errata.errors import InputError, UnknownEdit
+from errata.export.files import Part, module_path, new_directory, sums_of, write_log
+from errata.model.lm import LM
+
+TASKS: Final = {"decoder": "CAUSAL_LM", "encoder-decoder": "SEQ_2_SEQ_LM", "encoder": None, "classifier": "SEQ_CLS"}
+
+
+def adapter(
+    lm: LM, edits: Sequence[Edit], directory: str | os.PathLike[str], rank: int | None = None, name: str = ""
+) -> list[Part]:
+    """Write the sum of the edits as a LoRA adapter in peft's format.
+
+    All matrices get one rank, filled up with zeros, because engines that load adapters expect one.
+
+    Args:
+        rank: most columns a matrix may have; None keeps all, and nothing is lost.
+        name: what the adapter calls its base model; the model's own name unless given.
+
+    Raises:
+        InputError: the directory exists and is not empty, nothing stands, or an edit is carried by a wrapper.
+    """
+    sums = sums_of(lm, edits)
+    if not sums:
+        raise InputError("no edit stands: there is nothing to make an adapter of.")
+    found = {site: _factors(change, rank) for site, change in sums.items()}
+    r = max(left.shape[1] for left, *_ in found.values())
+    tensors: dict[str, Tensor] = {}
+    parts = []
+    for site, (left, right, error) in found.items():
+        module, key = module_path(lm, site), f"base_model.model.{module_path(lm, site)}"
+        tensors[f"{key}.lora_A.weight"] = _filled(right, r).T.float().contiguous()  # (r, in)
+        tensors[f"{key}.lora_B.weight"] = _filled(left, r).float().contiguous()  # (out, r)
+        full = min(*sums[site].shape, sums[site].left.shape[1]) if isinstance(sums[site], LowRank) else 0  # type: ignore[union-attr]
+        parts.append(Part(str(site), module, left.shape[1], full or min(sums[site].shape), error))
+    with new_directory(directory) as made:
+        save_file(tensors, made / "adapter_model.safetensors", {"format": "pt"})
+        settings = _settings(lm, [part.module for part in parts], r, name or lm.name)
+        (made / "adapter_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        write_log(made, lm, edits)
+    return parts
+
+
+def opened(edits: Sequence[Edit], name: str) -> Edit:
+    """Return the edit whose id begins with `name`, its MELO block as a change of matrices, as if every prompt opened it.
+
+    An engine that loads adapters by the request can serve it so, with the routing done in front of it.
+
+    Raises:
+        UnknownEdit: no such edit stands, or several. InputError: it has no block.
+    """
+    found = [edit for edit in edits if name and edit.id.startswith(name)]
+    if len(found) != 1:
+        raise UnknownEdit(f"{len(found)} standing edits have an id that begins with {name!r}; see errata log.")
+    blocks = {site: d for site, d in found[0].deltas.items() if isinstance(d, Graft) and {"a", "b"} <= d.state.keys()}
+    if not blocks:
+        raise InputError(f"edit {found[0].id} ({found[0].method}) has no block; export it without --block.")
+    deltas = {s: LowRank(d.state["b"] * float(str(d.config["scale"])), d.state["a"].T) for s, d in blocks.items()}
+    return replace(found[0], deltas=deltas)
+
+
+def _settings(lm: LM, modules: Sequence[str], rank: int, name: str) -> dict[str, Any]:
+    return {
+        "peft_type": "LORA", "task_type": TASKS[lm.row.kind], "base_model_name_or_path": name, "inference_mode": True,
+        "r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": lm.row.transposed,
+        "target_modules": sorted(modules), "modules_to_save": None, "use_rslora": False, "use_dora": False,
+    }  # fmt: skip
+
+
+def _factors(change: LowRank | Dense, most: int | None) -> tuple[Float[Tensor, "out r"], Float[Tensor, "in r"], float]:
+    """Return left and right with ``left @ right.T`` the change, or the nearest to it of rank `most`, and the error."""
+    if isinstance(change, LowRank) and change.left.shape[1] <= min(*change.shape, most or min(change.shape)):
+        return change.left, change.right, 0.0
+    if isinstance(change, LowRank):  # QR first: the singular values of a product of thin matrices
+        (q_left, r_left), (q_right, r_right) = (torch.linalg.qr(part.double()) for part in (change.left, change.right))
+        u, s, vh = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
+        u, vh = q_left @ u, vh @ q_right.T
+    else:
+        u, s, vh = torch.linalg.svd(change.dense().double(), full_matrices=False)
+    kept = min(most or len(s), int((s > 0).sum()) or 1)
+    whole = float(s.norm()) or 1.0
+    root = s[:kept].sqrt()
+    return u[:, :kept] * root, vh[:kept].T * root, float(s[kept:].norm()) / whole
+
+
+def _filled(matrix: Float[Tensor, "d r"], rank: int) -> Float[Tensor, "d rank"]:
+    return torch.nn.functional.pad(matrix, (0, rank - matrix.shape[1]))
