@@ -16,13 +16,13 @@ from errata.delta import Dense, Site
 from errata.errors import NotFinite
 from errata.model.lm import LM
 from errata.model.tokens import Query
-from errata.solve.descent.matrix import Schedule, fit
+from errata.solve.descent.matrix import MatrixTraining, fit
 from tests import tiny
 from tests.solve.raw import PATHS, Raw
 
 ASKED = [Query(f.prompt, f.target, f.span) for f in tiny.FACTS]
 SITE = Site(1, "down")
-SCHEDULE = Schedule(steps=5, lr=1e-2, stop=0.0)
+SCHEDULE = MatrixTraining(steps=5, lr=1e-2, stop=0.0)
 
 
 def doubled(name: str) -> LM:
@@ -43,7 +43,7 @@ def textbook_loss(raw: Raw, labels: list[list[int]] | None = None) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def trained(lm: LM, schedule: Schedule, labels: list[list[int]] | None = None) -> tuple[Tensor, float, int]:
+def trained(lm: LM, schedule: MatrixTraining, labels: list[list[int]] | None = None) -> tuple[Tensor, float, int]:
     """Return (change, last loss, updates) of torch's Adam on the model's own matrix."""
     raw = Raw(lm.name.removeprefix("tiny "), lm.model, lm.tokenizer)
     weight = raw.down(SITE.layer).weight
@@ -84,19 +84,19 @@ def test_the_loss_it_reports_is_the_edited_models() -> None:
 
 def test_it_stops_when_it_is_good_enough() -> None:
     lm = doubled("llama")
-    first = fit(lm, SITE, ASKED, Schedule(0, 1e-2, 0.0))
+    first = fit(lm, SITE, ASKED, MatrixTraining(steps=0, lr=1e-2, stop=0.0))
     assert not first[0].any()
     assert first[2] == 0
-    at_once = fit(lm, SITE, ASKED, Schedule(50, 1e-2, first[1] + 1e-9))
+    at_once = fit(lm, SITE, ASKED, MatrixTraining(steps=50, lr=1e-2, stop=first[1] + 1e-9))
     assert (at_once[1], at_once[2]) == (first[1], 0)
-    later = fit(lm, SITE, ASKED, Schedule(50, 1e-2, first[1] - 0.5))
+    later = fit(lm, SITE, ASKED, MatrixTraining(steps=50, lr=1e-2, stop=first[1] - 0.5))
     assert 0 < later[2] < 50
     assert later[1] < first[1] - 0.5
 
 
 def test_the_bound_holds_for_every_entry() -> None:
     lm = doubled("llama")
-    schedule = Schedule(8, 1e-2, 0.0, bound=2.5e-2)
+    schedule = MatrixTraining(steps=8, lr=1e-2, stop=0.0, bound=2.5e-2)
     found, _, _ = fit(lm, SITE, ASKED, schedule)
     assert float(found.abs().max()) == 2.5e-2
     torch.testing.assert_close(found, trained(lm, schedule)[0], atol=1e-7, rtol=1e-5)
@@ -137,4 +137,4 @@ def test_it_starts_from_the_model_as_it_stands() -> None:
     lm = doubled("llama")
     found: Any = fit(lm, SITE, ASKED, SCHEDULE)
     lm.weights.stand([{SITE: Dense(found[0])}])
-    assert fit(lm, SITE, ASKED, Schedule(0, 1e-2, 0.0))[1] == pytest.approx(found[1], rel=1e-9)
+    assert fit(lm, SITE, ASKED, MatrixTraining(steps=0, lr=1e-2, stop=0.0))[1] == pytest.approx(found[1], rel=1e-9)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from errata.delta import LowRank, Site
 from errata.edit import Edit
-from errata.methods.base import Auto
+from errata.methods.base import Auto, filled
 from errata.methods.shared.many_matrices import ManyMatrices, Wanted, shielded
 from errata.model.lm import LM
 from errata.solve.least_squares import Ridge, batch, null_space
@@ -67,11 +67,10 @@ class AlphaEdit(ManyMatrices):
 
     def _free(self, lm: LM, site: Site) -> tuple[Tensor, Ridge]:
         """Return Û (in, p) and λI in its coordinates, computed once while the model lives."""
-        assert self.threshold != "auto"
         key = self._key(site)
         if key not in lm.memory:
             second = take(lm, site, self.corpus, self.tokens)
-            free = null_space(second, self.threshold, self.fraction)
+            free = null_space(second, filled(self.threshold), self.fraction)
             weight = _SHARE * float(second.trace()) if self.penalty is None else float(self.penalty)
             lm.memory[key] = free, Ridge(torch.eye(free.shape[1], dtype=torch.float64), weight)
         found: tuple[Tensor, Ridge] = lm.memory[key]

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from errata.model.trace import no_grads_kept
 from errata.stats.store import Progress
 
 Auto = Literal["auto"]  # a setting that `resolve` fills in
+Value = TypeVar("Value")
 BELOW = "below"  # in the carry of edits whose deltas depend on which edits of their method stand below them
 PARENTS = 32  # ids of the edits below that an edit names; the state as a whole is named by one hash
 
@@ -148,6 +149,12 @@ class Method(ABC):
             report={**solution.report, "norm_ratio": ratios(lm, solution.deltas), "statistics": method.statistics(lm)},
             versions=versions(),
         )  # fmt: skip
+
+
+def filled(value: Value | Auto) -> Value:
+    """Return a setting of a resolved method, in which nothing is "auto" any more."""
+    assert value != "auto", "resolve the method first"
+    return value
 
 
 def versions() -> dict[str, str]:

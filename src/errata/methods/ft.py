@@ -20,10 +20,10 @@ from typing import Any, ClassVar, Literal
 
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods.base import Auto, Solution
+from errata.methods.base import Auto, Solution, filled
 from errata.methods.shared.fine_tuned import OneTuned
 from errata.model.lm import LM
-from errata.solve.descent.matrix import Schedule
+from errata.solve.descent.matrix import MatrixTraining
 from errata.solve.keys import queries
 
 
@@ -46,10 +46,8 @@ class FineTune(OneTuned):
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the trained change."""
-        assert self.bound != "auto"
-        assert self.lr != "auto"
         masked = self.variant == "masked"
         batch = lm.tokens.batch(queries(facts, [""], answers=True))
         labels = None if masked else [batch.labels[batch.rows == i].tolist() for i in range(len(facts))]
-        schedule = Schedule(self.steps, self.lr, self.stop, self.bound)
+        schedule = MatrixTraining(steps=self.steps, lr=filled(self.lr), stop=self.stop, bound=filled(self.bound))
         return self.trained(lm, queries(facts, [""], answers=masked), schedule, past, labels)

@@ -27,14 +27,14 @@ from torch import Tensor
 
 from errata.delta import Graft, Site
 from errata.edit import Edit
-from errata.errors import NotFinite
 from errata.fact import Fact
-from errata.methods.base import Auto, Solution, layer_at
+from errata.methods.base import Auto, Solution, filled, layer_at
 from errata.methods.shared.routed import Routed, closed, labels_in, preview, read_keys, taught
 from errata.model.grafts.keyed import label_tensor
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, at, resume
+from errata.solve.descent.loop import Training, descend
 
 _LATE = {"layer": 27, "role": "down", "radius": 1.0, "lr": 1.0}
 
@@ -66,8 +66,7 @@ class Grace(Routed):
 
     def sites(self) -> tuple[Site, ...]:
         """Return the site of the codebook."""
-        assert isinstance(self.layer, int)
-        return (Site(self.layer, self.role),)
+        return (Site(filled(self.layer), self.role),)
 
     def keyed_at(self) -> tuple[Site, bool]:
         """Return that site, whose input is the key."""
@@ -95,16 +94,14 @@ class Grace(Routed):
         value = at(trace.outputs[site], batch.ends)[0].float().clone().requires_grad_()
         place = torch.arange(trace.outputs[site].shape[1], device=batch.ends.device)
         after = (place >= (0 if lm.row.kind == "classifier" else batch.ends[:, None]))[..., None]
+        put = {site: lambda y: torch.where(after.to(y.device), value.to(y), y)}
+
+        def loss() -> Tensor:
+            with resume(lm, first.layer, trace.inputs[first]), Trace(lm, replace=put):
+                logits = lm.answer_logits(batch)
+            return -logits.log_softmax(-1).gather(1, batch.labels[:, None]).mean()
+
         lr = float(value.detach().square().mean().sqrt()) / 3 if self.lr == "auto" else self.lr
-        optimizer = torch.optim.Adam([value], lr=lr)
-        for step in range(self.steps + 1):
-            put = {site: lambda y: torch.where(after.to(y.device), value.to(y), y)}
-            with torch.enable_grad(), resume(lm, first.layer, trace.inputs[first]), Trace(lm, replace=put):
-                loss = -lm.answer_logits(batch).log_softmax(-1).gather(1, batch.labels[:, None]).mean()
-            if not bool(loss.isfinite()):
-                raise NotFinite("learning the value diverged; lower lr with --set lr=…")
-            if loss.item() <= self.stop or step == self.steps:
-                break
-            (value.grad,) = torch.autograd.grad(loss, value)
-            optimizer.step()
-        return value.detach(), loss.item(), step
+        how = Training(steps=self.steps, lr=lr, stop=self.stop)
+        last, steps = descend([value], loss, how, "learning the value")
+        return value.detach(), last, steps

@@ -38,7 +38,7 @@ from errata.delta import LowRank, Site
 from errata.edit import Edit
 from errata.errors import BadConfig
 from errata.fact import Fact, question
-from errata.methods.base import BELOW, Solution, stored
+from errata.methods.base import BELOW, Solution, filled, stored
 from errata.methods.shared.many_matrices import Wanted, Weighted
 from errata.model.fold import derived, summed
 from errata.model.lm import LM
@@ -84,8 +84,7 @@ class LedgerEdit(Weighted):
 
     def _rows(self, lm: LM, site: Site, past: Sequence[Edit]) -> Ledger:
         """Return the ledger of a site with the rows of `past`."""
-        assert isinstance(self.weight, float)
-        weight, terms = self.weight, terms_of(self.__dict__)
+        weight, terms = filled(self.weight), terms_of(self.__dict__)
 
         def none() -> Ledger:
             return Ledger.open(self.ridge(lm, site, weight), lm.weights[site].shape[0])

@@ -19,11 +19,11 @@ from typing import Any, ClassVar
 
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods.base import Solution
+from errata.methods.base import Solution, filled
 from errata.methods.shared.fine_tuned import OneTuned
 from errata.model.lm import LM
 from errata.model.tokens import Query
-from errata.solve.descent.matrix import Schedule
+from errata.solve.descent.matrix import MatrixTraining
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,5 +45,5 @@ class LocFT(OneTuned):
         """Return the trained change."""
         end = lm.tokenizer.eos_token or ""
         asked = [Query(fact.prompt, f"{fact.target}{end}", fact.span) for fact in facts]
-        assert self.lr != "auto"
-        return self.trained(lm, asked, Schedule(self.epochs, self.lr, self.stop, size=self.size), past)
+        how = MatrixTraining(steps=self.epochs, lr=filled(self.lr), stop=self.stop, size=self.size)
+        return self.trained(lm, asked, how, past)

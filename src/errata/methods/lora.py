@@ -24,7 +24,7 @@ from errata.delta import LowRank, Site
 from errata.edit import Edit
 from errata.errors import BadConfig, NotFinite
 from errata.fact import Fact
-from errata.methods.base import Auto, Method, Solution
+from errata.methods.base import Auto, Method, Solution, filled
 from errata.methods.shared.routed import taught
 from errata.model.lm import LM
 from errata.model.tokens import Batch
@@ -56,8 +56,7 @@ class Lora(Method):
 
     def sites(self) -> tuple[Site, ...]:
         """Return every site adapted."""
-        assert isinstance(self.layers, tuple)
-        return tuple(Site(layer, role) for layer in sorted(self.layers) for role in self.roles)
+        return tuple(Site(layer, role) for layer in sorted(filled(self.layers)) for role in self.roles)
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the trained change of a batch of facts."""

@@ -27,12 +27,13 @@ from errata.delta import Graft, Site
 from errata.edit import Edit
 from errata.errors import BadConfig, UnsupportedModel
 from errata.fact import Fact
-from errata.methods.base import Auto, Solution, layer_at, step_for
+from errata.methods.base import Auto, Solution, filled, layer_at, step_for
 from errata.methods.shared.routed import Routed, closed, labels_in, preview, read_keys, taught
 from errata.model.grafts.keyed import label_tensor
 from errata.model.lm import LM
 from errata.model.tokens import Query
-from errata.solve.descent.blocks import Descent, begin, fit
+from errata.solve.descent.blocks import begin, fit
+from errata.solve.descent.loop import Training
 
 Role = Literal["up", "down", "attention"]
 
@@ -68,9 +69,8 @@ class Melo(Routed):
             BadConfig: the index does not come before the blocks. UnsupportedModel: the model has too few layers.
         """
         found = super().resolve(lm)
-        assert isinstance(found.index, int)
         lm.module(found.at())
-        if found.index >= min(site.layer for site in found.sites()):
+        if filled(found.index) >= min(site.layer for site in found.sites()):
             raise BadConfig(f"index = {found.index} makes no sense with layers = {found.layers}; keys are read before.")
         return found
 
@@ -90,8 +90,7 @@ class Melo(Routed):
 
     def at(self) -> Site:
         """Return the site keys are read at."""
-        assert isinstance(self.index, int)
-        return Site(self.index, self.key)
+        return Site(filled(self.index), self.key)
 
     def keyed_at(self) -> tuple[Site, bool]:
         """Return that site, whose output is the key."""
@@ -99,18 +98,16 @@ class Melo(Routed):
 
     def sites(self) -> tuple[Site, ...]:
         """Return the sites with blocks."""
-        assert isinstance(self.layers, tuple)
-        return tuple(Site(layer, role) for layer in sorted(self.layers) for role in self.roles)
+        return tuple(Site(layer, role) for layer in sorted(filled(self.layers)) for role in self.roles)
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the block and keys of a batch of facts."""
-        assert self.lr != "auto"
         index, name = self.at(), f"melo@{self.at()}"
         radius, distances = self.calibrated(lm, index, facts)
         batch = closed(lm, [taught(lm, fact.prompt, fact.target) for fact in facts], name)
         scale = 1.0 if self.alpha is None else self.alpha / self.rank
-        descent = Descent(self.steps, self.lr, self.every, self.gamma, self.stop)
-        blocks, loss, steps = fit(lm, batch, begin(lm, self.sites(), self.rank, self.seed), scale, descent)
+        how = Training(steps=self.steps, lr=filled(self.lr), stop=self.stop, every=self.every, gamma=self.gamma)
+        blocks, loss, steps = fit(lm, batch, begin(lm, self.sites(), self.rank, self.seed), scale, how)
         keys = read_keys(lm, index, [Query(fact.prompt) for fact in facts])
         place: dict[str, object] = {"index": str(index)}
         known = {**place, "radius": radius, "search": self.search}

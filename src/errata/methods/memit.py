@@ -26,6 +26,7 @@ from torch import Tensor
 
 from errata.delta import LowRank, Site
 from errata.edit import Edit
+from errata.methods.base import filled
 from errata.methods.shared.many_matrices import Wanted, Weighted, shielded
 from errata.model.lm import LM
 from errata.solve.least_squares import batch
@@ -41,7 +42,6 @@ class Memit(Weighted):
 
     def update(self, lm: LM, site: Site, wanted: Wanted, past: Sequence[Edit]) -> tuple[LowRank, dict[str, Tensor]]:
         """Return the least-squares change, which ordinary keys and, with history, earlier ones hold back."""
-        assert isinstance(self.weight, float)
-        ridge = self.ridge(lm, site, self.weight)
-        key = (site, self.corpus, self.tokens, self.damping, self.weight)
+        ridge = self.ridge(lm, site, filled(self.weight))
+        key = (site, self.corpus, self.tokens, self.damping, filled(self.weight))
         return batch(wanted.residual, wanted.keys, shielded(lm, key, past, site, ridge) if self.history else ridge), {}

@@ -28,7 +28,7 @@ from torch import Tensor
 from errata.delta import LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods.base import Auto, Method, Solution, layer_at
+from errata.methods.base import Auto, Method, Solution, filled, layer_at
 from errata.model.fold import derived
 from errata.model.lm import LM
 from errata.model.tokens import Batch
@@ -70,8 +70,7 @@ class UltraEdit(Method):
 
     def sites(self) -> tuple[Site, ...]:
         """Return the sites written to."""
-        assert isinstance(self.layers, tuple)
-        return tuple(Site(layer, "down") for layer in sorted(self.layers))
+        return tuple(Site(layer, "down") for layer in sorted(filled(self.layers)))
 
     def prepare(self, lm: LM, progress: Progress | None = None) -> None:
         """Read the text the scale begins with."""

@@ -31,14 +31,14 @@ from torch import Tensor
 
 from errata.delta import Graft, Site
 from errata.edit import Edit
-from errata.errors import NotFinite
 from errata.fact import Fact
-from errata.methods.base import Auto, Method, Solution, layer_at, step_for
+from errata.methods.base import Auto, Method, Solution, filled, layer_at, step_for
 from errata.methods.shared.routed import closed, taught, variants
 from errata.model.grafts.wise import Side, farness, times
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, at, beside, resume
+from errata.solve.descent.loop import Training, descend
 from errata.solve.descent.losses import mean_loss
 from errata.solve.keys import prefixes
 from errata.stats.corpus import open_corpus
@@ -79,8 +79,7 @@ class Wise(Method):
 
     def sites(self) -> tuple[Site, ...]:
         """Return the one site."""
-        assert isinstance(self.layer, int)
-        return (Site(self.layer, "down"),)
+        return (Site(filled(self.layer), "down"),)
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return one edit's change of the side matrix."""
@@ -117,25 +116,23 @@ class Wise(Method):
         texts = (" ".join(text.split()[:WORDS]) for text in islice(open_corpus(self.corpus).documents(), OTHERS))
         other_keys = _seen(lm, site, lm.tokens.batch([Query(text) for text in texts]).to(lm.device))[1]
         unit = size / BETA if self.unit is None else self.unit
-        assert self.lr != "auto"
         values = torch.zeros(len(places), device=start.device).requires_grad_()
-        optimizer = torch.optim.Adam([values], lr=self.lr)
-        for step in range(self.steps + 1):
-            with torch.enable_grad():
-                change = start.flatten().index_add(0, places, values).view_as(start)
-                with resume(lm, site.layer, hidden), beside(lm, {site: partial(times, change)}):
-                    nll = mean_loss(batch, lm.answer_logits(batch))
-                far, other = farness(keys, change), farness(other_keys, change)
-                margins = (other - ALPHA * unit).relu().mean() + (BETA * unit - far).relu().mean()
-                loss = nll + self.margin / (BETA * unit) * (margins + (GAMMA * unit - far.mean() + other.mean()).relu())
-            if not bool(loss.isfinite()):
-                raise NotFinite("training the side matrix diverged; lower lr with --set lr=…")
-            if loss.item() <= self.stop or step == self.steps:
-                break
-            (values.grad,) = torch.autograd.grad(loss, values)
-            optimizer.step()
-        report = {"loss": [nll.item()], "steps": [step], "converged": [nll.item() < 0.05], "far": far.tolist()[0]}
-        return values.detach(), keys, {**report, "far_others": [round(d, 3) for d in other.tolist()]}
+        seen: dict[str, Tensor] = {}  # of the last pass
+
+        def loss() -> Tensor:
+            change = start.flatten().index_add(0, places, values).view_as(start)
+            with resume(lm, site.layer, hidden), beside(lm, {site: partial(times, change)}):
+                nll = mean_loss(batch, lm.answer_logits(batch))
+            far, other = farness(keys, change), farness(other_keys, change)
+            seen.update(nll=nll.detach(), far=far.detach(), other=other.detach())
+            margins = (other - ALPHA * unit).relu().mean() + (BETA * unit - far).relu().mean()
+            return nll + self.margin / (BETA * unit) * (margins + (GAMMA * unit - far.mean() + other.mean()).relu())
+
+        how = Training(steps=self.steps, lr=filled(self.lr), stop=self.stop)
+        _, steps = descend([values], loss, how, "training the side matrix")
+        nll = seen["nll"].item()
+        report = {"loss": [nll], "steps": [steps], "converged": [nll < 0.05], "far": seen["far"].tolist()[0]}
+        return values.detach(), keys, {**report, "far_others": [round(d, 3) for d in seen["other"].tolist()]}
 
 
 def _seen(lm: LM, site: Site, batch: Batch) -> tuple[Tensor, Float[Tensor, "b in"], float]:

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from errata.delta import Dense, Site
 from errata.edit import Edit
-from errata.methods.base import Auto, Solution, layer_at, step_for
+from errata.methods.base import Auto, Solution, filled, layer_at, step_for
 from errata.methods.shared.orthogonal import Constrained
 from errata.model.lm import LM
 from errata.model.tokens import Query
-from errata.solve.descent.matrix import Schedule, fit
+from errata.solve.descent.matrix import MatrixTraining, fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +42,13 @@ class OneTuned(Constrained):
 
     def sites(self) -> tuple[Site, ...]:
         """Return the one site written to."""
-        assert isinstance(self.layer, int)
-        return (Site(self.layer, "down"),)
+        return (Site(filled(self.layer), "down"),)
 
     def trained(
         self,
         lm: LM,
         asked: Sequence[Query],
-        schedule: Schedule,
+        schedule: MatrixTraining,
         past: Sequence[Edit],
         labels: Sequence[Sequence[int]] | None = None,
     ) -> Solution:

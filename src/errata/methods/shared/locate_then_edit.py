@@ -8,7 +8,7 @@ from typing import Any
 
 from errata.delta import Site
 from errata.errors import BadConfig
-from errata.methods.base import Auto, layer_at
+from errata.methods.base import Auto, filled, layer_at
 from errata.methods.shared.regularised import Restrained
 from errata.model.lm import LM
 from errata.solve.least_squares import Ridge
@@ -51,10 +51,8 @@ class LocateThenEdit(Restrained):
 
     def goal(self) -> Goal:
         """Return the settings of v* of a resolved method."""
-        assert self.steps != "auto"
-        assert self.decay != "auto"
-        assert self.clamp != "auto"
-        return Goal(steps=self.steps, lr=self.lr, kl=self.kl, decay=self.decay, clamp=self.clamp, stop=self.stop)
+        steps, decay, clamp = filled(self.steps), filled(self.decay), filled(self.clamp)
+        return Goal(steps=steps, lr=self.lr, kl=self.kl, decay=decay, clamp=clamp, stop=self.stop)
 
     def prepare(self, lm: LM, progress: Progress | None = None) -> None:
         """Compute the covariance of every site written to, in one pass, and what a constraint asks for."""

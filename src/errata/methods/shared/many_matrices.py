@@ -15,7 +15,7 @@ from torch import Tensor
 from errata.delta import Change, Dense, LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods.base import Auto, Solution, layer_at
+from errata.methods.base import Auto, Solution, filled, layer_at
 from errata.methods.shared.locate_then_edit import PUBLISHED, LocateThenEdit, home
 from errata.model.fold import summed
 from errata.model.lm import LM
@@ -58,8 +58,7 @@ class ManyMatrices(LocateThenEdit):
 
     def sites(self) -> tuple[Site, ...]:
         """Return the sites written to, ascending."""
-        assert isinstance(self.layers, tuple)
-        return tuple(Site(layer, "down") for layer in sorted(self.layers))
+        return tuple(Site(layer, "down") for layer in sorted(filled(self.layers)))
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the update of a batch of facts."""

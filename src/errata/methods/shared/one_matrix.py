@@ -11,7 +11,7 @@ from torch import Tensor
 from errata.delta import LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods.base import Auto, Solution
+from errata.methods.base import Auto, Solution, filled
 from errata.methods.shared.locate_then_edit import PUBLISHED, LocateThenEdit, home
 from errata.model.lm import LM
 from errata.solve import keys
@@ -38,8 +38,7 @@ class OneMatrix(LocateThenEdit):
 
     def sites(self) -> tuple[Site, ...]:
         """Return the one site written to."""
-        assert isinstance(self.layer, int)
-        return (Site(self.layer, "down"),)
+        return (Site(filled(self.layer), "down"),)
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the update."""

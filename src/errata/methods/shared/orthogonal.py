@@ -20,7 +20,7 @@ from torch import Tensor
 from errata.delta import Site
 from errata.edit import Edit
 from errata.errors import NoRoomLeft
-from errata.methods.base import Auto, Method
+from errata.methods.base import Auto, Method, filled
 from errata.model.fold import summed
 from errata.model.lm import LM
 from errata.solve.subspace import Basis, Room, Similarity, Span, left_vectors, similarity, without
@@ -88,22 +88,18 @@ class Constrained(Method):
             NoRoomLeft: under o-edit+, less than `spare` directions are free.
         """
         sites = () if self.constraint == "none" else self.sites()
-        assert self.lambda1 != "auto"
-        assert self.lambda2 != "auto"
-        weights = (self.lambda1, self.lambda2)
+        weights = (filled(self.lambda1), filled(self.lambda2))
         how = Terms(self.constraint == "o-edit+", self.projection, weights, self.similarity)
         return Hold(how, lm, {site: self._room(lm, site, past) for site in sites})
 
     def _room(self, lm: LM, site: Site, past: Sequence[Edit]) -> Room:
-        assert self.directions != "auto"
-        assert self.spare != "auto"
         out = lm.weights[site].shape[0]
         implicit = torch.zeros(out, 0, dtype=torch.float64)
         if self.protect != "history":
-            implicit = gradient_basis(lm, site, self.corpus, self.tokens)[:, : self.directions]
+            implicit = gradient_basis(lm, site, self.corpus, self.tokens)[:, : filled(self.directions)]
         if self.protect == "implicit":
             return self._checked(Room(implicit[:, :0], implicit), site)
-        span, most = history_of(lm, site, past), out - implicit.shape[1] - self.spare
+        span, most = history_of(lm, site, past), out - implicit.shape[1] - filled(self.spare)
         most = most if self.constraint == "o-edit+" and self.full == "leading" else out
         taken = span.leading(self.energy, most)
         return self._checked(Room(taken, without(implicit, taken)), site)

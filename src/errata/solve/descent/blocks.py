@@ -6,7 +6,6 @@ y = W x + s · B (A x),   A (p, in) uniform within 1/√in, B (out, p) zero
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -14,29 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.delta import Site
-from errata.errors import NotFinite
 from errata.model.lm import LM
 from errata.model.tokens import Batch
 from errata.model.trace import Trace, beside, resume
+from errata.solve.descent.loop import Training, descend
 from errata.solve.descent.losses import mean_loss
 
 Factors = tuple[Float[Tensor, "p in"], Float[Tensor, "out p"]]
-
-
-@dataclass(frozen=True, slots=True)
-class Descent:
-    """Settings of Adam.
-
-    Args:
-        every, gamma: the step size is multiplied by `gamma` after each `every` steps.
-        stop: mean loss at which to stop.
-    """
-
-    steps: int
-    lr: float
-    every: int = 1_000_000
-    gamma: float = 1.0
-    stop: float = 0.0
 
 
 def begin(lm: LM, sites: Sequence[Site], rank: int, seed: int) -> dict[Site, Factors]:
@@ -52,7 +35,7 @@ def begin(lm: LM, sites: Sequence[Site], rank: int, seed: int) -> dict[Site, Fac
 
 
 def fit(
-    lm: LM, batch: Batch, blocks: Mapping[Site, Factors], scale: float, descent: Descent
+    lm: LM, batch: Batch, blocks: Mapping[Site, Factors], scale: float, how: Training
 ) -> tuple[dict[Site, Factors], float, int]:
     """Minimise the mean over rows of the mean NLL of their answers, by Adam on the blocks.
 
@@ -70,21 +53,13 @@ def fit(
         lm.answer_logits(batch)
     hidden = trace.inputs[first]
     leaves = {site: (a.clone().requires_grad_(), b.clone().requires_grad_()) for site, (a, b) in blocks.items()}
-    flat = [leaf for pair in leaves.values() for leaf in pair]
-    optimizer = torch.optim.Adam(flat, lr=descent.lr)
-    for step in range(descent.steps + 1):
-        with torch.enable_grad(), resume(lm, first.layer, hidden):
-            loss = answer_loss(lm, batch, leaves, scale)
-        if not bool(loss.isfinite()):
-            raise NotFinite("training the block diverged; lower lr with --set lr=…")
-        if loss.item() <= descent.stop or step == descent.steps:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = descent.lr * descent.gamma ** (step // descent.every)
-        for leaf, gradient in zip(flat, torch.autograd.grad(loss, flat), strict=True):
-            leaf.grad = gradient
-        optimizer.step()
-    return {site: (a.detach(), b.detach()) for site, (a, b) in leaves.items()}, loss.item(), step
+
+    def loss() -> Tensor:
+        with resume(lm, first.layer, hidden):
+            return answer_loss(lm, batch, leaves, scale)
+
+    last, steps = descend([leaf for pair in leaves.values() for leaf in pair], loss, how, "training the block")
+    return {site: (a.detach(), b.detach()) for site, (a, b) in leaves.items()}, last, steps
 
 
 def answer_loss(lm: LM, batch: Batch, blocks: Mapping[Site, Factors], scale: float) -> Float[Tensor, ""]:

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from errata.delta import Site
-from errata.errors import NotFinite
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, beside, resume
+from errata.solve.descent.loop import Part, Training, descend
 from errata.solve.descent.losses import mean_loss
 from errata.solve.values import Restraint
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """Settings of the descent.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatrixTraining(Training):
+    """Settings of the descent on a matrix.
 
     Args:
         bound: largest change of any entry (FT-L's L∞ constraint); None for no bound.
-        stop: mean loss at which to stop.
         size: queries of a mini-batch; `steps` then counts rounds through all of them. None takes all at once.
     """
 
-    steps: int
-    lr: float
-    stop: float
     bound: float | None = None
     size: int | None = None
 
@@ -39,7 +36,7 @@ def fit(
     lm: LM,
     site: Site,
     asked: Sequence[Query],
-    schedule: Schedule,
+    how: MatrixTraining,
     labels: Sequence[Sequence[int]] | None = None,
     restraint: Restraint | None = None,
 ) -> tuple[Float[Tensor, "out in"], float, int]:
@@ -55,33 +52,38 @@ def fit(
     Raises:
         NotFinite: the loss is not finite.
     """
-    parts = list(_parts(lm, site, asked, schedule, labels))
     held, matrix = restraint or Restraint(), lm.weights[site].detach()
     change = torch.zeros_like(matrix, dtype=torch.promote_types(matrix.dtype, torch.float32)).requires_grad_()
-    optimizer = torch.optim.Adam([change], lr=schedule.lr)
-    for step in range(schedule.steps + 1):
-        mean = 0.0
-        for batch, hidden, share in parts:
-            with torch.enable_grad():
-                loss = _loss(lm, site, batch, hidden, change)
-                whole = loss if held.penalty is None else loss + held.penalty(change.T[None]).sum()
-            if not bool(loss.isfinite()):
-                raise NotFinite("fine-tuning diverged; lower lr with --set lr=…")
-            mean += loss.item() * share
-            if step == schedule.steps or (len(parts) == 1 and mean < schedule.stop):
-                continue
-            (change.grad,) = torch.autograd.grad(whole, change)
-            _step(change, optimizer, schedule, held)
-        if step == schedule.steps or mean < schedule.stop:
-            break
-    return change.detach(), mean, step
+    penalty = None if held.penalty is None else partial(_penalty, held.penalty, change)
+    parts = [
+        Part(partial(_loss, lm, site, batch, hidden, change), share, penalty)
+        for batch, hidden, share in _batches(lm, site, asked, how, labels)
+    ]
+
+    def hold(step: Callable[[], None]) -> None:
+        """Take one step inside the bound and then inside what is free."""
+        if held.project is not None and change.grad is not None:
+            change.grad = held.project(change.grad.T).T
+        step()
+        with torch.no_grad():
+            if how.bound is not None:
+                change.clamp_(-how.bound, how.bound)
+            if held.project is not None:
+                change.copy_(held.project(change.T).T)
+
+    loss, steps = descend([change], parts, how, "fine-tuning", hold)
+    return change.detach(), loss, steps
 
 
-def _parts(
-    lm: LM, site: Site, asked: Sequence[Query], schedule: Schedule, labels: Sequence[Sequence[int]] | None
+def _penalty(penalty: Callable[[Tensor], Tensor], change: Float[Tensor, "out in"]) -> Tensor:
+    return penalty(change.T[None]).sum()
+
+
+def _batches(
+    lm: LM, site: Site, asked: Sequence[Query], how: MatrixTraining, labels: Sequence[Sequence[int]] | None
 ) -> Iterator[tuple[Batch, Tensor, float]]:
     """Yield each mini-batch, what enters the site's block in it, and its share of all queries."""
-    block, size = Site(site.layer, "block"), schedule.size or len(asked)
+    block, size = Site(site.layer, "block"), how.size or len(asked)
     for start in range(0, len(asked), size):
         part = slice(start, start + size)
         batch = _labelled(lm.tokens.batch(asked[part]), labels if labels is None else labels[part])
@@ -89,20 +91,6 @@ def _parts(
         with torch.no_grad(), Trace(lm, inputs=[block]) as trace:
             lm.answer_logits(batch)
         yield batch, trace.inputs[block], len(asked[part]) / len(asked)
-
-
-def _step(
-    change: Float[Tensor, "out in"], optimizer: torch.optim.Optimizer, schedule: Schedule, held: Restraint
-) -> None:
-    """Take one step of Adam, inside the bound and then inside what is free."""
-    if held.project is not None and change.grad is not None:
-        change.grad = held.project(change.grad.T).T
-    optimizer.step()
-    with torch.no_grad():
-        if schedule.bound is not None:
-            change.clamp_(-schedule.bound, schedule.bound)
-        if held.project is not None:
-            change.copy_(held.project(change.T).T)
 
 
 def _loss(lm: LM, site: Site, batch: Batch, hidden: Float[Tensor, "b t d"], change: Float[Tensor, "out in"]) -> Tensor:
