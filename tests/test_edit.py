@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from errata.delta import Columns, Dense, Graft, LowRank, Site
-from errata.edit import Edit, Label, split
+from errata.edit import Edit, Label, Report, split
 from errata.errors import CorruptEdit, InputError, NewerBook
 from errata.fact import Fact, Probe
 
@@ -49,7 +49,7 @@ def edit(**changes: Any) -> Edit:
             Site(8, "down"): Graft("melo", {"radius": 0.5}, {"keys": draw(2, 3), "rows": torch.tensor([4, 5])}),
         },
         "carry": {"key/5.down": draw(1, 6), "count": torch.tensor(5), "half": draw(3).to(torch.bfloat16)},
-        "report": {"loss": [0.25]},
+        "report": Report({"loss": [0.25]}),
         "versions": {"errata": "0.1.0"},
     }
     return Edit(**{**content, **changes})
@@ -69,7 +69,7 @@ OTHER: dict[str, Any] = {
     "format": 1,
 }
 CIRCUMSTANCES: dict[str, Any] = {
-    "report": {"loss": [0.5], "seconds": 3},
+    "report": Report({"loss": [0.5], "seconds": {"solve": 3.0}}),
     "versions": {"errata": "9"},
     "author": "Zoë",
     "reason": "because",
@@ -330,3 +330,14 @@ def test_what_cannot_be_on_a_label(given: dict[str, Any], words: str) -> None:
 def test_labels_are_told_from_settings() -> None:
     label, rest = split({"author": "ada", "tags": ["x"], "seed": 3, "reason": ""})
     assert (label, rest) == (Label(author="ada", tags=("x",)), {"seed": 3})
+
+
+def test_a_report_is_read_by_name_and_kept_as_it_was_given() -> None:
+    entries = {"norm_ratio": {"5.down": 0.5}, "loss": [0.25], "converged": [True], "notes": ["a word"]}
+    report = Report(entries)
+    assert (report.norm_ratio, report.converged, report.notes) == ({"5.down": 0.5}, [True], ["a word"])
+    assert (list(report.facts), dict(report.seconds), list(report.forgotten), list(report.cases)) == ([], {}, [], [])
+    assert report["loss"] == [0.25]  # a method's own
+    assert report.to_dict() == report == entries
+    assert report.plus(notes=[], gates=[1]).to_dict() == {**entries, "notes": [], "gates": [1]}
+    assert Edit.from_bytes(edit(report=report).to_bytes()).report == report

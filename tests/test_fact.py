@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from errata.errors import BadFact
-from errata.fact import PROBE_KINDS, Fact, Probe, check_consistent, normalize_answer, says
+from errata.fact import PROBE_KINDS, Fact, Probe, check_consistent, normalize_answer, question, says
 
 WORDS = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12).filter(
     lambda text: bool(text.strip()) and "{}" not in text
@@ -249,3 +249,11 @@ def test_different_questions_do_not_contradict() -> None:
     check_consistent(facts)
     check_consistent(iter(facts))
     check_consistent([])
+
+
+def test_a_question_is_the_same_whatever_the_case_of_its_subject() -> None:
+    one = Fact(prompt="The capital of France is", subject="France", target="Lyon")
+    other = Fact(prompt="the capital of france is ", subject="france", target="Nice")
+    assert question(one) == question(other)
+    with pytest.raises(BadFact, match="contradict"):
+        check_consistent([one, other])

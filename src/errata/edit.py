@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -25,6 +25,7 @@ from errata.delta import Change, Dense, Graft, LowRank, Site, build
 from errata.errors import CorruptEdit, InputError, NewerBook
 from errata.fact import Fact
 
+Found = TypeVar("Found")
 FORMAT = 2  # 1, still read: ids hash the whole facts, and nothing is said of tags, tenant and days
 # What reading a file that is something else, or damaged, may raise.
 _UNREADABLE = (SafetensorError, InputError, LookupError, ValueError, TypeError, AttributeError, RecursionError)
@@ -32,6 +33,78 @@ _UNREADABLE = (SafetensorError, InputError, LookupError, ValueError, TypeError, 
 CIRCUMSTANCES = ("author", "reason", "source", "tags", "tenant", "valid_from", "valid_until")
 _UNHASHED = ("id", "created_at", "report", "versions", *CIRCUMSTANCES)
 _UNLEARNED = ("id", "source", "reason", "probes")  # of a fact
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Report(Mapping[str, Any]):
+    """What happened while an edit was computed: as it is recorded, and by name what every method's report may have.
+
+    Args:
+        entries: JSON-able; a method's own figures (``loss``, ``steps``, …) lie among them.
+    """
+
+    entries: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-able values."""
+        return dict(self.entries)
+
+    def plus(self, **more: Any) -> Report:
+        """Return it with these entries, in place of those of the same name."""
+        return Report({**self.entries, **more})
+
+    def _of(self, name: str, nothing: Found) -> Found:
+        found: Found = self.entries.get(name, nothing)
+        return found
+
+    @property
+    def norm_ratio(self) -> Mapping[str, float]:
+        """‖ΔW‖ / ‖W‖ of the base, by site."""
+        return self._of("norm_ratio", dict[str, float]())
+
+    @property
+    def facts(self) -> Sequence[Mapping[str, Any]]:
+        """Of each fact: prompt, subject, target, what the model said before and after, and whether that is the target."""
+        return self._of("facts", list[Mapping[str, Any]]())
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Seconds spent on statistics, solving and applying."""
+        return self._of("seconds", dict[str, float]())
+
+    @property
+    def converged(self) -> Sequence[bool]:
+        """Whether the loss of each thing that was trained reached its stop value."""
+        return self._of("converged", list[bool]())
+
+    @property
+    def forgotten(self) -> Sequence[Mapping[str, str]]:
+        """Facts of earlier edits that this one's keys push out of an index: {"edit", "prompt"}."""
+        return self._of("forgotten", list[Mapping[str, str]]())
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the user should know although nothing went wrong."""
+        return self._of("notes", list[str]())
+
+    @property
+    def gates(self) -> Sequence[Mapping[str, Any]]:
+        """What was measured at each gate."""
+        return self._of("gates", list[Mapping[str, Any]]())
+
+    @property
+    def cases(self) -> Sequence[str]:
+        """Ids of the benchmark cases it was written for."""
+        return self._of("cases", list[str]())
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,7 +139,7 @@ class Edit:
     seed: int = 0
     prefixes: tuple[str, ...] = ()
     carry: Mapping[str, Tensor] = field(default_factory=dict)
-    report: Mapping[str, object] = field(default_factory=dict)
+    report: Report = field(default_factory=Report)
     versions: Mapping[str, str] = field(default_factory=dict)
     author: str = ""
     reason: str = ""
@@ -122,7 +195,7 @@ class Edit:
             "format": self.format, "method": self.method, "config": dict(self.config), "base": self.base,
             "facts": [fact.to_dict() for fact in self.facts], "parents": list(self.parents), "ground": self.ground,
             "seed": self.seed, "prefixes": list(self.prefixes), "sites": self.sites,
-            "kinds": [d.kind for d in self.deltas.values()], "grafts": grafts, "report": dict(self.report),
+            "kinds": [d.kind for d in self.deltas.values()], "grafts": grafts, "report": self.report.to_dict(),
             "versions": dict(self.versions), "author": self.author, "reason": self.reason, "source": self.source,
             "created_at": self.created_at,
         } | ({} if self.format == 1 else {
@@ -203,7 +276,6 @@ class Edit:
             "base",
             "ground",
             "seed",
-            "report",
             "versions",
             "author",
             "reason",
@@ -216,6 +288,7 @@ class Edit:
             **{name: meta[name] for name in plain},  # type: ignore[arg-type]
             **later,  # type: ignore[arg-type]
             tags=tuple(meta.get("tags", ())),  # type: ignore[arg-type]
+            report=Report(meta["report"]),  # type: ignore[arg-type]
             facts=tuple(Fact.from_dict(f) for f in meta["facts"]),  # type: ignore[attr-defined]
             parents=tuple(meta["parents"]),  # type: ignore[arg-type]
             prefixes=tuple(meta["prefixes"]),  # type: ignore[arg-type]
@@ -293,7 +366,7 @@ class Label:
     author: str = ""
     reason: str = ""
     source: str = ""
-    tags: tuple[str, ...] = ()
+    tags: Sequence[str] = ()
     tenant: str = ""
     valid_from: str = ""
     valid_until: str = ""

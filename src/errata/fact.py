@@ -21,6 +21,8 @@ PROBE_KINDS: Final = ("paraphrase", "neighborhood", "portability", "alias", "unr
 
 _ARTICLES: Final = frozenset({"a", "an", "the"})
 _APOSTROPHES: Final = frozenset("\u2018\u2019\u02bc")  # left, right, modifier letter
+Question = tuple[str, str]  # subject, and the prompt around it: what is asked
+GONE: Final = "…"  # stands where the subject was
 # Scripts that put no space between words (or, Hangul, hang particles on them): there a letter next to the subject
 # does not mean that the subject is only part of a word.
 _UNSPACED: Final = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "BOPOMOFO")
@@ -153,14 +155,21 @@ def says(text: str, target: str) -> bool:
     return bool(wanted) and said.startswith(wanted) and not _joined(said, len(wanted))
 
 
-def question(fact: Fact) -> tuple[str, str]:
-    """Return what a fact answers, the same for prompts that differ in case, spaces or the stop at the end."""
-    return " ".join(unicodedata.normalize("NFC", fact.prompt).casefold().split()).rstrip(" .?!:"), fact.subject
+def question(fact: Fact) -> Question:
+    """Return what a fact answers: its subject, and its prompt with the subject taken out, without case and last stop."""
+    start, end = fact.span
+    around = f"{fact.prompt[:start]}{GONE}{fact.prompt[end:]}"
+    return plain(fact.subject), plain(around).rstrip(" .?!:")
+
+
+def plain(text: str) -> str:
+    """Return text without differences of case, spaces and Unicode form, for comparing what is asked."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def check_consistent(facts: Iterable[Fact]) -> None:
     """Raise BadFact if two facts answer the same prompt about the same subject: contradiction or duplicate."""
-    seen: dict[tuple[str, str], Fact] = {}
+    seen: dict[Question, Fact] = {}
     for fact in facts:
         first = seen.setdefault(question(fact), fact)
         if first is fact:

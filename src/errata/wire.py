@@ -41,13 +41,12 @@ def answer(given: Answer) -> dict[str, Any]:
 
 def edit(written: Edit, size: int) -> dict[str, Any]:
     """Return {"id", "method", "seed", "facts": […], "seconds": {…}, "sites": […], "bytes"}; `size` is its file's."""
-    report: Mapping[str, Any] = written.report
     return {
         "id": written.id,
         "method": written.method,
         "seed": written.seed,
-        "facts": [{key: fact[key] for key in FACT_FIELDS} for fact in report["facts"]],
-        "seconds": {part: report["seconds"][part] for part in PARTS},
+        "facts": [{key: fact[key] for key in FACT_FIELDS} for fact in written.report.facts],
+        "seconds": {part: written.report.seconds[part] for part in PARTS},
         "sites": list(written.sites),
         "bytes": size,
     }

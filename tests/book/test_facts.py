@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from errata.book.facts import Said, conflicts, question
-from errata.fact import Fact
+from errata.book.facts import Said, conflicts
+from errata.fact import Fact, question
 
 
 def fact(prompt: str, subject: str, target: str) -> Fact:

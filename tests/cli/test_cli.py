@@ -26,6 +26,7 @@ from errata import errors
 from errata.book.book import Book
 from errata.cli import app
 from errata.cli.demo import Question, Story, perform
+from errata.edit import Label
 from errata.fact import Fact
 
 SRC = Path(__file__).parents[2] / "src"
@@ -50,7 +51,8 @@ class FakeEdit:
              "said": True, "loss": 0.1}
             for f in facts
         ]  # fmt: skip
-        self.report = {"facts": rows, "seconds": {"stats": 0.0, "solve": 1.5, "apply": 0.1}, "notes": ["all is well"]}
+        seconds = {"stats": 0.0, "solve": 1.5, "apply": 0.1}
+        self.report = SimpleNamespace(facts=rows, seconds=seconds, notes=["all is well"])
 
 
 class FakeEditor:
@@ -181,7 +183,7 @@ def test_edit_passes_fact_settings_and_signature_on(run: Run, editor: FakeEditor
         "write_all",
         [Fact(prompt="The capital of France is", subject="France", target="Lyon")],
         "rome",
-        {"seed": 3, "author": "ada", "reason": "why not", "lr": 0.1, "layers": (3, 4)},
+        {"label": Label(author="ada", reason="why not"), "gates": None, "seed": 3, "lr": 0.1, "layers": (3, 4)},
     )
     assert json.loads(out) == {
         "id": "0000000000000001",
@@ -381,20 +383,21 @@ def test_help_and_version(run: Run) -> None:
     code, out, _ = run()
     assert code == 0
     assert out == run("--help")[1]
-    for command in app.commands().registered_commands:
-        assert command.callback is not None
-        assert command.callback.__name__ in out
-        assert "Usage: errata" in run(command.callback.__name__, "--help")[1]
+    for name in app.COMMANDS:
+        assert name in out
+        assert f"Usage: errata {name}" in run(name, "--help")[1]
     assert run("--version") == (0, f"errata {errata.__version__}\n", "")
 
 
-@pytest.mark.parametrize("room", app.ROOMS)
-def test_every_command_is_where_it_is_looked_for(room: str) -> None:
-    app = importlib.import_module(f"errata.{room}").app
-    assert [one.callback.__name__ for one in app.registered_commands] == app.ROOMS[room].split()
-    for name in app.ROOMS[room].split():
-        assert [one.callback.__name__ for one in app.commands(["--debug", name, "x"]).registered_commands] == [name]
-    assert len(app.commands(["no-such"]).registered_commands) == len(app.commands().registered_commands)
+@pytest.mark.parametrize("name", app.COMMANDS)
+def test_every_command_and_its_view_are_where_they_are_looked_for(name: str) -> None:
+    for room in ("cli", "cli.tables"):
+        found = getattr(importlib.import_module(f"errata.{room}.{app.COMMANDS[name]}"), name)
+        assert callable(found)
+        assert found.__doc__
+    (one,) = app.commands(["--debug", name, "x"]).registered_commands
+    assert one.name == name
+    assert len(app.commands(["no-such"]).registered_commands) == len(app.COMMANDS)
 
 
 def test_tables_show_what_users_wrote_as_they_wrote_it(run: Run, editor: FakeEditor, book: Path) -> None:

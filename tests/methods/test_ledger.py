@@ -6,6 +6,8 @@ pytest tests/methods/test_ledger.py
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,30 @@ def test_a_contradiction_replaces_the_row() -> None:
         assert rows.shape[0] == 1
         assert edits[-1].deltas[site].left.shape[1] == 2  # out and in
         assert close(total(edits, site), solution(lm, edits, site))  # by prompt: the later row is the one
+
+
+def test_subjects_that_differ_in_case_are_one_question_but_in_edits_of_older_books() -> None:
+    lm = build()
+    lower = replace(FACTS[0], prompt=FACTS[0].prompt.replace(FACTS[0].subject, FACTS[0].subject.lower()),
+                    subject=FACTS[0].subject.lower())  # fmt: skip
+    new = write(lm, [lower], write(lm, [FACTS[0]], []))
+    older = [as_it_was(write(lm, [FACTS[0]], [])[0])]
+    older.append(as_it_was(write(lm, [lower], older)[-1]))
+    for site in SITES:
+        assert len(rows_in(lm, new, site)) == 1  # the later one
+        assert len(rows_in(lm, older, site)) == 2  # each its own, as it was written
+        assert len(rows_in(lm, [older[0], new[1]], site)) == 1
+    assert [a is b for a, b in zip(rebuilt(lm, older), older, strict=True)] == [True, True]  # nothing to derive anew
+
+
+def as_it_was(edit: Edit) -> Edit:
+    """Return an edit as it was marked when subjects that differ in case had rows of their own."""
+    return replace(edit, carry={**edit.carry, "below": edit.carry["below"][:8]})
+
+
+def rows_in(lm: LM, edits: Sequence[Edit], site: Site) -> Sequence[str]:
+    ledger = make("ledger", OPTIONS).resolve(lm)
+    return ledger._rows(lm, site, edits).names  # type: ignore[attr-defined,no-any-return]
 
 
 # ------------------------------------------------------------------ dropping

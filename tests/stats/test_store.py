@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from errata.collecting import collect
 from torch import Tensor
 
 from errata import methods
@@ -195,15 +194,15 @@ def test_parts_read_apart_are_the_whole(passes: list[int]) -> None:
 )
 def test_what_is_no_part_is_said(lm: LM, method: str, options: dict[str, int], part: str, said: str) -> None:
     with pytest.raises(BadConfig, match=said):
-        collect(lm, methods.make(method, options), part=part)
+        methods.make(method, options).collect(lm, part=part)
 
 
 def test_a_method_can_be_given_its_parts(lm: LM) -> None:
     how = methods.make("rome", {"tokens": 900, "layer": 1})
     for part in ("1/2", "2/2", "all/2"):
-        (found,) = collect(lm, how, part=part).values()
+        (found,) = how.collect(lm, part=part).values()
     assert found["tokens"] >= 900
-    assert collect(lm, how) == collect(lm, how, part="all/2")
+    assert how.collect(lm) == how.collect(lm, part="all/2")
 
 
 # ------------------------------------------------------------------ interruptions

@@ -9,7 +9,6 @@ at the last mark and goes on from there.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -23,6 +22,8 @@ from errata.book.book import Book
 from errata.config import to_dict
 from errata.data.case import Case, with_subject
 from errata.edit import Edit
+from errata.editing.standing import load
+from errata.editing.writing import solve
 from errata.errors import BadConfig
 from errata.evaluate.harness import Harness
 from errata.evaluate.judge import judged, named
@@ -56,6 +57,8 @@ class Plan:
         text: corpus of the perplexity. command: for the report.
         harness: tasks of lm-evaluation-harness, asked of the unedited model and of the last checkpoint's.
         judge: who also reads what is said, as `errata.evaluate.judge.named` takes it; nobody unless given.
+        max_norm_ratio: largest ‖ΔW‖/‖W‖ of one fact, beyond which an edit is refused and the run ends, as
+            `errata.editing.writing.guard`; None, the one exception to how edits are written, measures what any update does.
     """
 
     method: str
@@ -72,6 +75,7 @@ class Plan:
     command: str = ""
     harness: tuple[str, ...] = ()
     judge: str = ""
+    max_norm_ratio: float | None = None
 
     @property
     def mode(self) -> str:
@@ -173,7 +177,7 @@ class Run:
     def _sequential(self, tell: Tell | None) -> None:
         wanted = sorted({c for c in self._plan.checkpoints if c < len(self._cases)} | {len(self._cases)})
         with Book.open(self._out / "book", base=self._lm.fingerprint, name=self._lm.name) as book:
-            edits = [Edit.from_bytes(book.read(record)) for record in book.stand()]
+            edits = load(book, book.stand())
             self._lm.weights.stand([edit.deltas for edit in edits])
             for target in wanted:
                 self._write_up_to(target, book, edits, tell)
@@ -183,15 +187,15 @@ class Run:
             self._general_ability(target)
 
     def _write_up_to(self, target: int, book: Book, edits: list[Edit], tell: Tell | None) -> None:
-        done = sum(len(_cases_of(edit)) for edit in edits)
+        done = sum(len(edit.report.cases) for edit in edits)
         while self._method is not None and done < target:
             edits.append(self._write(book, edits, self._cases[done : min(done + self._plan.batch, target)]))
-            done += len(_cases_of(edits[-1]))
+            done += len(edits[-1].report.cases)
             if tell is not None:
                 tell(done, len(self._cases))
 
     def _standing(self, edits: Sequence[Edit], target: int) -> list[dict[str, Any]]:
-        owners = {case: [edit.id] for edit in edits for case in _cases_of(edit)}
+        owners = {case: [edit.id] for edit in edits for case in edit.report.cases}
         return self._measure(self._asked(target), target, owners, edits[-1] if edits else None)
 
     def _write(self, book: Book, edits: Sequence[Edit], cases: Sequence[Case]) -> Edit:
@@ -202,11 +206,10 @@ class Run:
         return edit
 
     def _solve(self, method: Method, cases: Sequence[Case], past: Sequence[Edit]) -> Edit:
-        method.prepare(self._lm)
-        started = time.perf_counter()
-        edit = method.solve(self._lm, [fact for case in cases for fact in case.facts], past)
-        self._spent.append((time.perf_counter() - started, len(edit.facts), len(edit.to_bytes())))
-        return replace(edit, report={**edit.report, "cases": [case.id for case in cases]})
+        facts = [fact for case in cases for fact in case.facts]
+        edit, seconds = solve(self._lm, method, facts, past, self._plan.max_norm_ratio)
+        self._spent.append((seconds["solve"], len(edit.facts), len(edit.to_bytes())))
+        return replace(edit, report=edit.report.plus(cases=[case.id for case in cases]))
 
     # ---------------------------------------------------------------- measuring
 
@@ -291,10 +294,3 @@ class Run:
                 metrics |= {f"retention_{group}": said.to_dict()} if said else {}
         taken = costs([mark for mark in self._marks if mark["checkpoint"] <= checkpoint])
         return {"edits": checkpoint, "metrics": metrics, **taken}
-
-
-def _cases_of(edit: Edit) -> list[str]:
-    """Return the ids of the cases an edit of a run wrote."""
-    cases = edit.report["cases"]
-    assert isinstance(cases, list)
-    return cases

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
 
 from errata.book.book import Record
-from errata.fact import Fact, same_answer
-
-Question = tuple[str, str]  # subject, and the prompt around it: what is asked
-GONE: Final = "…"  # stands where the subject was
+from errata.fact import Fact, Question, plain, question, same_answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +38,6 @@ class Change:
 
     before: Said | None
     after: Said | None
-
-
-def question(fact: Fact) -> Question:
-    """Return what a fact answers: its subject, and its prompt with the subject taken out, without case and last stop."""
-    start, end = fact.span
-    around = f"{fact.prompt[:start]}{GONE}{fact.prompt[end:]}"
-    return _plain(fact.subject), _plain(around).rstrip(" .?!:")
 
 
 def said(records: Iterable[Record]) -> Iterator[Said]:
@@ -96,21 +84,17 @@ class _Seen:
     def add(self, one: Said) -> None:
         subject, relation = question(one.fact)
         self._answers.setdefault((subject, relation), []).append(one)
-        self._leads.setdefault((_plain(one.fact.target), relation), []).append(one)
+        self._leads.setdefault((plain(one.fact.target), relation), []).append(one)
 
     def conflicts(self, one: Said) -> Iterator[Conflict]:
         subject, relation = question(one.fact)
-        target = _plain(one.fact.target)
+        target = plain(one.fact.target)
         for other in self._answers.get((subject, relation), ()):
             same = same_answer(other.fact.target, one.fact.target)
             yield Conflict("duplicate" if same else "contradiction", other, one)
         for other in self._answers.get((target, relation), ()):
-            if subject not in (target, _plain(other.fact.target)):
+            if subject not in (target, plain(other.fact.target)):
                 yield Conflict("inverse", other, one)
         for other in self._leads.get((subject, relation), ()):
-            if _plain(other.fact.subject) not in (subject, target):
+            if plain(other.fact.subject) not in (subject, target):
                 yield Conflict("inverse", other, one)
-
-
-def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())

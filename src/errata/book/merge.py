@@ -16,7 +16,7 @@ from typing import Final, Literal, get_args
 from errata.book import facts
 from errata.book.book import Book, Note, Record
 from errata.errors import BadBook, BookOfAnotherModel, InputError, did_you_mean
-from errata.fact import same_answer
+from errata.fact import question, same_answer
 
 Policy = Literal["refuse", "ours", "theirs", "both"]
 POLICIES: Final[tuple[str, ...]] = get_args(Policy)
@@ -132,7 +132,7 @@ def _said_already(ours: dict[str, Record], new: Sequence[Record]) -> set[str]:
     known = facts.answers(r for r in ours.values() if r.stands)
     found = set()
     for record in new:
-        here = [known.get(facts.question(fact)) for fact in record.facts]
+        here = [known.get(question(fact)) for fact in record.facts]
         if record.facts and all(
             one is not None and same_answer(one.fact.target, fact.target)
             for one, fact in zip(here, record.facts, strict=True)

@@ -135,8 +135,7 @@ def perform(editor: Editor, story: Story) -> Iterator[Scene]:
     for method, fact in story.steps:
         edit = editor.write(fact, method)
         written.append(edit)
-        seconds: Any = edit.report["seconds"]
-        yield _writing(editor, method, fact, f"edit {edit.id[:8]}, {sum(seconds.values()):.1f} s")
+        yield _writing(editor, method, fact, f"edit {edit.id[:8]}, {sum(edit.report.seconds.values()):.1f} s")
     edited = _answers(editor, [(q.prompt, q.edited) for q in story.questions])
     editor.drop(written[story.drop].id)
     yield Scene(f"errata drop {written[story.drop].id[:8]}", remark="Taken back by replaying the others on the base.")

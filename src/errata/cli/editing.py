@@ -75,9 +75,7 @@ def edit(
     ) as editor:
         edits = editor.write_all(wanted, method, label=label, gates=limits, **options)
         rows = [wire.edit(written, editor.book.get(written.id).bytes) for written in edits]
-    return Shown(
-        rows, as_json, each=True, notes=[note for one in edits for note in dict[str, Any](one.report).get("notes", ())]
-    )
+    return Shown(rows, as_json, each=True, notes=[note for one in edits for note in one.report.notes])
 
 
 def save(

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from errata.book.facts import question
 from errata.editing.editor import Editor
 from errata.evaluate.scorer import Scorer
-from errata.fact import Fact, same_answer, says
+from errata.fact import Fact, question, same_answer, says
 
 STATUSES: Final = ("holds", "forgotten", "overridden", "expired", "early")
 

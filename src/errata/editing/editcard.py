@@ -132,7 +132,7 @@ def _row(fact: Fact, before: str, after: str) -> dict[str, Any]:
 def _sites(edits: Sequence[Edit]) -> dict[str, float]:
     found: dict[str, float] = {}
     for edit in edits:
-        ratios: Any = edit.report.get("norm_ratio", {})
+        ratios: Any = edit.report.norm_ratio
         for site, ratio in ratios.items():
             found[site] = max(ratio, found.get(site, 0.0))
     return found

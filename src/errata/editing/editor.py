@@ -22,7 +22,7 @@ from errata.delta import Change, Site
 from errata.edit import Edit, Label, split
 from errata.editing import standing
 from errata.editing.gates import Gates, Keeper, of_book
-from errata.editing.writing import check_fits, guard, labelled, outcome
+from errata.editing.writing import check_fits, labelled, outcome, solve
 from errata.errors import BookOfAnotherModel, InputError, UnknownEdit, did_you_mean
 from errata.export import adapter
 from errata.export.blocks import blocks
@@ -192,19 +192,14 @@ class Editor:
         return methods.make(method, {**corpus, **options})
 
     def _write_one(self, how: Method, facts: Sequence[Fact], past: list[Edit], label: Label) -> Edit:
-        prompts = check_fits(self.lm, facts)
-        room = self.lm.room(fact.target for fact in facts)
+        prompts, room = [fact.prompt for fact in facts], self.lm.room(fact.target for fact in facts)
+        check_fits(self.lm, facts)  # before the model is asked
         before = self.lm.generate(prompts, room)
-        asked = time.perf_counter()
-        how.prepare(self.lm)
-        ready = time.perf_counter()
-        edit = how.solve(self.lm, facts, past)
-        guard(edit, self._limit)
+        edit, seconds = solve(self.lm, how, facts, past, self._limit)
         solved = time.perf_counter()
         self.lm.weights.stand([*self._deltas, *(e.deltas for e in past[len(self._deltas) :]), edit.deltas])
-        applied = time.perf_counter()
+        seconds["apply"] = time.perf_counter() - solved
         after = self.lm.generate(prompts, room)
-        seconds = {"stats": ready - asked, "solve": solved - ready, "apply": applied - solved}
         return labelled(replace(edit, report=outcome(edit, before, after, seconds)), label, self._author)
 
     @contextmanager
@@ -235,9 +230,7 @@ class Editor:
             if part.base != self.lm.fingerprint:
                 raise BookOfAnotherModel(f"edit {part.id} was computed on another base model than {self.name}.")
             return part
-        check_fits(self.lm, part)
-        how.prepare(self.lm)
-        return guard(how.solve(self.lm, part, past), self._limit)
+        return solve(self.lm, how, part, past, self._limit)[0]
 
     @contextmanager
     def standing_as(self, edits: Sequence[Edit]) -> Iterator[LM]:
@@ -279,10 +272,7 @@ class Editor:
         begun = records[: len(self._records)] == self._records  # as after a write
         kept = self._read if begun else []
         known = {**(files or {}), **({} if begun else {edit.id: edit for edit in self._read})}
-        new = [
-            known.get(r.id) or known.get(r.sha256) or Edit.from_bytes(self.book.read(r), f"edit {r.id}", r.id)
-            for r in records[len(kept) :]
-        ]
+        new = standing.load(self.book, records[len(kept) :], known)
         self._records, self._read = records, [*kept, *new]
         before, self._standing = self._standing, methods.rebuilt(self.lm, self._read)
         same = len(before) if self._standing[: len(before)] == before else 0

@@ -17,14 +17,13 @@ from math import exp, fsum, isfinite
 from pathlib import Path
 from typing import Any, Final
 
-from errata.book.facts import question
 from errata.config import from_toml
 from errata.data.facts import read_facts
 from errata.edit import Edit
 from errata.errors import BadConfig, BadFile, GateClosed
 from errata.evaluate.perplexity import measure
 from errata.evaluate.scorer import Scorer
-from errata.fact import Fact, says
+from errata.fact import Fact, question, says
 from errata.model.lm import LM
 from errata.stats.corpus import open_corpus
 
@@ -140,7 +139,7 @@ class Keeper:
         if not figures:
             return list(written)
         rows = [figure.to_dict() for figure in figures]
-        return [replace(edit, report={**edit.report, "gates": rows}) for edit in written]
+        return [replace(edit, report=edit.report.plus(gates=rows)) for edit in written]
 
     def figures(self) -> list[Figure]:
         """Measure the model as it stands now."""

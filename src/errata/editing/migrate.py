@@ -22,7 +22,7 @@ from errata.config import parse_flags
 from errata.edit import Label
 from errata.editing.editor import Editor
 from errata.errors import BadConfig, ErrataError
-from errata.fact import Fact, same_answer, says
+from errata.fact import Fact, question, same_answer, says
 from errata.methods import Method
 
 
@@ -67,7 +67,7 @@ def migrate(old: Book, editor: Editor, method: str | Method = "", **settings: An
     for record in records:
         wanted: list[Fact] = []
         for fact in record.facts:
-            if last[facts.question(fact)].edit_id != record.id:
+            if last[question(fact)].edit_id != record.id:
                 yield Moved(fact, record.id, "overridden")
             elif moved := _already(editor, record, fact):
                 yield moved
@@ -78,7 +78,7 @@ def migrate(old: Book, editor: Editor, method: str | Method = "", **settings: An
 
 
 def _already(editor: Editor, record: Record, fact: Fact) -> Moved | None:
-    there = facts.answers(editor.book.stand()).get(facts.question(fact))
+    there = facts.answers(editor.book.stand()).get(question(fact))
     if there is not None and same_answer(there.fact.target, fact.target):
         return Moved(fact, record.id, "stands", new_id=there.edit_id)
     said = editor.ask(fact.prompt, top=0).text
@@ -98,6 +98,5 @@ def _write(
         yield from (Moved(fact, record.id, "refused", why=str(error)) for fact in wanted)
         return
     for edit in edits:
-        rows: Any = edit.report["facts"]
-        for fact, row in zip(edit.facts, rows, strict=True):
+        for fact, row in zip(edit.facts, edit.report.facts, strict=True):
             yield Moved(fact, record.id, "written" if row["said"] else "not said", row["after"], edit.id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from errata.book import states
 from errata.book.book import Book, Record
@@ -15,6 +15,15 @@ def at(book: Book, name: str) -> tuple[states.State, list[Edit]]:
     return state, load(book, [book.get(id) for id in state.ids])
 
 
-def load(book: Book, records: Iterable[Record]) -> list[Edit]:
-    """Read edits from a book; raises CorruptEdit for a file that is missing or altered."""
-    return [Edit.from_bytes(book.read(record), f"edit {record.id}") for record in records]
+def load(book: Book, records: Iterable[Record], known: Mapping[str, Edit] | None = None) -> list[Edit]:
+    """Read edits from a book; raises CorruptEdit for a file that is missing or altered.
+
+    The book has compared each file with its hash, which vouches for the id: the content is not hashed again.
+
+    Args:
+        known: edits that need not be read, by their id or their file's hash.
+    """
+    known = known or {}
+    return [
+        known.get(r.id) or known.get(r.sha256) or Edit.from_bytes(book.read(r), f"edit {r.id}", r.id) for r in records
+    ]

@@ -1,21 +1,23 @@
-"""What a model says, and what came of an edit: refused because it would break the model, or reported in the model's words."""
+"""Compute an edit and say what came of it: refused because it would break the model, or reported in the model's words."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from errata.edit import Edit, Label
+from errata.edit import Edit, Label, Report
 from errata.errors import BadFact, UpdateTooLarge
 from errata.fact import Fact, says
+from errata.methods.base import Method
 from errata.model.generation import context
 from errata.model.lm import LM
 
 
-def check_fits(lm: LM, facts: Sequence[Fact]) -> list[str]:
-    """Return the facts' prompts; raises BadFact for one that with its target is longer than what the model can read.
+def check_fits(lm: LM, facts: Sequence[Fact]) -> None:
+    """Raise BadFact for a fact that with its target is longer than what the model can read.
 
     A model that classifies reads the beginning of a longer text.
     """
@@ -25,7 +27,30 @@ def check_fits(lm: LM, facts: Sequence[Fact]) -> list[str]:
         if length >= most:
             who = f"the fact about {fact.subject[:40]!r}"
             raise BadFact(f"{who} is {length} tokens long, and {lm.name} reads fewer than {most}: shorten it.")
-    return [fact.prompt for fact in facts]
+
+
+def solve(
+    lm: LM, method: Method, facts: Sequence[Fact], past: Sequence[Edit], limit: float | None
+) -> tuple[Edit, dict[str, float]]:
+    """Compute an edit, as every edit here is: facts that fit, statistics, the mathematics, and no explosion.
+
+    Args:
+        past: the edits that stand, oldest first. limit: as `guard`; None lets any size through.
+
+    Returns:
+        the edit, which stands nowhere yet, and the seconds spent on ``stats`` and ``solve``.
+
+    Raises:
+        BadFact: a fact is too long for the model. UpdateTooLarge: the update is an explosion.
+        UnknownSite, UnsupportedModel, NotFinite, …: as `Method.solve`.
+    """
+    check_fits(lm, facts)
+    asked = time.perf_counter()
+    method.prepare(lm)
+    ready = time.perf_counter()
+    edit = method.solve(lm, facts, past)
+    seconds = {"stats": ready - asked, "solve": time.perf_counter() - ready}
+    return edit if limit is None else guard(edit, limit), seconds
 
 
 def guard(edit: Edit, limit: float) -> Edit:
@@ -37,9 +62,8 @@ def guard(edit: Edit, limit: float) -> Edit:
     Raises:
         UpdateTooLarge: a matrix would change by more.
     """
-    ratios: Mapping[str, float] = edit.report["norm_ratio"]  # type: ignore[assignment]
     limit *= max(1, len(edit.facts)) ** 0.5
-    for site, ratio in ratios.items():
+    for site, ratio in edit.report.norm_ratio.items():
         if ratio > limit:
             raise UpdateTooLarge(
                 f"the update at {site} is {ratio:.1f} times as large as the matrix itself (limit {limit:g}); nothing "
@@ -60,7 +84,7 @@ def labelled(edit: Edit, label: Label, author: str = "") -> Edit:
     return replace(edit, **words, created_at=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def outcome(edit: Edit, before: Sequence[str], after: Sequence[str], seconds: Mapping[str, float]) -> dict[str, Any]:
+def outcome(edit: Edit, before: Sequence[str], after: Sequence[str], seconds: Mapping[str, float]) -> Report:
     """Return the edit's report with what the model said before and after, the seconds spent, and notes."""
     rows = [
         {
@@ -74,7 +98,7 @@ def outcome(edit: Edit, before: Sequence[str], after: Sequence[str], seconds: Ma
         for f, b, a in zip(edit.facts, before, after, strict=True)
     ]
     timed = {name: round(value, 4) for name, value in seconds.items()}
-    return {**edit.report, "facts": rows, "seconds": timed, "notes": _notes(edit, rows)}
+    return edit.report.plus(facts=rows, seconds=timed, notes=_notes(edit, rows))
 
 
 def _notes(edit: Edit, rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -82,9 +106,8 @@ def _notes(edit: Edit, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = [
         f"the model said {r['target']!r} after {r['prompt']!r} already." for r in rows if says(r["before"], r["target"])
     ]
-    lost: Any = edit.report.get("forgotten", [])
+    lost, converged = edit.report.forgotten, edit.report.converged
     notes += [f"edit {old['edit']} is overridden: its key for {old['prompt']!r} is forgotten." for old in lost]
-    converged: Any = edit.report.get("converged", [])
     if not all(converged):
         notes.append(f"the loss of {len(converged) - sum(converged)} of {len(converged)} did not reach its stop value.")
     return notes

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from errata.config import to_dict
 from errata.delta import Change, Graft, Site
-from errata.edit import Edit
+from errata.edit import Edit, Report
 from errata.errors import BadConfig, NotFinite, UnknownSite, UnsupportedModel
 from errata.fact import Fact, check_consistent
 from errata.model.fold import ground_of
@@ -146,7 +146,9 @@ class Method(ABC):
             parents=tuple(e.id for e in past[-PARENTS:]), ground=ground_of(lm, past), prefixes=solution.prefixes,
             deltas={site: stored(delta, lm) for site, delta in solution.deltas.items()},
             carry={name: t.detach().cpu().contiguous() for name, t in solution.carry.items()},
-            report={**solution.report, "norm_ratio": ratios(lm, solution.deltas), "statistics": method.statistics(lm)},
+            report=Report(solution.report).plus(
+                norm_ratio=ratios(lm, solution.deltas), statistics=method.statistics(lm)
+            ),
             versions=versions(),
         )  # fmt: skip
 

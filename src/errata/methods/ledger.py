@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
+from itertools import groupby
 from typing import Any, ClassVar
 
 import torch
@@ -45,6 +46,8 @@ from errata.model.lm import LM
 from errata.solve.ledger import Ledger
 
 NAME = "ledger"
+MARK = 8  # bytes of a mark that name the edits below
+ROWS = 2  # how rows are named, behind them: 2 by `fact.question`; nothing there: subjects that differ in case apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +75,20 @@ class LedgerEdit(Weighted):
 
     def first(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> dict[Site, LowRank]:
         """Return what taking out the rows these facts replace changes."""
-        found = {site: self._rows(lm, site, past).drop(names_of(facts)) for site in self.sites()}
+        found = {site: self._taken(lm, site, facts, past) for site in self.sites()}
         return {site: delta for site, (_, delta) in found.items() if delta.left.shape[1]}
 
     def update(self, lm: LM, site: Site, wanted: Wanted, past: Sequence[Edit]) -> tuple[LowRank, dict[str, Tensor]]:
         """Return by how much the new rows move the solution, and the values they are kept with."""
-        rows, _ = self._rows(lm, site, past).drop(names_of(wanted.facts))
+        rows, _ = self._taken(lm, site, wanted.facts, past)
         keys = wanted.keys.double().cpu()
         values = (rows.gives(keys) + wanted.residual.double().cpu()).float()
         return rows.gain(keys, values), {f"value/{site}": values}
+
+    def _taken(self, lm: LM, site: Site, facts: Sequence[Fact], past: Sequence[Edit]) -> tuple[Ledger, LowRank]:
+        """Return the ledger of a site without the rows that these facts replace, and by how much that moves it."""
+        rows = self._rows(lm, site, past)
+        return rows.drop(replaced(rows, names_of(facts)))
 
     def _rows(self, lm: LM, site: Site, past: Sequence[Edit]) -> Ledger:
         """Return the ledger of a site with the rows of `past`."""
@@ -127,8 +135,8 @@ def follow(terms: Terms, below: Any, edit: Edit) -> Any:
 
 
 def mark(below: Any) -> Tensor:
-    """Return eight bytes that name the edits below, in order."""
-    return torch.tensor(list(below.digest()[:8]), dtype=torch.uint8)
+    """Return eight bytes that name the edits below, in order, and the number of how rows are named."""
+    return torch.tensor([*below.digest()[:8], ROWS], dtype=torch.uint8)
 
 
 def names_of(facts: Sequence[Fact]) -> list[str]:
@@ -136,10 +144,27 @@ def names_of(facts: Sequence[Fact]) -> list[str]:
     return ["\n".join(question(fact)) for fact in facts]
 
 
+def rows_of(edit: Edit) -> list[str]:
+    """Return what the rows of an edit go by: what its facts ask.
+
+    Edits whose mark has no number were written when subjects that differ in case had rows of their own; they keep them.
+    """
+    names = names_of(edit.facts)
+    if len(edit.carry[BELOW]) > MARK:
+        return names
+    return [f"{name}\n{' '.join(fact.subject.split())}" for name, fact in zip(names, edit.facts, strict=True)]
+
+
+def replaced(rows: Ledger, names: Sequence[str]) -> list[str]:
+    """Return the rows that rows of these names replace: those of the same names, and older ones that ask the same."""
+    asked = set(names)
+    return [*names, *(name for name in rows.rows if name.count("\n") > 1 and name.rpartition("\n")[0] in asked)]
+
+
 def entered(rows: Ledger, edit: Edit, site: Site) -> tuple[Ledger, LowRank]:
     """Return the ledger with an edit's rows in place of those they replace, and by how much the solution moves."""
-    names = names_of(edit.facts)
-    rows, out = rows.drop(names)
+    names = rows_of(edit)
+    rows, out = rows.drop(replaced(rows, names))
     rows, in_ = rows.add(names, edit.carry[f"key/{site}"], edit.carry[f"value/{site}"])
     both = out + in_ if out.left.shape[1] else in_
     assert isinstance(both, LowRank)
@@ -148,11 +173,13 @@ def entered(rows: Ledger, edit: Edit, site: Site) -> tuple[Ledger, LowRank]:
 
 def put_in(rows: Ledger, edits: Sequence[Edit], site: Site) -> Ledger:
     """Return the ledger with the rows of all these edits, each in place of those it replaces."""
-    if not edits:
-        return rows
-    names = [name for edit in edits for name in names_of(edit.facts)]
-    keys, values = (torch.cat([edit.carry[f"{kind}/{site}"].double() for edit in edits]) for kind in ("key", "value"))
-    return rows.put(names, keys, values)
+    for _, group in groupby(edits, lambda edit: len(edit.carry[BELOW])):  # those that name their rows alike
+        alike = list(group)
+        names = [name for edit in alike for name in rows_of(edit)]
+        keys, values = (torch.cat([e.carry[f"{kind}/{site}"].double() for e in alike]) for kind in ("key", "value"))
+        rows, _ = rows.drop(replaced(rows, names))
+        rows = rows.put(names, keys, values)
+    return rows
 
 
 class Standing:
@@ -174,7 +201,7 @@ class Standing:
         if edit.method == NAME and BELOW in edit.carry:
             terms = terms_of(edit.config)
             below = self._below.get(terms) or sha256()
-            anew = not torch.equal(edit.carry[BELOW], mark(below))
+            anew = not torch.equal(edit.carry[BELOW][:MARK], mark(below)[:MARK])
             moved = {site: self._move(edit, site, terms) for site in edit.deltas if anew or (terms, site) in self._rows}
             if anew:
                 found = edit.with_deltas({site: stored(delta, self._lm) for site, delta in moved.items()})
