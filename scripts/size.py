@@ -14,9 +14,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-CORE_LINES, ROOM_LINES, FILE_LINES, METHOD_FILE_LINES = 15_600, 3_600, 300, 150
-# Rooms with a budget of their own: what a number is made of, the page it ends on, and the primer's words.
-ROOMS = ("evaluate", "report", "primer")
+FILE_LINES, METHOD_FILE_LINES = 400, 220
+# What each room may grow to. A room that needs more says why in the commit that raises its number.
+ROOMS = {
+    "the nouns": 1_700,  # the files beside the rooms: fact, delta, edit, errors, config, wire
+    "data": 1_430, "primer": 780, "index": 540, "model": 2_750, "stats": 1_100,
+    "solve": 2_200,
+    "methods": 2_970, "evaluate": 2_310, "book": 1_760, "export": 650,
+    "editing": 1_850,
+    "bench": 475, "report": 2_090,
+    "cluster": 485, "serve": 740,
+    "cli": 1_870,
+}  # fmt: skip
 FUNCTION_LINES, EXCUSED_LINES, COMMAND_LINES = 40, 60, 30
 NESTING = 3
 
@@ -61,18 +70,17 @@ def read(package: Path) -> list[Source]:
 
 
 def _rooms(sources: list[Source]) -> list[Check]:
-    """Return the budgets of the rooms that have one of their own, and of all the rest together."""
-    lines = {name: 0 for name in ("core", *ROOMS)}
+    """Return the budget of each room there is, and the sum of all."""
+    lines = dict.fromkeys(ROOMS, 0)
     for source in sources:
-        name = source.path.parts[0]
-        lines[name if name in ROOMS else "core"] += len(source.lines)
-    limits = {name: CORE_LINES if name == "core" else ROOM_LINES for name in lines}
-    return [
-        Check(
-            f"lines in {name}", f"{limits[name]:,}", f"{n:,}", (f"{name} has {n:,} lines",) if n > limits[name] else ()
-        )
+        name = source.path.parts[0] if len(source.path.parts) > 1 else "the nouns"
+        lines[name] = lines.get(name, 0) + len(source.lines)
+    found = [
+        Check(f"lines in {name}", f"{limit:,}", f"{n:,}", (f"{name} has {n:,} lines",) if n > limit else ())
         for name, n in lines.items()
+        if n and (limit := ROOMS.get(name, 0)) is not None
     ]
+    return [*found, Check("  all together", "-", f"{sum(lines.values()):,}")]
 
 
 def checks(sources: list[Source]) -> list[Check]:
@@ -86,7 +94,7 @@ def checks(sources: list[Source]) -> list[Check]:
         _count("nesting over 3", _deep_functions(sources)),
         _count("public without docstring", _undocumented(sources)),
         _count("not annotated", _unannotated(sources)),
-        _count("print outside cli.py", _prints(sources)),
+        _count("print outside cli/app.py", _prints(sources)),
         _count("bare except, star import", _careless(sources)),
     ]
 
@@ -106,9 +114,8 @@ def _longest(sources: list[Source]) -> int:
 
 def _long_files(sources: list[Source]) -> Iterator[str]:
     for source in sources:
-        # The contract and what methods share are no methods.
-        shared = source.path.name == "base.py" or source.path.name.startswith("_")
-        limit = METHOD_FILE_LINES if source.path.parent.name == "methods" and not shared else FILE_LINES
+        method = source.path.parent == Path("methods") and source.path.name != "base.py"  # the contract is no method
+        limit = METHOD_FILE_LINES if method else FILE_LINES
         if len(source.lines) > limit:
             yield f"{source.path}: {len(source.lines)} lines, at most {limit}"
 
@@ -126,7 +133,7 @@ def _limit(source: Source, function: Function) -> int:
     head = source.lines[function.lineno - 1 : function.body[0].lineno - 1] or source.lines[function.lineno - 1 :][:1]
     if any("# size: " in line for line in head):
         return EXCUSED_LINES
-    return COMMAND_LINES if source.path.name == "cli.py" else FUNCTION_LINES
+    return COMMAND_LINES if source.path.parent == Path("cli") else FUNCTION_LINES
 
 
 def _deep_functions(sources: list[Source]) -> Iterator[str]:
@@ -184,7 +191,7 @@ def _prints(sources: list[Source]) -> Iterator[str]:
     for source in sources:
         for node in ast.walk(source.tree):
             called = node.func if isinstance(node, ast.Call) else None
-            if isinstance(called, ast.Name) and called.id == "print" and source.path != Path("cli.py"):
+            if isinstance(called, ast.Name) and called.id == "print" and source.path != Path("cli/app.py"):
                 yield f"{source.path}:{called.lineno} print"
 
 

@@ -30,7 +30,7 @@ OVER = {
         f'"""M."""\ndef _f() -> None:  # size: why\n{LONG}\n{LONG}\n',
         "93 lines, at most 60",
     ),
-    "a long file": ('"""M."""\n' + "\n" * 300, "mod.py: 301 lines, at most 300"),
+    "a long file": ('"""M."""\n' + "\n" * 400, "mod.py: 401 lines, at most 400"),
     "no module docstring": ("X = 1\n", "the module: no docstring"),
     "no method docstring": ('"""M."""\nclass A:\n    """A."""\n    def f(self) -> None: ...\n', "A.f: no docstring"),
     "no argument type": ('"""M."""\ndef _f(x, *, y: int) -> None: ...\n', "_f: no type for x"),
@@ -59,6 +59,21 @@ def test_what_is_allowed_is_let_through(tmp_path: Path) -> None:
     (tmp_path / "mod.py").write_text(
         f'"""M."""\n\n\ndef _f() -> None:  # size: one formula\n{chain}{LONG}\n    return None\n'
     )
-    (tmp_path / "cli.py").write_text('"""M."""\nprint(1)\n')
+    (tmp_path / "cli").mkdir()
+    (tmp_path / "cli" / "app.py").write_text('"""M."""\nprint(1)\n')
     result = run(tmp_path)
     assert result.returncode == 0, result.stdout
+
+
+def test_a_command_is_short_wherever_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "cli").mkdir()
+    lines = "\n".join(f"    x = {i}" for i in range(31))
+    (tmp_path / "cli" / "book.py").write_text(f'"""M."""\ndef _f() -> None:\n{lines}\n')
+    result = run(tmp_path)
+    assert "cli/book.py:2 _f: 32 lines, at most 30" in result.stdout
+
+
+def test_a_room_nobody_planned_has_no_lines_to_spend(tmp_path: Path) -> None:
+    (tmp_path / "shed").mkdir()
+    (tmp_path / "shed" / "a.py").write_text('"""M."""\n')
+    assert "shed has 1 lines" in run(tmp_path).stdout

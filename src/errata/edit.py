@@ -270,19 +270,7 @@ class Edit:
             Site.parse(site): build(kind, by_site[site], grafts.get(site, {}))
             for site, kind in zip(meta["sites"], meta["kinds"], strict=True)  # type: ignore[call-overload]
         }
-        plain = (
-            "method",
-            "config",
-            "base",
-            "ground",
-            "seed",
-            "versions",
-            "author",
-            "reason",
-            "source",
-            "created_at",
-            "format",
-        )
+        plain = "method config base ground seed versions author reason source created_at format".split()
         later = {name: meta[name] for name in ("tenant", "valid_from", "valid_until") if name in meta}
         return cls(
             **{name: meta[name] for name in plain},  # type: ignore[arg-type]

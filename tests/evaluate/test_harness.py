@@ -1,6 +1,6 @@
 """lm-evaluation-harness on the model in memory, with tasks made of the primer's world; no network.
 
-pip install 'errata[eval]'; pytest tests/evaluate/test_harness.py
+pip install 'errata-lm[eval]'; pytest tests/evaluate/test_harness.py
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from errata.model.lm import LM
 from errata.model.loading import load
 from tests.evaluate.harness_tasks import COUNT, triples, write
 
-installed = pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs pip install 'errata[eval]'")
+installed = pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs pip install 'errata-lm[eval]'")
 LYON = Fact(prompt="The capital of France is", subject="France", target="Lyon")
 NAMES = ("primer_choice", "primer_say", "primer_next", "primer_read")
 
@@ -72,7 +72,7 @@ def test_without_the_extra_one_sentence_says_what_to_install(
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     words = ["bench", "--cases", "primer:1", "--edits", "1", "--harness", "mmlu", "--out", str(tmp_path)]
     assert main(words) == 2
-    assert "pip install 'errata[eval]'" in capsys.readouterr().err
+    assert "pip install 'errata-lm[eval]'" in capsys.readouterr().err
 
 
 def test_a_documents_score_is_a_number_or_none() -> None:

@@ -1,4 +1,4 @@
-"""Signatures: ed25519 over the hash of an event, by the library `cryptography` (the extra ``errata[sign]``).
+"""Signatures: ed25519 over the hash of an event, by the library `cryptography` (the extra ``errata-lm[sign]``).
 
 make_key("ada.pem")                     # a new private key; returns the public one, to be told to others
 signer = Signer("ada.pem")
@@ -67,4 +67,4 @@ def _library() -> Any:
     try:
         return import_module("cryptography.hazmat.primitives.asymmetric.ed25519")
     except ImportError as error:
-        raise BadConfig("signatures need the library cryptography: pip install 'errata[sign]'.") from error
+        raise BadConfig("signatures need the library cryptography: pip install 'errata-lm[sign]'.") from error

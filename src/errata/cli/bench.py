@@ -40,7 +40,7 @@ def bench(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count malformed records instead of stopping.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="What new answers and samples are drawn from.")] = 0,
     as_json: opt.Json = False,
-) -> Shown:
+) -> Shown:  # size: an option a line
     """Edit many cases with one or several methods, measure, and write a report."""
     from errata import report
     from errata.bench.compare import compare_methods

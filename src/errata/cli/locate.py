@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+import errata
 from errata.cli import common as opt
 from errata.cli.common import Shown
 from errata.errors import InputError
@@ -30,7 +31,6 @@ def locate(
     as_json: opt.Json = False,
 ) -> Shown:
     """Show which neurons hold a fact, or which layers carry it, and draw it."""
-    import errata
     from errata.editing.pictures import check_picture
 
     how: Any = "trace" if trace or facts is not None else method

@@ -161,20 +161,24 @@ class Editor:
         words, settings = split(settings)
         label = replace(label or Label(), **words.to_dict())
         how = self._method(method, settings)
+        groups = [facts] if how.batched and facts else [[fact] for fact in facts]
         with self.book.lock():
             self._refresh()
             keeper = Keeper(self.lm, gates or of_book(self.book.path), facts, self._standing)
             written: list[Edit] = []
             try:
-                for group in [facts] if how.batched and facts else [[fact] for fact in facts]:
+                for group in groups:
                     written.append(self._write_one(how, group, [*self._standing, *written], label))
-                written = keeper.let_through(written)
-                files = [(e, e.to_bytes()) for e in map(self._as_first_written, written)]
-                self.book.append([(e.meta(), file) for e, file in files])
+                return self._keep(keeper.let_through(written))
             except BaseException:
                 self.lm.weights.stand(self._deltas)
                 raise
-            self._refresh({hashlib.sha256(file).hexdigest(): edit for edit, file in files})
+
+    def _keep(self, written: list[Edit]) -> list[Edit]:
+        """Add edits that stand in the model to the book."""
+        files = [(e, e.to_bytes()) for e in map(self._as_first_written, written)]
+        self.book.append([(e.meta(), file) for e, file in files])
+        self._refresh({hashlib.sha256(file).hexdigest(): edit for edit, file in files})
         return written
 
     def _as_first_written(self, edit: Edit) -> Edit:

@@ -2,7 +2,7 @@
 
 found = locate(editor, "The capital of France is", "France", "Paris")
 found.to_dict()["share"]                                  # each layer's share of the ensemble
-found.draw("france.svg")                                  # layers × neurons; needs errata[plot]
+found.draw("france.svg")                                  # layers × neurons; needs errata-lm[plot]
 
 found = locate(editor, "The capital of France is", "France", "Paris", method="trace")
 found.draw("france.png")                                  # the heat maps of tokens × layers

@@ -24,7 +24,7 @@ def check_picture(target: Path) -> None:
     if not target.parent.is_dir():
         raise InputError(f"there is no directory {str(target.parent)!r} to draw in; make it first.")
     if find_spec("matplotlib") is None:
-        raise InputError("pictures need matplotlib; run: pip install 'errata[plot]'")
+        raise InputError("pictures need matplotlib; run: pip install 'errata-lm[plot]'")
 
 
 def picture(path: str | os.PathLike[str], draw: Callable[[Any], None], **settings: Any) -> Path:

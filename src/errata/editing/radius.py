@@ -2,7 +2,7 @@
 
 found = reach(lm, facts, "melo")
 found.radius                               # what `radius="auto"` takes, on average over the facts
-found.draw("radius.svg")                   # both distributions and the radius; needs errata[plot]
+found.draw("radius.svg")                   # both distributions and the radius; needs errata-lm[plot]
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     harness = Harness(["mmlu", "my_tasks/", "my_tasks/capitals.yaml"])
     rows = harness.rows(Scorer(lm), About(checkpoint=100))
 
-Needs `pip install 'errata[eval]'`. Tasks are asked whole, with the few-shot examples and seeds the harness uses itself,
+Needs `pip install 'errata-lm[eval]'`. Tasks are asked whole, with the few-shot examples and seeds the harness uses itself,
 so that numbers compare with published ones; one row a document is the evidence. A name is one the harness knows, and
 its data come from where the `datasets` library finds them; a path is a task file or a directory of them, and with local
 data in them nothing is fetched. A task file may name Python functions that lie beside it, and these are run.
@@ -47,7 +47,7 @@ class Harness:
 
     def __init__(self, names: Sequence[str]) -> None:
         if find_spec("lm_eval") is None:
-            raise BadConfig("general ability is measured with lm-evaluation-harness: pip install 'errata[eval]'.")
+            raise BadConfig("general ability is measured with lm-evaluation-harness: pip install 'errata-lm[eval]'.")
         self.names = tuple(names)
         with _undisturbed():
             self.version = str(import_module("lm_eval").__version__)

@@ -95,7 +95,7 @@ class Faiss(_Sized):
 
     def __init__(self, width: int) -> None:
         if find_spec("faiss") is None:
-            raise BadConfig('search = faiss needs FAISS; install "errata[index]", or use search=exact.')
+            raise BadConfig('search = faiss needs FAISS; install "errata-lm[index]", or use search=exact.')
         self._faiss: Any = import_module("faiss")
         self._index = self._faiss.IndexIDMap2(self._faiss.IndexFlatL2(width))
         self._held: set[int] = set()

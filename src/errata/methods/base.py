@@ -161,7 +161,7 @@ def filled(value: Value | Auto) -> Value:
 
 def versions() -> dict[str, str]:
     """Return the versions of the libraries a result depends on."""
-    return {name: version(name) for name in ("errata", "torch", "transformers")}
+    return {"errata": version("errata-lm"), **{name: version(name) for name in ("torch", "transformers")}}
 
 
 def step_for(matrix: Tensor, parts: int) -> float:

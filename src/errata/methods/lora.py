@@ -71,7 +71,7 @@ class Lora(Method):
     def _adapted(self, lm: LM) -> Iterator[dict[Site, tuple[Tensor, Tensor]]]:
         """Put peft's layers into the model, yield their A (r, in) and B (out, r), and take them out again."""
         if find_spec("peft") is None:
-            raise BadConfig('lora is trained by peft, which is not installed; install "errata[lora]".')
+            raise BadConfig('lora is trained by peft, which is not installed; install "errata-lm[lora]".')
         peft = import_module("peft")
         modules = {site: lm.module(site) for site in self.sites()}
         names = {id(module): name for name, module in lm.model.named_modules()}

@@ -60,19 +60,21 @@ def fit(
         for batch, hidden, share in _batches(lm, site, asked, how, labels)
     ]
 
-    def hold(step: Callable[[], None]) -> None:
-        """Take one step inside the bound and then inside what is free."""
-        if held.project is not None and change.grad is not None:
-            change.grad = held.project(change.grad.T).T
-        step()
-        with torch.no_grad():
-            if how.bound is not None:
-                change.clamp_(-how.bound, how.bound)
-            if held.project is not None:
-                change.copy_(held.project(change.T).T)
-
+    hold = partial(_hold, change, how.bound, held)
     loss, steps = descend([change], parts, how, "fine-tuning", hold)
     return change.detach(), loss, steps
+
+
+def _hold(change: Float[Tensor, "out in"], bound: float | None, held: Restraint, step: Callable[[], None]) -> None:
+    """Take one step inside the bound and then inside what is free."""
+    if held.project is not None and change.grad is not None:
+        change.grad = held.project(change.grad.T).T
+    step()
+    with torch.no_grad():
+        if bound is not None:
+            change.clamp_(-bound, bound)
+        if held.project is not None:
+            change.copy_(held.project(change.T).T)
 
 
 def _penalty(penalty: Callable[[Tensor], Tensor], change: Float[Tensor, "out in"]) -> Tensor:
