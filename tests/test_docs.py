@@ -83,3 +83,24 @@ def test_every_dependency_says_why_and_is_pinned() -> None:
         name = re.split(r"[><=~]", wanted)[0]
         assert re.search(rf"^\| \*?{name}\*? \|", reasons, re.M), f"CONTRIBUTING.md does not say why {name} is needed"
         assert re.search(rf"^{name}==", pinned, re.M), f"{name} is not pinned"
+
+
+def test_the_map_names_what_is_there() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    package = ROOT / "src/errata"
+    named = set(re.findall(r"`([\w/ .]+?\.py|[\w/]+/)`", text))
+    paths = {word for name in named for word in name.split()} - {"tests/test_layers.py", "scripts/size.py"}
+    inside = {"app.py", "base.py", "shared/", "tables/", "grafts/", "descent/"}  # of the wing of that line
+    for name in paths - inside:
+        assert (package / name).exists(), f"docs/architecture.md names {name}"
+    wings = {path.name for path in package.iterdir() if path.is_dir() and (path / "__init__.py").exists()}
+    for wing in wings:
+        assert f"| `{wing}/` |" in text, f"docs/architecture.md does not say what {wing}/ is for"
+    from tests.test_layers import LEVELS, MAY  # the one table both hold
+
+    drawn = text.split("```")[1].strip().splitlines()
+    assert [set(re.findall(r"\w+", line)) for line in drawn] == [set(level) for level in reversed(LEVELS)]
+    for line in drawn:
+        arrows = [(a, b) for a, b in re.findall(r"(?=\b(\w+)\s+→\s+(\w+))", line)]
+        arrows += [(b, a) for a, b in re.findall(r"(?=\b(\w+)\s+←\s+(\w+))", line)]
+        assert all(a in MAY.get(b, ()) for a, b in arrows), arrows
