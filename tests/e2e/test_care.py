@@ -13,9 +13,9 @@ from errata.book.verify import verify
 from errata.editing.check import check
 from errata.editing.editor import Editor
 from errata.editing.editor import open as open_editor
-from errata.editing.gates import NAME, Gates, Keeper, read
+from errata.editing.gates import NAME, Gates, Keeper
 from errata.editing.migrate import migrate
-from errata.errors import BadConfig, BadFile, GateClosed
+from errata.errors import BadConfig, GateClosed
 from errata.primer.probes import edits
 from tests.e2e.conftest import state
 
@@ -182,20 +182,3 @@ def test_what_was_lost_before_closes_no_gate(editor: Editor) -> None:
     )
     figure = Keeper(editor.lm, Gates(neighborhood=1.0), [foreign], []).figures()[0]
     assert (figure.value, figure.asked, figure.passed) == (None, 0, True)
-
-
-def test_gates_that_are_none(tmp_path: Path) -> None:
-    file = tmp_path / "gates.toml"
-    for text, error, words in [
-        ("said = 2.0", BadConfig, "share"),
-        ("sentinel = 1.0", BadConfig, "sentinels = a file"),
-        ("said = [", BadConfig, "TOML"),
-        ("saidd = 1.0", BadConfig, "Did you mean said"),
-    ]:
-        file.write_text(text)
-        with pytest.raises(error, match=words):
-            read(file)
-    file.write_bytes(b"\xff\xfe")
-    for path in (file, tmp_path, tmp_path / "none"):
-        with pytest.raises(BadFile, match="cannot read the gates"):
-            read(path)

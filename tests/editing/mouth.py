@@ -1,0 +1,66 @@
+"""A stand-in for what a model says: tiny random models say nothing that one could ask about.
+
+mouth = Mouth(monkeypatch)
+mouth.base["The capital of France is"] = "Paris"
+mouth.edited["The capital of France is"] = "Lyon"      # as soon as any matrix is another than the base's
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pytest
+import torch
+
+from errata.book.book import Book
+from errata.edit import Edit
+from errata.evaluate.scorer import Scorer
+from errata.model.lm import LM
+
+
+class Mouth:
+    """Answers in place of every model, each cut after as many tokens as were asked for.
+
+    Attributes:
+        base: what is said by prompt, otherwise nothing. edited: what is said instead by a model that is edited.
+        asked: every list of prompts, in order.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.base: dict[str, str] = {}
+        self.edited: dict[str, str] = {}
+        self.asked: list[list[str]] = []
+        monkeypatch.setattr(LM, "generate", lambda lm, prompts, length=32: self.answers(lm, prompts, length))
+        monkeypatch.setattr(Scorer, "said", self._scorer())
+
+    @staticmethod
+    def _edited(lm: LM) -> bool:
+        return any(not torch.equal(lm.weights[s].cpu(), lm.weights.base(s).cpu()) for s in lm.weights.touched())
+
+    def answers(self, lm: LM, prompts: Sequence[str], length: int) -> list[str]:
+        self.asked.append(list(prompts))
+        texts = {**self.base, **self.edited} if self._edited(lm) else self.base
+        return [lm.tokens.line(lm.tokens.ids(texts.get(prompt, ""))[:length]) for prompt in prompts]
+
+    def _scorer(self) -> object:
+        def said(scorer: Scorer, prompts: Iterable[str], length: int = 32) -> dict[str, str | None]:
+            asked = list(dict.fromkeys(prompts))
+            return {p: text or None for p, text in zip(asked, self.answers(scorer.lm, asked, length), strict=True)}
+
+        return said
+
+
+def put(book: Book, *edits: Edit) -> None:
+    """Append edits to a book, one transaction each."""
+    for edit in edits:
+        book.append([(edit.meta(), edit.to_bytes())])
+
+
+def state(lm: LM) -> dict[str, torch.Tensor]:
+    """Return a copy of every tensor of the model."""
+    return {name: tensor.clone() for name, tensor in lm.model.state_dict().items()}
+
+
+def same(lm: LM, before: dict[str, torch.Tensor]) -> bool:
+    """Return whether the model is what it was, to the bit."""
+    return all(torch.equal(before[name], tensor) for name, tensor in lm.model.state_dict().items())
