@@ -56,15 +56,16 @@ def check(editor: Editor, today: str = "", *, drop_expired: bool = False) -> lis
     found = []
     for edit, fact in asked:
         by, newest = last[question(fact)]
+        over = bool(edit.valid_until) and edit.valid_until < today
         status = "holds" if says(said[fact.prompt], fact.target) else "forgotten"
         if by != edit.id and not same_answer(newest.target, fact.target):
             status = "overridden"
-        elif edit.valid_until and edit.valid_until < today:
+        elif over:
             status = "expired"
         elif edit.valid_from > today:
             status = "early"
         by = by if status == "overridden" else ""
-        dropped = drop_expired and status == "expired"
+        dropped = drop_expired and over  # overridden or not: once the later edit is dropped, it would be said again
         found.append(Verdict(edit.id, fact, said[fact.prompt], status, by, _probes(fact, said), dropped))
     if expired := sorted({verdict.edit_id for verdict in found if verdict.dropped}):
         editor.drop(*expired, reason="its last day has passed")
