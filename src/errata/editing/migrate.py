@@ -81,7 +81,7 @@ def _already(editor: Editor, record: Record, fact: Fact) -> Moved | None:
     there = facts.answers(editor.book.stand()).get(question(fact))
     if there is not None and same_answer(there.fact.target, fact.target):
         return Moved(fact, record.id, "stands", new_id=there.edit_id)
-    said = editor.ask(fact.prompt, top=0).text
+    said = editor.ask(fact.prompt, max_new_tokens=editor.lm.room([fact.target]), top=0).text
     return Moved(fact, record.id, "says already", said) if says(said, fact.target) else None
 
 
