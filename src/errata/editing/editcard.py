@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from errata import methods
 from errata.book import facts
 from errata.book.facts import Conflict, Said
 from errata.data.facts import read_facts
@@ -80,6 +82,7 @@ def review(
     Raises:
         InputError: the folder holds no such files, or one of them cannot be read. UnknownMethod, BadConfig: as ever.
     """
+    methods.make(method, options)  # a wrong name or setting is the caller's mistake, not the change's
     parts = _parts(Path(folder))
     new = [fact for _, part in parts for fact in (part.facts if isinstance(part, Edit) else part)]
     standing = editor.standing
@@ -116,7 +119,7 @@ def _parts(folder: Path) -> list[tuple[File, Edit | list[Fact]]]:
         raise InputError(f"{folder} holds no edits; they are files of facts (.jsonl, .json, .csv) or .safetensors.")
     found: list[tuple[File, Edit | list[Fact]]] = []
     for path in paths:
-        part = Edit.load(path) if path.suffix == ".safetensors" else read_facts(path)
+        part = Edit.load(path) if path.suffix.lower() == ".safetensors" else read_facts(path)
         count = len(part.facts) if isinstance(part, Edit) else len(part)
         name = path.relative_to(folder).as_posix()
         found.append((File(name, hashlib.sha256(path.read_bytes()).hexdigest(), count), part))
@@ -163,8 +166,8 @@ def markdown(card: Card) -> str:
     verdict = "✅ passed" if card.passed else "❌ refused"
     said = sum(bool(row["said"]) for row in card.facts)
     lines = [f"# EditCard: {verdict}", ""]
-    lines += [f"{card.refused}", ""] if card.refused else []
-    closed = [f"- {sentence(figure)}" for figure in card.figures if not figure.passed]
+    lines += [_plain(card.refused), ""] if card.refused else []
+    closed = [f"- {_plain(sentence(figure))}" for figure in card.figures if not figure.passed]
     lines += [*closed, ""] if closed else []
     lines += [
         f"Facts: {len(card.facts)}, of which {said} are said after; files: {len(card.files)}; written by `{card.method}` on "
@@ -199,10 +202,17 @@ def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]
 
 
 def _cell(text: str) -> str:
-    """Return text that stays in its cell, whatever users wrote, and starts no link, image or tag."""
+    """Return text that stays in its cell, whatever users wrote; the hash of a file stays code."""
+    if re.fullmatch(r"`[0-9a-f]+`", text):
+        return text
     flat = " ".join(text.split())
-    flat = flat if len(flat) <= 160 else f"{flat[:159]}…"
-    for mark in ("\\", "|", "<", "[", "`") if not flat.startswith("`") else ("|",):
+    return _plain(flat if len(flat) <= 160 else f"{flat[:159]}…")
+
+
+def _plain(text: str) -> str:
+    """Return text on one line that starts no link, image, code or tag and ends no cell."""
+    flat = " ".join(text.split())
+    for mark in ("\\", "|", "<", "[", "`"):
         flat = flat.replace(mark, f"\\{mark}")
     return flat
 
