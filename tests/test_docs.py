@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ import errata
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-METHODS = sorted(p.stem for p in (ROOT / "src/errata/methods").glob("*.py") if p.stem != "base" and p.stem[0] != "_")
 
 
 def test_the_readmes_first_screen_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,17 +45,6 @@ def test_the_api_page_lists_exactly_what_is_exported() -> None:
     assert len(set(listed)) == len(listed)
     for name in listed:
         assert getattr(errata, name) is not None
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_method_names_its_paper_and_how_it_differs(name: str) -> None:
-    text = import_module(f"errata.methods.{name}").__doc__ or ""
-    title, _, rest = text.partition("\n")
-    assert title.endswith("."), "the first line is a title, a sentence"
-    assert not rest.split("\n")[0].strip(), "an empty line follows the title"
-    assert re.search(r"https://arxiv\.org/abs/\d{4}\.\d{4,5}", text)
-    assert "Differs from the paper:" in text
-    assert re.search(r"^    \S", text, re.M), "its equations are set in"
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)

@@ -406,47 +406,69 @@ def test_bad_facts_are_our_errors(solved: Solved, method: str) -> None:
             case.how.solve(case.lm, FACTS[:2])
 
 
-@every_method
-@pytest.mark.parametrize(("name", "layer"), [("gpt2", 3), ("gpt2", -1), ("t5", 99), ("t5", -1), ("t5", 3)])
-def test_unknown_layers_are_our_errors(solved: Solved, method: str, name: str, layer: int) -> None:
-    case = solved(method, name)
-    if (name, layer) == ("t5", 3) and not isinstance(case.how, LocateThenEdit):
-        return  # the decoder's first layer: not for methods that write where the subject stands
-    known = {"layer": layer, "layers": (1, layer)}
-    options = {k: v for k, v in known.items() if k in settings_of(method)}
-    before = snapshot(case.lm)
-    for key, value in options.items():
-        for call in (lambda how: how.solve(case.lm, FACTS[:1]), lambda how: how.prepare(case.lm)):
-            with pytest.raises(UnknownSite, match=r"layers 0 to [24]"):
-                call(small(method, **{key: value}))
-    assert not changed(before, snapshot(case.lm))
+# A layer there is not, or that a method cannot reach: T5's third is the decoder's first, where no subject stands.
+FOREIGN = [("gpt2", 3), ("gpt2", -1), ("t5", 99), ("t5", -1), ("t5", 3)]
+LAYERS = {"layer": lambda layer: layer, "layers": lambda layer: (1, layer)}
 
 
-@every_method
 @pytest.mark.parametrize(
-    ("key", "values"),
+    ("method", "key", "name", "layer"),
     [
-        ("layers", [(), (1, 1)]),
-        ("steps", [0, -3]),
-        ("lr", [0.0, -1.0]),
-        ("clamp", [0.0, -1.0]),
-        ("weight", [0.0, -1.0]),
-        ("tokens", [-1]),
-        ("kl", [-1.0]),
-        ("decay", [-1.0]),
-        ("bound", [0.0, -1.0]),
+        (method, key, name, layer)
+        for method in methods.names()
+        for key in settings_of(method)
+        if key in LAYERS
+        for name, layer in FOREIGN
+        if (name, layer) != ("t5", 3) or issubclass(methods.get(method), LocateThenEdit)
     ],
 )
-def test_settings_that_make_no_sense_are_our_errors(method: str, key: str, values: list[object]) -> None:
-    if key not in settings_of(method):
-        return
-    for value in values:
-        with pytest.raises(BadConfig, match=key) as caught:
-            methods.make(method, {key: value})
-        assert "\n" not in str(caught.value)
+def test_unknown_layers_are_our_errors(solved: Solved, method: str, key: str, name: str, layer: int) -> None:
+    lm = solved(method, name).lm
+    before = snapshot(lm)
+    how = small(method, **{key: LAYERS[key](layer)})
+    for call in (lambda: how.solve(lm, FACTS[:1]), lambda: how.prepare(lm)):
+        with pytest.raises(UnknownSite, match=r"layers 0 to [24]"):
+            call()
+    assert not changed(before, snapshot(lm))
+
+
+def test_every_method_is_asked_for_an_unknown_layer() -> None:
+    assert all(LAYERS.keys() & settings_of(method).keys() for method in methods.names())
+
+
+NONSENSE = {
+    "layers": [(), (1, 1)],
+    "steps": [0, -3],
+    "lr": [0.0, -1.0],
+    "clamp": [0.0, -1.0],
+    "weight": [0.0, -1.0],
+    "tokens": [-1],
+    "kl": [-1.0],
+    "decay": [-1.0],
+    "bound": [0.0, -1.0],
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "value"),
+    [(m, k, value) for m in methods.names() for k in settings_of(m) for value in NONSENSE.get(k, ())],
+)
+def test_settings_that_make_no_sense_are_our_errors(method: str, key: str, value: object) -> None:
+    with pytest.raises(BadConfig, match=key) as caught:
+        methods.make(method, {key: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_every_kind_of_nonsense_is_some_methods_setting() -> None:
+    assert set(NONSENSE) <= {key for method in methods.names() for key in settings_of(method)}
 
 
 # ------------------------------------------------------------------ 8: where it comes from
+
+
+def test_every_file_of_the_folder_is_a_method() -> None:
+    files = {p.stem for p in Path(methods.__path__[0]).glob("*.py") if p.stem not in ("__init__", "base")}
+    assert {methods.get(name).__module__.removeprefix("errata.methods.") for name in methods.names()} == files
 
 
 @every_method
