@@ -13,6 +13,8 @@ import pytest
 from errata.bench.run import CONTROL, Plan, Run
 from errata.data.cases import parse
 from errata.errors import BadConfig
+from errata.evaluate.metrics import named, retention
+from errata.evaluate.summary import at, read_rows, summarize
 from errata.model.lm import LM
 from errata.model.loading import load
 
@@ -70,6 +72,17 @@ def test_the_control_changes_nothing_and_the_unedited_model_comes_first(lm: LM, 
     last = summary["checkpoints"][-1]["metrics"]
     assert last["locality_unchanged"]["mean"] == 1
     assert json.loads((tmp_path / "none" / "summary.json").read_text())["method"] == CONTROL
+
+
+def test_every_number_of_a_summary_has_a_row_in_the_table_of_metrics(lm: LM, tmp_path: Path) -> None:
+    given = plan(generation=True)
+    summary = Run(given, lm, CASES, tmp_path / "run").go()
+    numbers = {name: value for point in summary["checkpoints"] for name, value in point["metrics"].items()}
+    assert len(numbers) > 20
+    assert not [name for name in numbers if named(name) is None]
+    for group, facts in retention([case.id for case in CASES], seed=given.seed).items():
+        said = summarize(at(read_rows(tmp_path / "run" / "rows.jsonl"), checkpoint=4), facts=facts)["said"]
+        assert numbers[f"retention_{group}"] == said.to_dict()
 
 
 def test_a_collapsed_run_stops_and_says_so(lm: LM, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from errata.data.cases import parse
 from errata.data.facts import read_facts
 from errata.errors import BadFile
 from errata.fact import Fact, Probe
+from tests.data.made_up import FORMS
 
 LYON: dict[str, Any] = {"prompt": "The capital of France is", "subject": "France", "target": "Lyon"}
 COUNTERFACT = {
@@ -278,3 +281,33 @@ def test_mangled_rows_are_read_or_refused(
     except BadFile as error:
         facts, message = [], str(error)
     assert len(facts) == 1 or "line 1: " in message
+
+
+WRITTEN = (
+    "counterfact",
+    "counterfact-easyedit",
+    "zsre",
+    "wiki_recent",
+    "wiki_counterfact",
+    "knowedit-zsre",
+    "halluedit",
+    "wise-hallucination",
+)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_record_is_the_same_fact_to_those_who_write_it_and_those_who_measure_it(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "one.jsonl", lines(FORMS[name]))
+    (fact,), (case,) = read_facts(path), parse(f"{name}:{path}")
+    assert case.fact is not None
+    unlearned = {"id": "", "probes": ()}  # no part of an edit's id, and told from one another on purpose
+    truth = {"truth": ""} if name == "halluedit" else {}  # to HalluEditBench's own reader that is the hallucination
+    assert replace(fact, **unlearned) == replace(case.fact, **unlearned, **truth)
+    asked = {(probe.prompt, probe.answer) for probe in fact.probes if probe.kind == "neighborhood"}
+    assert set(case.neighborhood) <= asked
+
+
+@pytest.mark.parametrize("name", sorted({*FORMS} - {*WRITTEN, "zsre-true", "jsonl"}))
+def test_other_forms_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadFile, match="line 1: "):
+        read_facts(write(tmp_path / "one.jsonl", lines(FORMS[name])))

@@ -6,6 +6,7 @@ pytest tests/model/test_tokens.py
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,9 +15,12 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from errata.errors import BadFact, BadModel
+from errata.evaluate.perplexity import _batch as text_batch
+from errata.evaluate.scorer import Scorer
+from errata.evaluate.scorer import _batch as scored
 from errata.fact import Fact
 from errata.model.lm import LM
-from errata.model.tokens import Query, Tokens, join
+from errata.model.tokens import Batch, Query, Tokens, join
 from tests import tiny
 
 Models = Callable[[str], LM]
@@ -199,6 +203,45 @@ def test_padding_is_on_the_right_whatever_the_tokenizer_is_set_to(kind: str) -> 
         assert batch.inputs["attention_mask"][row].tolist() == [
             int(i < width) for i in range(batch.inputs["input_ids"].shape[1])
         ]
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    """Return whether two batches are the same to the bit."""
+    names = ("lookup", "ends", "rows", "cols", "labels")
+    return one.inputs.keys() == other.inputs.keys() and all(
+        torch.equal(a, b) and a.dtype == b.dtype == torch.long
+        for a, b in (
+            *((one.inputs[name], other.inputs[name]) for name in one.inputs),
+            *((getattr(one, name), getattr(other, name)) for name in names),
+        )
+    )
+
+
+QUERIES = [Query("The capital of France is", "Rome"), Query("Anna", "Paris and then some"), Query("The river", "Oslo")]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "bert"])
+def test_what_is_scored_is_batched_as_what_is_written(name: str, models: Models) -> None:
+    lm = models(name)
+    lines = [line for query in QUERIES if (line := Scorer(lm)._encode((query.prompt, query.answer)))]
+    assert len(lines) == len(QUERIES)
+    whole = lm.tokens.batch(QUERIES)
+    # What is scored looks no subject up: `lookup` is where its answer begins, as it is in a decoder's query.
+    begins = torch.stack([whole.cols[whole.rows == row].min() for row in range(len(whole))])
+    assert lm.row.kind != "decoder" or torch.equal(whole.lookup, begins)
+    assert equal(scored(lm, lines), replace(whole, lookup=begins))
+
+
+def test_a_text_is_batched_as_its_first_token_with_the_rest_as_its_answer(models: Models) -> None:
+    tokens = models("gpt2").tokens
+    ids = [tokens.ids(text) for text in ("The capital of France is Rome", "Anna was born", "The river runs on")]
+    batch = text_batch(tokens, ids)
+    rows = [(row, col, label) for row, text in enumerate(ids) for col, label in enumerate([*text[1:], -1])]
+    assert list(zip(*(getattr(batch, name).tolist() for name in ("rows", "cols", "labels")), strict=True)) == rows
+    assert batch.lookup.tolist() == batch.ends.tolist() == [len(text) - 1 for text in ids]  # type: ignore[union-attr]
+    width = max(map(len, ids))
+    assert batch.inputs["input_ids"].tolist() == [[*text, *[tokens.pad] * (width - len(text))] for text in ids]
+    assert batch.inputs["attention_mask"].tolist() == [[int(i < len(text)) for i in range(width)] for text in ids]
 
 
 def test_taking_rows_is_batching_those_rows() -> None:

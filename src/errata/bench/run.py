@@ -287,10 +287,8 @@ class Run:
         return summary
 
     def _point(self, checkpoint: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        metrics = {name: found.to_dict() for name, found in summarize(rows).items()}
-        if checkpoint and not self._plan.independent and self._method is not None:
-            for group, cases in self._groups(checkpoint).items():
-                said = summarize(rows, facts=cases).get("said")
-                metrics |= {f"retention_{group}": said.to_dict()} if said else {}
+        kept = checkpoint and not self._plan.independent and self._method is not None
+        found = summarize(rows, groups=self._groups(checkpoint) if kept else None)
+        metrics = {name: estimate.to_dict() for name, estimate in found.items()}
         taken = costs([mark for mark in self._marks if mark["checkpoint"] <= checkpoint])
         return {"edits": checkpoint, "metrics": metrics, **taken}

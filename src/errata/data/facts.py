@@ -10,25 +10,24 @@ these packed as `.gz`. Every row may be
 - zsRE's in MEND's form: src, subject, alt, answers, rephrase, loc, loc_ans. The target is `alt`, as EasyEdit has it;
   the first of `answers`, which ROME and MEMIT edit towards, is the truth, or the target where there is no `alt`.
 
-Paraphrases of benchmarks become probes, not rephrases, so that they are asked and never trained on.
+What a benchmark's record says is read by `errata.data.readers`, less strictly than for measuring: what is asked there
+and not here may be missing. Its paraphrases become probes, not rephrases, so that they are asked and never trained on.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from errata.data import files
+from errata.data.readers import counterfact, knowedit, questions
+from errata.data.readers.raw import Record
 from errata.errors import BadFact, BadFile
 from errata.fact import Fact, Probe
 
-Row = Mapping[str, Any]
 _SUFFIXES: Final = (".jsonl", ".json", ".csv")
+_KINDS: Final = {"neighborhood": "neighborhood", "Subject_Aliasing": "alias"}  # KnowEdit's that are kinds of probes
 
 
 def read_facts(path: str | Path) -> list[Fact]:
@@ -39,243 +38,133 @@ def read_facts(path: str | Path) -> list[Fact]:
             The message names file, line (record, for `.json`) and field; nothing of such a file is returned.
     """
     path = Path(path)
-    kind = _kind(path)
-    text = read_text(path)
-    rows = {".jsonl": _jsonl_rows, ".json": _json_rows, ".csv": _csv_rows}[kind]
     facts = []
-    for place, row in rows(path, text):
+    for place, row in files.rows(path, _SUFFIXES):
+        if isinstance(row, BadFile):
+            raise row
         try:
-            facts.append(_fact(row))
+            facts.append(_fact(place, row))
         except BadFact as error:
-            raise BadFile(f"{path}, {place}: {error}") from error
+            raise BadFile(f"{place}: {error}") from error
     if not facts:
         raise BadFile(f"{path} holds no facts: it is empty.")
     return facts
 
 
-def _kind(path: Path) -> str:
-    name = path.name.lower().removesuffix(".gz")
-    for suffix in _SUFFIXES:
-        if name.endswith(suffix):
-            return suffix
-    raise BadFile(f"cannot tell what kind of file {path} is: name it .jsonl, .json or .csv (or that with .gz).")
-
-
-def read_text(path: Path) -> str:
-    """Return a file's text, unpacked if it is named .gz; raises BadFile if it cannot be read or is not UTF-8."""
-    try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: NUL in the path
-        raise BadFile(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
-    if path.name.lower().endswith(".gz"):
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise BadFile(f"{path} is not a whole gzip file: {error}. Fetch or pack it again.") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise BadFile(f"{path}, line {line}: not UTF-8 text: save the file in UTF-8.") from error
-
-
-def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand inside a string
-        if line.strip():
-            yield f"line {number}", parse_json(f"{path}, line {number}", line)
-
-
-def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    if not text.strip():
-        return
-    value = parse_json(str(path), text)
-    for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
-        yield f"record {number}", row
-
-
-def parse_json(place: str, text: str) -> Any:
-    """Return the value of a JSON text; raises BadFile, which names `place`, if it is broken."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"{place}, line {error.lineno}" if "\n" in text.strip() else place
-        hint = " A file with one object a line is named .jsonl." if error.msg == "Extra data" else ""
-        raise BadFile(f"{where}: broken JSON at column {error.colno} ({error.msg}).{hint}") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets without end
-        raise BadFile(f"{place}: JSON that cannot be read ({error}).") from error
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)  # spreadsheets of many countries write ";"
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    start = 1
-    try:
-        for cells in reader:
-            place, start = f"line {start}", reader.line_num + 1
-            if not any(cell.strip() for cell in cells):
-                continue
-            if header is None:
-                header = _csv_header(f"{path}, {place}", cells)
-            else:
-                yield place, _csv_row(f"{path}, {place}", header, cells)
-    except csv.Error as error:
-        raise BadFile(f"{path}, line {start}: broken CSV ({error}).") from error
-
-
-def _csv_header(place: str, cells: list[str]) -> list[str]:
-    names = [cell.strip() for cell in cells]
-    twice = [name for name in names if name and names.count(name) > 1]
-    if twice:
-        raise BadFile(f"{place}: the column {twice[0]!r} is there twice.")
-    return names
-
-
-def _csv_row(place: str, header: list[str], cells: list[str]) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for number, cell in enumerate(cells):
-        if not cell.strip():
-            continue
-        name = header[number] if number < len(header) else ""
-        if not name:
-            raise BadFile(f"{place}: cell {number + 1} stands under no column name: put text with commas in quotes.")
-        row[name] = cell
-    for name in ("rephrases", "probes"):
-        if str(row.get(name, "")).lstrip().startswith("["):
-            row[name] = parse_json(f"{place}, field {name!r}", row[name])
-    if isinstance(row.get("rephrases"), str):
-        row["rephrases"] = [part for part in row["rephrases"].split("|") if part.strip()]
-    return row
-
-
-def _fact(row: Any) -> Fact:
+def _fact(place: str, row: Any) -> Fact:
     if not isinstance(row, dict):
         raise BadFact(f"a row must be an object with named fields, not {type(row).__name__}.")
     row = {key: value for key, value in row.items() if value is not None}
-    forms: dict[str, Callable[[Row], Fact]] = {
+    forms: dict[str, Callable[[_Row], Fact]] = {
         "requested_rewrite": _counterfact, "target_new": _easyedit, "src": _mend,
     }  # fmt: skip
     for key, form in forms.items():
         if key in row:
-            return form(row)
+            return form(_Row(place, row))
     if isinstance(row.get("id"), int):
         row["id"] = str(row["id"])
     return Fact.from_dict(row)
 
 
-def _counterfact(row: Row) -> Fact:
-    rewrite = row["requested_rewrite"]
-    if not isinstance(rewrite, dict):
-        raise BadFact(f"the field 'requested_rewrite' must be an object, not {type(rewrite).__name__}.")
-    subject, target = _need(rewrite, "subject"), _need(rewrite, "target_new", "str")
-    truth = _need(rewrite, "target_true", "str") if "target_true" in rewrite else ""
+class _Row(Record):
+    """A benchmark's row of which only what makes a fact is read: `Fact` itself says what is wrong with a text."""
+
+    def bad(self, path: str, why: str) -> BadFact:
+        return BadFact(f"the field {path!r} {why}")
+
+    def text(self, path: str, default: str | None = None) -> str:
+        value = self._get(path)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str):
+            raise self.bad(path, "is missing." if value is None else f"must be text, not {type(value).__name__}.")
+        return value
+
+    def texts(self, path: str) -> tuple[str, ...]:
+        value = self.row.get(path, [])
+        prompts = [value] if isinstance(value, str) else value
+        if not isinstance(prompts, list) or not all(isinstance(p, str) for p in prompts):
+            raise self.bad(path, "must be text or a list of texts.")
+        return tuple(p for p in prompts if p.strip())
+
+    def answers(self, path: str) -> tuple[str, ...]:
+        """Return the first answer of a field that holds one, a list of them or a list of lists of spellings."""
+        value = self.row.get(path, "")
+        while isinstance(value, list):
+            value = value[0] if value else ""
+        if not isinstance(value, str | int | float):
+            raise self.bad(path, "must be text or a list of texts.")
+        return (str(value),) if str(value) else ()
+
+    def sub(self, path: str) -> _Row:
+        value = self.row.get(path, {})
+        if not isinstance(value, dict):
+            raise self.bad(path, f"must be an object, not {type(value).__name__}.")
+        return _Row(self.place, value)
+
+    def subs(self, path: str) -> list[Record]:
+        value = self.row[path]
+        items = value if isinstance(value, list) else [value]
+        return [_Row(self.place, item) for item in items if isinstance(item, dict)]
+
+
+def _counterfact(row: _Row) -> Fact:
+    rewrite = row.sub("requested_rewrite")
+    truth = None if "target_true" in rewrite.row else ""
+    template, subject, target, true = counterfact.rewrite(rewrite, truth=truth)
     probes = [
-        *(Probe("paraphrase", p, target) for p in _prompts(row, "paraphrase_prompts")),
-        *(Probe("neighborhood", p, truth) for p in _prompts(row, "neighborhood_prompts")),
-        *_extras(row),
+        *(Probe("paraphrase", p, target) for p in row.texts("paraphrase_prompts")),
+        *(Probe("neighborhood", p, true) for p in row.texts("neighborhood_prompts")),
+        *_one_hop(row),
     ]
-    return Fact(
-        prompt=_need(rewrite, "prompt").replace("{}", subject),
-        subject=subject,
-        target=target,
-        id=str(row.get("case_id", "")),
-        truth=truth,
-        probes=tuple(probes),
-    )
+    return _made(row, ("case_id",), (template.replace("{}", subject), subject, target, true), probes)
 
 
-def _easyedit(row: Row) -> Fact:
-    subject, target = _need(row, "subject"), _need(row, "target_new")
-    truth = _answer(row, "ground_truth") or _answer(row, "target_true")
+def _easyedit(row: _Row) -> Fact:
+    written = _, _, target, truth = counterfact.flat(row)
     probes = [
-        *(
-            Probe("paraphrase", p, target)
-            for p in _prompts(row, "rephrase_prompt") + _prompts(row, "paraphrase_prompts")
-        ),
-        *(Probe("neighborhood", p, truth) for p in _prompts(row, "neighborhood_prompts")),
-        *_extras(row),
+        *(Probe("paraphrase", p, target) for p in (*row.texts("rephrase_prompt"), *row.texts("paraphrase_prompts"))),
+        *(Probe("neighborhood", p, truth) for p in row.texts("neighborhood_prompts")),
+        *_one_hop(row),
     ]
-    for field, default in (("locality", "unrelated"), ("portability", "portability")):
-        probes += _probes(row, field, default)
-        answer = _answer(row, f"{field}_ground_truth")
-        probes += [Probe(default, p, answer) for p in _prompts(row, f"{field}_prompt")]
-    return Fact(
-        prompt=_need(row, "prompt").replace("{}", subject),
-        subject=subject,
-        target=target,
-        id=str(row.get("case_id", row.get("id", ""))),
-        truth=truth,
-        probes=tuple(probes),
-    )
+    for field, kind in (("locality", "unrelated"), ("portability", "portability")):
+        probes += _asked(row, field, kind)
+        answer = row.answer(f"{field}_ground_truth")
+        probes += [Probe(kind, p, answer) for p in row.texts(f"{field}_prompt")]
+    return _made(row, ("case_id", "id"), written, probes)
 
 
-def _mend(row: Row) -> Fact:
-    first, alt = _answer(row, "answers"), _answer(row, "alt")
-    if not (first or alt):
+def _mend(row: _Row) -> Fact:
+    if not row.answer("answers", "alt"):
         raise BadFact("the row has no 'alt' and no 'answers': one of them is the target.")
+    target, truth = questions.towards(row.answer("alt"), row)
     probes = [
-        *(Probe("paraphrase", p, alt or first) for p in _prompts(row, "rephrase")),
-        *(Probe("unrelated", p, _answer(row, "loc_ans")) for p in _prompts(row, "loc")),
-        *_extras(row),
+        *(Probe("paraphrase", p, target) for p in row.texts("rephrase")),
+        *(Probe("unrelated", p, answer) for p, answer in questions.unrelated(row)),
+        *_one_hop(row),
     ]
-    return Fact(
-        prompt=_need(row, "src"),
-        subject=_need(row, "subject"),
-        target=alt or first,
-        id=str(row.get("case_id", row.get("id", ""))),
-        truth=first if alt else "",
-        probes=tuple(probes),
-    )
+    return _made(row, ("case_id", "id"), (row.text("src"), row.text("subject"), target, truth), probes)
 
 
-def _extras(row: Row) -> Iterator[Probe]:
+def _one_hop(row: _Row) -> Iterator[Probe]:
     """Yield the one-hop question that later work added to CounterFact and zsRE records."""
-    hop = row.get("portability")
+    hop = row.row.get("portability")
     if isinstance(hop, dict) and "New Question" in hop:
-        yield Probe("portability", _need(hop, "New Question"), _answer(hop, "New Answer"))
+        prompt, answers = counterfact.one_hop(_Row(row.place, hop))
+        yield Probe("portability", prompt, "".join(answers))
 
 
-def _probes(row: Row, field: str, default: str) -> Iterator[Probe]:
-    """Yield the probes of KnowEdit's {"Name of a kind": [{"prompt", "ground_truth"}, …]}."""
-    groups = row.get(field, {})
-    if not isinstance(groups, dict):
-        raise BadFact(f"the field {field!r} must be an object, not {type(groups).__name__}.")
-    for name, group in {field: groups}.items() if "prompt" in groups else groups.items():
-        kind = {"neighborhood": "neighborhood", "Subject_Aliasing": "alias"}.get(name, default)
-        for item in group if isinstance(group, list) else [group]:
-            if isinstance(item, dict):
-                answer = _answer(item, "ground_truth")
-                yield from (Probe(kind, prompt, answer) for prompt in _prompts(item, "prompt"))
+def _asked(row: _Row, field: str, default: str) -> Iterator[Probe]:
+    """Yield the probes of KnowEdit's groups of questions, or of a field that holds one question without a group."""
+    groups = row.sub(field).row
+    grouped = _Row(row.place, {field: {field: groups} if "prompt" in groups else groups})
+    for name, item in knowedit.asked(grouped, field):
+        answer = item.answer("ground_truth")
+        yield from (Probe(_KINDS.get(name, default), prompt, answer) for prompt in item.texts("prompt"))
 
 
-def _need(row: Row, *keys: str) -> str:
-    """Return the text at row[key][key…]; raises BadFact naming the field if it is not there or not text."""
-    value: Any = row
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    name = ".".join(keys)
-    if value is None:
-        raise BadFact(f"the field {name!r} is missing.")
-    if not isinstance(value, str):
-        raise BadFact(f"the field {name!r} must be text, not {type(value).__name__}.")
-    return value
-
-
-def _prompts(row: Row, field: str) -> list[str]:
-    """Return the texts of a field that holds one or a list of them; empty ones are left out."""
-    value = row.get(field, [])
-    prompts = [value] if isinstance(value, str) else value
-    if not isinstance(prompts, list) or not all(isinstance(p, str) for p in prompts):
-        raise BadFact(f"the field {field!r} must be text or a list of texts.")
-    return [p for p in prompts if p.strip()]
-
-
-def _answer(row: Row, field: str) -> str:
-    """Return the first answer of a field that holds one, a list of them or a list of lists of spellings; "" if none."""
-    value = row.get(field, "")
-    while isinstance(value, list):
-        value = value[0] if value else ""
-    if not isinstance(value, str | int | float):
-        raise BadFact(f"the field {field!r} must be text or a list of texts.")
-    return str(value)
+def _made(row: _Row, names: Sequence[str], written: tuple[str, str, str, str], probes: Iterable[Probe]) -> Fact:
+    """Return the fact of (prompt, subject, target, truth), called what the first of the fields `names` calls it."""
+    name = next((str(row.row[field]) for field in names if field in row.row), "")
+    prompt, subject, target, truth = written
+    return Fact(id=name, prompt=prompt, subject=subject, target=target, truth=truth, probes=tuple(probes))

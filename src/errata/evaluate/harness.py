@@ -26,11 +26,10 @@ import numpy as np
 import torch
 
 from errata.errors import BadConfig, did_you_mean
-from errata.evaluate.metrics import Score, general_ability
+from errata.evaluate.metrics import HARNESS, Score, general_ability
 from errata.evaluate.rows import About, free_row
 from errata.evaluate.scorer import Scorer
 
-PROBE = "harness."  # and the name of the task
 SHOWN = 300  # last characters of a prompt that stand in its row; few-shot examples are before them
 SEED, EXAMPLES_SEED = 0, 1234  # what the harness itself seeds `random` and everything else with
 
@@ -70,7 +69,7 @@ class Harness:
         return [row for name in self._tasks for row in self._task_rows(name, found, about)]
 
     def _task_rows(self, name: str, found: Mapping[str, Any], about: About) -> Iterator[dict[str, Any]]:
-        probe, means = PROBE + self._titles.get(name, name), _means(self._tasks[name])
+        probe, means = HARNESS + self._titles.get(name, name), _means(self._tasks[name])
         scores: dict[int, dict[str, Score]] = {}
         samples: dict[int, Mapping[str, Any]] = {}
         for sample in found["samples"][name]:
@@ -86,7 +85,7 @@ class Harness:
         for key, value in sorted(found["results"][name].items()):
             metric, comma, kind = key.partition(",")
             if comma and not metric.endswith("_stderr") and metric not in means:
-                yield free_row(about, name, PROBE + name, {_score(metric, kind): general_ability(value)})
+                yield free_row(about, name, HARNESS + name, {_score(metric, kind): general_ability(value)})
 
 
 def _load(name: str) -> tuple[dict[str, Any], dict[str, str]]:

@@ -22,7 +22,7 @@ from errata.evaluate.rows import About, free_row
 from errata.evaluate.scorer import LOGITS, Scorer
 from errata.model.generation import context
 from errata.model.lm import LM
-from errata.model.tokens import Batch
+from errata.model.tokens import Batch, Tokens
 from errata.model.trace import Trace
 
 
@@ -54,7 +54,7 @@ def measure(scorer: Scorer, texts: Sequence[str], *, length: int = 256) -> Read:
         return Read(tuple(nll), tuple(tokens), final[:, :0])
     ids = [lm.tokens.opening(text)[: min(length, context(lm))] for text in texts]
     for part in _parts(ids, LOGITS // vocabulary):
-        batch = _batch([ids[i] for i in part], lm.tokens.pad)
+        batch = _batch(lm.tokens, [ids[i] for i in part])
         logp = lm.answer_logits(batch).log_softmax(-1)  # (a, v)
         labels = batch.labels.to(logp.device)
         found = logp.gather(1, labels.clamp(min=0)[:, None])[:, 0].masked_fill(labels < 0, 0.0).double()
@@ -77,20 +77,13 @@ def _parts(ids: Sequence[Sequence[int]], places: int) -> Iterator[list[int]]:
         yield part
 
 
-def _batch(ids: Sequence[Sequence[int]], pad: int) -> Batch:
+def _batch(tokens: Tokens, ids: Sequence[Sequence[int]]) -> Batch:
     """Return texts as a batch in which every token is a label, and -1 stands for the one after the last.
 
     To what is routed by its prompt a text is a prompt as a whole, as if it had been given to be gone on with.
     """
-    width = max(map(len, ids))
-    inputs = {
-        "input_ids": torch.tensor([[*row, *[pad] * (width - len(row))] for row in ids]),
-        "attention_mask": torch.tensor([[i < len(row) for i in range(width)] for row in ids]).long(),
-    }
-    wants = [(row, col, label) for row, text in enumerate(ids) for col, label in enumerate([*text[1:], -1])]
-    rows, cols, labels = (torch.tensor(x) for x in zip(*wants, strict=True))
-    ends = torch.tensor([len(row) - 1 for row in ids])
-    return Batch(inputs, ends, rows, cols, labels, ends)
+    ends = [len(text) - 1 for text in ids]
+    return tokens.collate({"input_ids": ids}, [enumerate([*text[1:], -1]) for text in ids], ends, ends)
 
 
 def text_rows(
@@ -137,7 +130,7 @@ def _shares(lm: LM, sites: Sequence[Site], ids: Sequence[Sequence[int]]) -> dict
     streams = {site: Site(site.layer, "block") for site in sites}
     found: dict[Site, list[tuple[Tensor, Tensor]]] = {site: [] for site in sites}
     for part in _parts(ids, 4096):
-        batch = _batch([ids[i] for i in part], lm.tokens.pad).to(lm.device)
+        batch = _batch(lm.tokens, [ids[i] for i in part]).to(lm.device)
         real = batch.inputs["attention_mask"].bool()
         if lm.row.kind == "encoder-decoder":
             batch.inputs["decoder_input_ids"] = torch.full_like(batch.inputs["input_ids"][:, :1], lm.tokens.start)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from errata.errors import BadFact
 from errata.evaluate.metrics import Score, lp
@@ -227,18 +226,6 @@ def _scored(logps: list[float], top: list[int], labels: list[int]) -> Scored:
 
 def _batch(lm: LM, lines: Sequence[_Line]) -> Batch:
     """Return rows as one right-padded batch, labels in the order in which the rows want them."""
-    inputs = {name: _pad([line.inputs[name] for line in lines], lm.tokens.pad) for name in lines[0].inputs}
-    inputs["attention_mask"] = _pad([[1] * len(line.inputs["input_ids"]) for line in lines], 0)
-    wants = [
-        (row, col, label)
-        for row, line in enumerate(lines)
-        for _, cs, ls in line.wants
-        for col, label in zip(cs, ls, strict=True)
-    ]
-    rows, cols, labels = (torch.tensor(x) for x in zip(*wants, strict=True))
-    return Batch(inputs, torch.tensor([line.wants[0][1][0] for line in lines]), rows, cols, labels)
-
-
-def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
+    inputs = {name: [line.inputs[name] for line in lines] for name in lines[0].inputs}
+    asked = [[place for _, cols, labels in line.wants for place in zip(cols, labels, strict=True)] for line in lines]
+    return lm.tokens.collate(inputs, asked, [line.wants[0][1][0] for line in lines])

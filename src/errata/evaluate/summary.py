@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,17 +107,29 @@ def at(rows: Iterable[Row], **equal: object) -> list[Row]:
     return [row for row in rows if all(row.get(key) == value for key, value in equal.items())]
 
 
-def summarize(rows: Sequence[Row], *, facts: Iterable[str] | None = None, seed: int = 0) -> dict[str, Estimate]:
+def summarize(
+    rows: Sequence[Row],
+    *,
+    facts: Iterable[str] | None = None,
+    groups: Mapping[str, Iterable[str]] | None = None,
+    seed: int = 0,
+) -> dict[str, Estimate]:
     """Return an estimate for every metric the rows hold, in the table's order.
 
     Args:
         rows: of one method and one checkpoint.
-        facts: only these (a group of `metrics.retention`); all unless given. Rows of texts and sites are always kept.
+        facts: only these; all unless given. Rows of texts and sites are always kept.
+        groups: facts by group, as `metrics.retention` gives them; without them nothing is said of a group.
         seed: of the bootstrap; the same rows in any order and the same seed give the same digits.
     """
+    kept = _among(rows, facts)
+    asked = {"": kept, **{group: _among(kept, part) for group, part in (groups or {}).items()}}
+    return {m.name: _estimate(*_by_fact(asked[m.group], m), m, seed) for m in metrics_of(kept, asked)}
+
+
+def _among(rows: Sequence[Row], facts: Iterable[str] | None) -> Sequence[Row]:
     wanted = None if facts is None else set(facts)
-    kept = [row for row in rows if wanted is None or row["case"] in wanted or row["probe"] in ("text", "site")]
-    return {metric.name: _estimate(*_by_fact(kept, metric), metric, seed) for metric in metrics_of(kept)}
+    return [row for row in rows if wanted is None or row["case"] in wanted or row["probe"] in ("text", "site")]
 
 
 def estimate(rows: Sequence[Row], name: str, *, seed: int = 0) -> Estimate:

@@ -6,7 +6,7 @@ found from character offsets, so the result does not depend on how a tokenizer h
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -246,15 +246,32 @@ class Tokens:
             BadFact: an answer or a subject is lost by the tokenizer.
         """
         rows = [self._row(query) for query in queries]
-        ids = _pad([r[0] for r in rows], self.pad)
-        inputs = {"input_ids": ids, "attention_mask": _pad([[1] * len(r[0]) for r in rows], 0)}
+        inputs = {"input_ids": [ids for ids, *_ in rows]}
         if self.kind == "encoder-decoder":
-            inputs["decoder_input_ids"] = _pad([r[1] for r in rows], self.pad)
-        places = [(i, col, label) for i, r in enumerate(rows) for col, label in r[3]]
-        at, cols, labels = (torch.tensor(x, dtype=torch.long) for x in zip(*places, strict=True))
-        return Batch(inputs, torch.tensor([r[2] for r in rows]), at, cols, labels)
+            inputs["decoder_input_ids"] = [decoder for _, decoder, *_ in rows]
+        return self.collate(inputs, [asked for *_, asked in rows], [lookup for *_, lookup, _ in rows])
+
+    def collate(
+        self,
+        inputs: Mapping[str, Sequence[Sequence[int]]],
+        asked: Sequence[Iterable[tuple[int, int]]],
+        lookup: Sequence[int],
+        ends: Sequence[int] | None = None,
+    ) -> Batch:
+        """Return rows of token ids as one right-padded batch.
+
+        Args:
+            inputs: what the model takes, the rows of each by name; "input_ids" is always there.
+            asked: (column, label) of each row, in the order in which the batch has them. lookup, ends: as `Batch` has them.
+        """
+        padded = {name: pad_right(rows, self.pad) for name, rows in inputs.items()}
+        padded["attention_mask"] = pad_right([[1] * len(row) for row in inputs["input_ids"]], 0)
+        places = [(row, col, label) for row, wanted in enumerate(asked) for col, label in wanted]
+        rows, cols, labels = (torch.tensor(x, dtype=torch.long) for x in zip(*places, strict=True))
+        return Batch(padded, torch.tensor(lookup), rows, cols, labels, None if ends is None else torch.tensor(ends))
 
 
-def _pad(rows: Sequence[Sequence[int]], value: int) -> Int[Tensor, "b t"]:
+def pad_right(rows: Sequence[Sequence[int]], value: int) -> Int[Tensor, "b t"]:
+    """Return rows of numbers as one matrix, filled up on the right with `value`."""
     width = max(len(r) for r in rows)
     return torch.tensor([[*r, *[value] * (width - len(r))] for r in rows], dtype=torch.long)

@@ -1,99 +1,49 @@
-"""What each metric is called on the page, which way is better, and how its numbers are written."""
+"""How the page names, orders and writes the numbers of `errata.evaluate.metrics.METRICS`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
 
+from errata.evaluate.metrics import HARNESS, METRICS, named
 from errata.report.read import Value
 
-
-class Metric(NamedTuple):
-    """One metric: its section of the table, "up", "down" or "" for the better direction, and what it measures."""
-
-    section: str
-    better: str
-    meaning: str
+OTHER = "Other"
 
 
-METRICS = {
-    "said": Metric("Written", "up", "free generation starts with the new answer"),
-    "said_contains": Metric("Written", "up", "free generation contains the new answer"),
-    "efficacy": Metric("Written", "up", "new answer likelier than the old one"),
-    "exact": Metric("Written", "up", "every answer token the argmax"),
-    "token_accuracy": Metric("Written", "up", "share of answer tokens that are the argmax"),
-    "said_paraphrase": Metric("Carried over", "up", "said when asked in other words"),
-    "paraphrase": Metric("Carried over", "up", "efficacy in other words"),
-    "exact_paraphrase": Metric("Carried over", "up", "exact in other words"),
-    "said_contains_paraphrase": Metric("Carried over", "up", "answer contained, in other words"),
-    "token_accuracy_paraphrase": Metric("Carried over", "up", "token accuracy in other words"),
-    "rephrase_easyedit": Metric("Carried over", "up", "efficacy on EasyEdit's rephrase prompts"),
-    "portability": Metric("Carried over", "up", "what follows, token accuracy"),
-    "portability_said": Metric("Carried over", "up", "what follows is said"),
-    "portability_judged": Metric("Carried over", "up", "what follows, found right by the judge"),
-    "neighborhood": Metric("Left alone", "up", "neighbours keep their old answer"),
-    "locality_unchanged": Metric("Left alone", "up", "unrelated answers as before"),
-    "locality_gold": Metric("Left alone", "up", "unrelated answers right"),
-    "locality_gold_before": Metric("Left alone", "up", "the same before editing"),
-    "drift": Metric("Left alone", "down", "KL from the unedited model on neutral text"),
-    "score": Metric("All three", "up", "harmonic mean: efficacy, paraphrase, neighb."),
-    "retention_oldest": Metric("Kept", "up", "the oldest edits that stand"),
-    "retention_newest": Metric("Kept", "up", "the newest edits"),
-    "retention_random": Metric("Kept", "up", "a random sample of standing edits"),
-    "perplexity": Metric("Language", "down", "on a fixed text: the collapse alarm"),
-    "perplexity_edit": Metric("Written", "down", "perplexity of the new sentence"),
-    "perplexity_accurate": Metric("Left alone", "down", "perplexity of accurate passages (ARR)"),
-    "perplexity_unrelated": Metric("Left alone", "down", "perplexity of unrelated texts"),
-    "fluency": Metric("Language", "up", "n-gram entropy ×100; below 550 repeats itself"),
-    "consistency": Metric("Language", "up", "tf-idf cosine to texts about the new answer"),
-    "norm_ratio": Metric("Size", "", "‖ΔW‖ / ‖W‖ of the edited matrices"),
-    "residual_share": Metric("Size", "", "the edited layer's share of the stream"),
-}
-HARNESS = "harness."
-_LOWER = ("perplexity", "bits_per_byte")  # of the harness's metrics, those of which less is better
-_UNBOUNDED_TASKS = (*_LOWER, "bleu", "chrf", "ter")
-_TEXTS = ("perplexity", "perplexity_edit", "perplexity_accurate", "perplexity_unrelated")
-_UNBOUNDED = (*_TEXTS, "fluency", "drift", "norm_ratio", "residual_share")
-_PREFIXES = {
-    "portability": Metric("Carried over", "up", ""),
-    "retention": Metric("Kept", "up", ""),
-    "said": Metric("Written", "up", ""),
-    "judged": Metric("Written", "up", "found right by the judge the run names"),
-}
+def section(name: str) -> str:
+    """Return the section of the page's table a number stands in; what the table of metrics does not know is "Other"."""
+    row = named(name)
+    return OTHER if row is None else row.section
 
 
-def metric(name: str) -> Metric:
-    """Return what is known of a metric; a name not in the table goes under "Other" with no better direction."""
-    if name in METRICS:
-        return METRICS[name]
-    if name.startswith(HARNESS):
-        better = "down" if name.endswith(_LOWER) else "up"
-        return Metric("General ability", better, "a task of lm-evaluation-harness")
-    return next((found for prefix, found in _PREFIXES.items() if name.startswith(prefix)), Metric("Other", "", ""))
+def meaning(name: str) -> str:
+    """Return what a number measures, "" where nothing is known but its name."""
+    row = named(name)
+    return "" if row is None else row.meaning
 
 
 def sign(name: str) -> float:
     """Return 1 where more is better, -1 where less is, 0 where neither can be said."""
-    return {"up": 1.0, "down": -1.0}.get(metric(name).better, 0.0)
+    row = named(name)
+    return 0.0 if row is None else {"up": 1.0, "down": -1.0}.get(row.better, 0.0)
 
 
 def is_share(name: str) -> bool:
-    """Return whether the metric lies between 0 and 1."""
-    if name.startswith(HARNESS) and name.endswith(_UNBOUNDED_TASKS):
-        return False
-    return metric(name).section != "Other" and name not in _UNBOUNDED
+    """Return whether the number lies between 0 and 1."""
+    row = named(name)
+    return row is not None and row.share
 
 
 def ordered(names: Iterable[str]) -> list[str]:
     """Return the names in the order of the page: by section, those of the table first."""
-    sections = list(dict.fromkeys(m.section for m in METRICS.values()))
-    known = list(METRICS)
+    known = [row.name for row in METRICS]
+    sections: list[str] = list(dict.fromkeys(row.section for row in METRICS))
 
     def place(name: str) -> tuple[int, int, str]:
-        section = metric(name).section
         found = known.index(name) if name in known else len(known)
-        return sections.index(section) if section in sections else len(sections), found, name
+        part = section(name)
+        return sections.index(part) if part in sections else len(sections), found, name
 
     return sorted(set(names), key=place)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from errata.report import bars, curves
 from errata.report.markup import Safe, el
-from errata.report.names import edits, half, is_share, mean, metric, seconds, size, spoken
+from errata.report.names import edits, half, is_share, mean, meaning, seconds, size, spoken
 from errata.report.read import Run, Value
 from errata.report.verdict import writes
 
@@ -29,7 +29,7 @@ def over_edits(runs: Sequence[Run], slots: Slots) -> list[Safe]:
         lines = [line for run in runs if (line := _line(run, name, slots[run.label])).points]
         if lines:
             panel = curves.Panel(spoken(name), is_share(name), _baseline(runs, name), ticks, _dimensions(runs))
-            found.append(figure(spoken(name), metric(name).meaning, curves.curves(panel, lines)))
+            found.append(figure(spoken(name), meaning(name), curves.curves(panel, lines)))
     return found
 
 
@@ -89,7 +89,7 @@ def ranges(runs: Sequence[Run], slots: Slots) -> list[Safe]:
                 rows.append(bars.Row(run.label, slots[run.label], value.mean, note, value.low, value.high))
         if rows:
             drawing = bars.ranges(spoken(name), rows, is_share(name), _baseline(runs, name))
-            found.append(figure(spoken(name), metric(name).meaning, drawing))
+            found.append(figure(spoken(name), meaning(name), drawing))
     return found
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from errata.report.markup import Safe, el, join, text
-from errata.report.names import edits, half, mean, metric, ordered, spoken
+from errata.report.names import edits, half, mean, meaning, ordered, section, sign, spoken
 from errata.report.paired import Field
 from errata.report.read import Run, Value
 from errata.report.rows import Wrong
@@ -34,7 +34,7 @@ def strip(runs: Sequence[Run], slots: Slots) -> Safe:
     body = [_lane(run, lead, columns, slots) for run in runs]
     caption = el("caption", el("b", _caption(lead)), " after so many edits")
     rule = (
-        f"A method holds while {spoken(lead)} ({metric(lead).meaning}) is at least {SAID_AT_LEAST:g} and perplexity "
+        f"A method holds while {spoken(lead)} ({meaning(lead)}) is at least {SAID_AT_LEAST:g} and perplexity "
         f"at most {PERPLEXITY_AT_MOST:g} times the unedited model's; ✕ marks where it does not."
     )
     table = el("table", caption, el("thead", head), el("tbody", *body), class_="strip", style=f"--k:{len(columns)}")
@@ -74,11 +74,11 @@ def numbers(field: Field, slots: Slots) -> Safe:
     names = ordered(name for checkpoint in field.at if checkpoint for name in checkpoint.metrics)
     heads = [el("th", swatch(run.label, slots), scope="col") for run in runs]
     first, facts = el("th", "metric", scope="col"), el("th", "facts", scope="col")
-    body, section = [], ""
+    body, current = [], ""
     for name in names:
-        if metric(name).section != section:
-            section = metric(name).section
-            body.append(_section(section, len(runs)))
+        if section(name) != current:
+            current = section(name)
+            body.append(_section(current, len(runs)))
         values, best = field.values(name), field.best(name)
         cells = [_number(name, value, index == best) for index, value in enumerate(values)]
         before = _number(name, base.metrics.get(name) if base else None, False)
@@ -94,9 +94,8 @@ def _section(title: str, runs: int) -> Safe:
 
 
 def _metric_head(name: str) -> Safe:
-    known = metric(name)
-    arrow = {"up": "\u00a0↑", "down": "\u00a0↓"}.get(known.better, "")
-    return el("th", spoken(name), el("span", arrow, class_="arrow"), el("small", known.meaning), scope="row")
+    arrow = {1.0: "\u00a0↑", -1.0: "\u00a0↓"}.get(sign(name), "")
+    return el("th", spoken(name), el("span", arrow, class_="arrow"), el("small", meaning(name)), scope="row")
 
 
 def _number(name: str, value: Value | None, best: bool) -> Safe:

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from errata.errors import BadFile
 from errata.model.lm import LM
+from errata.model.tokens import pad_right
 from errata.primer import prose
 from errata.primer.world import World
 
@@ -56,11 +56,9 @@ class Corpus:
                     return
                 if not part:
                     continue
-                width = max(map(len, part))
-                ids = torch.tensor([row + [lm.tokens.pad] * (width - len(row)) for row in part])
-                real = torch.tensor([[i < len(row) for i in range(width)] for row in part])
+                real = pad_right([[1] * len(ids) for ids in part], 0).bool()
                 given += int(real.sum())
-                yield ids, real
+                yield pad_right(part, lm.tokens.pad), real
 
 
 def open_corpus(name: str) -> Corpus:

@@ -12,12 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from errata.cli.tables.base import Row, table_of
+from errata.evaluate.metrics import HARNESS, named
 
-# What a comparison of methods is first judged by, and its heading; what does not fit is left to the report.
-HEADS = {
-    "said": "said", "efficacy": "efficacy", "paraphrase": "paraphr.", "neighborhood": "neighb.",
-    "perplexity": "perplex.", "portability_said": "follows", "retention_oldest": "oldest", "judged": "judged",
-}  # fmt: skip
+# What a comparison of methods is first judged by; what does not fit is left to the report.
+FIRST = (
+    *("said", "efficacy", "paraphrase", "neighborhood"),
+    *("perplexity", "portability_said", "retention_oldest", "judged"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,9 @@ def bench(rows: Sequence[Row]) -> RenderableType:
     """The unedited model, and each method after its last edit, with the numbers people look at first."""
     ends = [("unedited", row["checkpoints"][0]) for row in rows[:1]]
     ends += [(row["method"] + (" (stopped)" if row["stopped"] else ""), row["checkpoints"][-1]) for row in rows]
-    tasks = [name for _, point in ends for name in point["metrics"] if name.startswith("harness.")]
-    heads = HEADS | {name: name.removeprefix("harness.") for name in tasks}
-    held = [name for name in heads if any(name in point["metrics"] for _, point in ends)]
+    tasks = [name for _, point in ends for name in point["metrics"] if name.startswith(HARNESS)]
+    shown = [row for name in dict.fromkeys((*FIRST, *tasks)) if (row := named(name)) is not None]
+    held = {row.name: row.short or row.name for row in shown if any(row.name in point["metrics"] for _, point in ends)}
     lines = [
         (name, str(point["edits"]), *(_estimate(point["metrics"].get(metric)) for metric in held))
         for name, point in ends
@@ -60,7 +61,7 @@ def bench(rows: Sequence[Row]) -> RenderableType:
     facts = max((point["metrics"]["said"]["n"] for _, point in ends if "said" in point["metrics"]), default=0)
     refused = "".join(f" {row['method']} refused {row['refused']} cases." for row in rows if row["refused"])
     note = f"± 95 % interval, n = {facts} facts.{refused} Every checkpoint and number is in the report."
-    return _Fitting(("", "edits", *(heads[name] for name in held)), lines, 3, note)
+    return _Fitting(("", "edits", *held.values()), lines, 3, note)
 
 
 def _estimate(found: Row | None) -> str:

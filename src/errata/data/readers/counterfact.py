@@ -20,8 +20,8 @@ def original(record: Record) -> Case:
     if "requested_rewrite" not in record:
         hint = " This looks like EasyEdit's form: read it as counterfact-easyedit." if "target_new" in record else ""
         raise record.bad("requested_rewrite", f"missing.{hint}")
-    template, subject = template_of(record, "requested_rewrite")
-    target, truth = record.text("requested_rewrite.target_new.str"), record.text("requested_rewrite.target_true.str")
+    template, subject, target, truth = rewrite(record, "requested_rewrite.")
+    one_place(record, "requested_rewrite.prompt", template)
     return build(
         "counterfact",
         record.name("case_id"),
@@ -38,16 +38,21 @@ def original(record: Record) -> Case:
     )
 
 
-def template_of(record: Record, path: str) -> tuple[str, str]:
-    """Return a rewrite's prompt with its "{}" and its subject.
+def rewrite(record: Record, at: str = "", truth: str | None = None) -> tuple[str, str, str, str]:
+    """Return what a `requested_rewrite` says: the prompt with "{}" for the subject, subject, target and truth.
 
-    Raises:
-        BadFile: the prompt does not have exactly one "{}".
+    Args:
+        at: what stands before the names of its fields, where `record` is not the rewrite itself.
+        truth: what is returned where there is no truth; the field has to be there unless given.
     """
-    prompt = record.text(f"{path}.prompt")
-    if prompt.count("{}") != 1:
-        raise record.bad(f"{path}.prompt", f"must have exactly one '{{}}' for the subject, not {prompt.count('{}')}.")
-    return prompt, record.text(f"{path}.subject")
+    subject, target = record.text(f"{at}subject"), record.text(f"{at}target_new.str")
+    return record.text(f"{at}prompt"), subject, target, record.text(f"{at}target_true.str", truth)
+
+
+def one_place(record: Record, path: str, template: str) -> None:
+    """Raise BadFile unless the prompt has exactly one "{}"."""
+    if template.count("{}") != 1:
+        raise record.bad(path, f"must have exactly one '{{}}' for the subject, not {template.count('{}')}.")
 
 
 def _unrelated(record: Record) -> tuple[tuple[str, str], ...]:
@@ -59,23 +64,31 @@ def _unrelated(record: Record) -> tuple[tuple[str, str], ...]:
 def _portability(record: Record, template: str, target: str) -> dict[str, tuple[Question, ...]]:
     found: dict[str, tuple[Question, ...]] = {}
     if "portability" in record:
-        found["one_hop"] = ((record.text("portability.New Question"), record.answers("portability.New Answer")),)
+        found["one_hop"] = (one_hop(record, "portability."),)
     if "alternative_subject" in record:
         found["alias"] = ((template.replace("{}", record.text("alternative_subject")), (target,)),)
     return found
+
+
+def one_hop(record: Record, at: str = "") -> Question:
+    """Return the question that Yao et al. had written for records of CounterFact and zsRE.
+
+    Args:
+        at: what stands before the names of its fields, where `record` is not the question itself.
+    """
+    return record.text(f"{at}New Question"), record.answers(f"{at}New Answer")
 
 
 def easyedit(record: Record) -> Case:
     """Read one record of EasyEdit's form: prompt, subject, target_new, rephrase_prompt, locality_prompt, …"""
     if "requested_rewrite" in record:
         raise record.bad("requested_rewrite", "this is CounterFact's original form: read it as counterfact.")
-    subject, target = record.text("subject"), record.text("target_new")
-    truth = next(iter((*record.answers("ground_truth"), *record.answers("target_true"))), "")
-    answer = next(iter(record.answers("locality_ground_truth")), truth)
+    prompt, subject, target, truth = flat(record)
+    answer = record.answer("locality_ground_truth") or truth
     return build(
         "counterfact-easyedit",
         record.name("case_id"),
-        record.text("prompt").replace("{}", subject),
+        prompt,
         target,
         subject=subject,
         truth=truth,
@@ -85,6 +98,13 @@ def easyedit(record: Record) -> Case:
         unrelated=tuple((p, answer) for p in record.texts("locality_prompt")),
         generation=tuple(dict.fromkeys(_published(record, "generation"))),
     )
+
+
+def flat(record: Record) -> tuple[str, str, str, str]:
+    """Return prompt, subject, target and truth of a row with `target_new`, as EasyEdit and KnowEdit have it."""
+    subject, target = record.text("subject"), record.text("target_new")
+    truth = record.answer("ground_truth", "target_true")
+    return record.text("prompt").replace("{}", subject), subject, target, truth
 
 
 def _published(record: Record, kind: str) -> tuple[str, ...]:

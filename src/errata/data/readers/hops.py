@@ -7,7 +7,7 @@ Huang et al. (HalluEditBench), https://arxiv.org/abs/2410.16251.
 from __future__ import annotations
 
 from errata.data.case import Case
-from errata.data.readers.counterfact import template_of
+from errata.data.readers.counterfact import one_place, rewrite
 from errata.data.readers.knowedit import portability
 from errata.data.readers.raw import Record, build, fact
 from errata.fact import Fact
@@ -32,9 +32,9 @@ def mquake(record: Record) -> Case:
 
 
 def _rewrite(record: Record) -> tuple[str, str, str, str]:
-    wrapped = Record(record.place, {"of": record.row})
-    template, subject = template_of(wrapped, "of")
-    return template.replace("{}", subject), subject, record.text("target_new.str"), record.text("target_true.str", "")
+    template, subject, target, truth = rewrite(record, truth="")
+    one_place(record, "prompt", template)
+    return template.replace("{}", subject), subject, target, truth
 
 
 def _fact(record: Record, name: str, *parts: str) -> Fact:

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 from errata.data.case import Case, Question
+from errata.data.readers.counterfact import flat
 from errata.data.readers.raw import Record, build
 from errata.errors import BadFile
 
@@ -21,13 +22,14 @@ def triples(source: str) -> Callable[[Record], Case]:
     """Return the reader of wiki_recent, wiki_counterfact or zsre records, named `source`."""
 
     def read(record: Record) -> Case:
+        prompt, subject, target, truth = flat(record)
         return build(
             source,
             record.name("case_id"),
-            record.text("prompt"),
-            record.text("target_new"),
-            subject=record.text("subject"),
-            truth=next(iter(record.answers("ground_truth")), ""),
+            prompt,
+            target,
+            subject=subject,
+            truth=truth,
             rephrases=(*record.texts("rephrase"), *record.texts("rephrase_prompt")),
             unrelated=_unrelated(record),
             portability=portability(record),
@@ -36,22 +38,26 @@ def triples(source: str) -> Callable[[Record], Case]:
     return read
 
 
+def asked(record: Record, field: str) -> Iterator[tuple[str, Record]]:
+    """Yield (name of the kind, question) for {"Name of a kind": [{"prompt", "ground_truth"}]}."""
+    if (groups := record.sub(field)) is None:
+        return
+    for name in groups.keys():  # noqa: SIM118
+        yield from ((name, item) for item in groups.subs(name))
+
+
 def _unrelated(record: Record) -> tuple[tuple[str, str], ...]:
-    locality = record.sub("locality")
-    groups = [] if locality is None else [locality.subs(name) for name in locality.keys()]  # noqa: SIM118
-    asked = [item for group in groups for item in group]
-    return tuple((item.text("prompt"), next(iter(item.answers("ground_truth")), "")) for item in asked)
+    return tuple((item.text("prompt"), item.answer("ground_truth")) for _, item in asked(record, "locality"))
 
 
 def portability(record: Record, field: str = "portability") -> dict[str, tuple[Question, ...]]:
     """Return the questions in {"Name of a kind": [{"prompt", "ground_truth"}]}, those without an answer left out."""
-    groups = record.sub(field)
     found: dict[str, tuple[Question, ...]] = {}
-    for name in [] if groups is None else groups.keys():
+    for name, item in asked(record, field):
         kind = _KINDS.get(name) or re.sub(r"\W+", "_", name.lower())
-        asked = [(item.text("prompt"), item.answers("ground_truth")) for item in groups.subs(name)] if groups else []
-        if kept := tuple(question for question in asked if question[1]):
-            found[kind] = kept
+        prompt, answers = item.text("prompt"), item.answers("ground_truth")
+        if answers:
+            found[kind] = (*found.get(kind, ()), (prompt, answers))
     return found
 
 

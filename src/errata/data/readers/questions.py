@@ -11,15 +11,21 @@ true `answers[0]` (reader "zsre-true"). Results of the two do not compare.
 from __future__ import annotations
 
 from errata.data.case import Case, Question
+from errata.data.readers.counterfact import one_hop
 from errata.data.readers.raw import Record, build
 
 
 def zsre(record: Record) -> Case:
     """Read one zsRE record, to be edited to `alt`; to the first answer where a record has no `alt`."""
-    answers, alt = record.answers("answers"), record.text("alt", "")
-    if not (alt or answers):
+    return _zsre(record, "zsre", *towards(record.text("alt", ""), record))
+
+
+def towards(alt: str, record: Record) -> tuple[str, str]:
+    """Return a record's target and what was true before: `alt` and the first answer, or that alone and nothing."""
+    first = record.answer("answers")
+    if not (alt or first):
         raise record.bad("alt", "missing, and 'answers' too: one of them is the target.")
-    return _zsre(record, "zsre", alt or answers[0], answers[0] if alt and answers else "")
+    return alt or first, first if alt else ""
 
 
 def zsre_true(record: Record) -> Case:
@@ -32,7 +38,7 @@ def zsre_true(record: Record) -> Case:
 
 def _zsre(record: Record, source: str, target: str, truth: str) -> Case:
     # MEMIT asks the locality question with a question mark, which the file leaves out, and keeps "nq question: ".
-    asked = tuple(p if p.endswith("?") else f"{p}?" for p in record.texts("loc"))
+    asked = tuple((p if p.endswith("?") else f"{p}?", answer) for p, answer in unrelated(record))
     return build(
         source,
         record.name("case_id"),
@@ -41,16 +47,21 @@ def _zsre(record: Record, source: str, target: str, truth: str) -> Case:
         subject=record.text("subject", ""),
         truth=truth,
         rephrases=record.texts("rephrase"),
-        unrelated=tuple((p, next(iter(record.answers("loc_ans")), "")) for p in asked),
+        unrelated=asked,
         portability=_portability(record, target) if source == "zsre" else {},
     )
+
+
+def unrelated(record: Record) -> tuple[tuple[str, str], ...]:
+    """Return the questions of Natural Questions that an edit should not change, as the file has them."""
+    return tuple((p, record.answer("loc_ans")) for p in record.texts("loc"))
 
 
 def _portability(record: Record, target: str) -> dict[str, tuple[Question, ...]]:
     """Return the questions Yao et al. had written for `alt`; the inverse asks for the subject."""
     found: dict[str, tuple[Question, ...]] = {}
     if "portability" in record:
-        found["one_hop"] = ((record.text("portability.New Question"), record.answers("portability.New Answer")),)
+        found["one_hop"] = (one_hop(record, "portability."),)
     if inverse := record.texts("inverse_question"):
         found["inverse"] = tuple((p, (record.text("subject"),)) for p in inverse)
     if alias := record.texts("alter_subject_question"):

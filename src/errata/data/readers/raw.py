@@ -6,41 +6,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from errata.data import files
 from errata.data.case import Case
-from errata.data.facts import parse_json, read_text
-from errata.errors import BadFact, BadFile
+from errata.errors import BadFact, BadFile, InputError
 from errata.fact import Fact
 
-_SUFFIXES = (".jsonl", ".json")
 
-
-def rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (place, row) for each row of a .jsonl or .json file, packed as .gz or not.
-
-    A broken line comes as its BadFile, so that the caller may go on.
+def rows(path: Path) -> Iterator[files.Placed]:
+    """Yield (place, row) for each row of a .jsonl or .json file; a broken line comes as its BadFile.
 
     Raises:
         BadFile: the file cannot be read at all.
     """
-    name = path.name.lower().removesuffix(".gz")
-    if not name.endswith(_SUFFIXES):
-        raise BadFile(f"cannot tell what kind of file {path} is: name it .jsonl or .json (or that with .gz).")
-    text = read_text(path)
-    if name.endswith(".json"):
-        value = parse_json(str(path), text)
-        for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
-            yield f"{path}, record {number}", row
-        return
-    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand inside a string
-        if line.strip():
-            yield _parsed(f"{path}, line {number}", line)
-
-
-def _parsed(place: str, line: str) -> tuple[str, Any]:
-    try:
-        return place, parse_json(place, line)
-    except BadFile as error:
-        return place, error
+    return files.rows(path, (".jsonl", ".json"))
 
 
 class Record:
@@ -68,7 +46,7 @@ class Record:
         """Return the names of the fields."""
         return list(self.row)
 
-    def bad(self, path: str, why: str) -> BadFile:
+    def bad(self, path: str, why: str) -> InputError:
         """Return the complaint about a field, ready to raise."""
         return BadFile(f"{self.place}, field {path!r}: {why}")
 
@@ -103,6 +81,10 @@ class Record:
             elif value is not None:
                 found.append(self._clean(path, value))
         return tuple(dict.fromkeys(text for text in found if text))
+
+    def answer(self, *paths: str) -> str:
+        """Return the first spelling in the first of these fields that holds an answer; "" where none does."""
+        return next((found[0] for path in paths if (found := self.answers(path))), "")
 
     def name(self, path: str) -> str:
         """Return what a field calls the record, or its number in the file where there is no such field."""

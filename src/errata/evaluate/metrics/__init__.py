@@ -1,16 +1,17 @@
-"""The table of metrics: what each number is called, which function defines it, and which rows it is made from.
+"""The table of metrics: what each number is called, which function defines it, which rows it is made from, how it is
+shown.
 
-Adding a metric: a function in one of these files that gives a score, one line in `errata.evaluate.probes` that puts
-it into the row, and one line here.
+Adding a metric: a function in one of these files that gives a score, one line in `errata.evaluate.rows` that puts it
+into the rows of a probe, and one row here. Summaries, the report, the terminal and docs/benchmarks.md then have it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
-from errata.evaluate.metrics.ability import general_ability
+from errata.evaluate.metrics.ability import HARNESS, general_ability
 from errata.evaluate.metrics.base import Array, Metric, Row, Score
 from errata.evaluate.metrics.collapse import norm_ratio, perplexity, residual_share
 from errata.evaluate.metrics.fluency import TfIdf, consistency, fluency
@@ -31,72 +32,138 @@ from errata.evaluate.metrics.retention import retention
 from errata.evaluate.metrics.speech import judged, said, said_contains
 
 __all__ = [
-    "METRICS", "SENTENCE", "Array", "Metric", "Row", "Score", "TfIdf", "answer_perplexity", "consistency",
+    "HARNESS", "METRICS", "SENTENCE", "Array", "Metric", "Row", "Score", "TfIdf", "answer_perplexity", "consistency",
     "drift", "efficacy", "exact", "fluency", "general_ability", "judged", "locality_gold", "locality_unchanged", "lp",
-    "metrics_of", "neighborhood", "norm_ratio", "paraphrase", "perplexity", "portability",
+    "metrics_of", "named", "neighborhood", "norm_ratio", "paraphrase", "perplexity", "portability",
     "portability_said", "residual_share", "retention", "said", "said_contains", "score", "token_accuracy",
 ]  # fmt: skip
 
 
-def _spoken(name: str, about: Callable[..., Any]) -> tuple[Metric, Metric]:
-    """Return a metric on the edit prompt and the same on paraphrases."""
-    return Metric(name, about, (("edit", name),)), Metric(f"{name}_paraphrase", about, (("paraphrase", name),))
-
-
+# Of each number, what it is made from and, on the second line, how it is shown. The report shows sections, and the
+# numbers of a section, in this order.
 METRICS: tuple[Metric, ...] = (
-    Metric("efficacy", efficacy, (("edit", "efficacy"),)),
-    Metric("paraphrase", paraphrase, (("paraphrase", "efficacy"),)),
-    Metric("rephrase_easyedit", paraphrase, (("rephrase_easyedit", "efficacy"),)),
-    Metric("neighborhood", neighborhood, (("neighborhood", "neighborhood"),)),
-    Metric("score", score, (("edit", "efficacy"), ("paraphrase", "efficacy"), ("neighborhood", "neighborhood")), score),
-    *_spoken("exact", exact),
-    *_spoken("token_accuracy", token_accuracy),
-    *_spoken("said", said),
-    *_spoken("said_contains", said_contains),
-    *_spoken("said_chat", said),
-    *_spoken("judged", judged),
-    Metric("locality_unchanged", locality_unchanged, (("unrelated", "locality_unchanged"),)),
-    Metric("locality_gold", locality_gold, (("unrelated", "locality_gold"),)),
-    Metric("locality_gold_before", locality_gold, (("unrelated", "locality_gold_before"),)),
-    Metric("portability", portability, (("portability.", "token_accuracy"),)),
-    Metric("portability_said", portability_said, (("portability.", "said_contains"),)),
-    Metric("portability_judged", judged, (("portability.", "judged"),)),
-    Metric("drift", drift, (("text", "drift"),)),
-    Metric("perplexity", perplexity, (("text", "nll"), ("text", "tokens")), perplexity, "sum"),
-    Metric("perplexity_edit", answer_perplexity, (("edit", "nll"),), answer_perplexity),
-    Metric("perplexity_accurate", answer_perplexity, (("neighborhood", "nll"),), answer_perplexity),
-    Metric("perplexity_unrelated", answer_perplexity, (("unrelated", "nll"),), answer_perplexity),
-    Metric("fluency", fluency, (("generation", "fluency"),)),
-    Metric("consistency", consistency, (("consistency", "consistency"),)),
-    Metric("norm_ratio", norm_ratio, (("site", "norm_ratio"),)),
-    Metric("residual_share", residual_share, (("site", "residual_share"),)),
-)
+    Metric("said", said, (("edit", "said"),),
+           "Written", "up", "free generation starts with the new answer"),
+    Metric("said_contains", said_contains, (("edit", "said_contains"),),
+           "Written", "up", "free generation contains the new answer"),
+    Metric("efficacy", efficacy, (("edit", "efficacy"),),
+           "Written", "up", "new answer likelier than the old one"),
+    Metric("exact", exact, (("edit", "exact"),),
+           "Written", "up", "every answer token the argmax"),
+    Metric("token_accuracy", token_accuracy, (("edit", "token_accuracy"),),
+           "Written", "up", "share of answer tokens that are the argmax"),
+    Metric("perplexity_edit", answer_perplexity, (("edit", "nll"),),
+           "Written", "down", "perplexity of the new sentence", combine=answer_perplexity, share=False),
+    Metric("judged", judged, (("edit", "judged"),),
+           "Written", "up", "found right by the judge the run names"),
+    Metric("said_chat", said, (("edit", "said_chat"),),
+           "Written", "up", "said when asked as a chat message"),
+    Metric("said_paraphrase", said, (("paraphrase", "said"),),
+           "Carried over", "up", "said when asked in other words"),
+    Metric("paraphrase", paraphrase, (("paraphrase", "efficacy"),),
+           "Carried over", "up", "efficacy in other words", short="paraphr."),
+    Metric("exact_paraphrase", exact, (("paraphrase", "exact"),),
+           "Carried over", "up", "exact in other words"),
+    Metric("said_contains_paraphrase", said_contains, (("paraphrase", "said_contains"),),
+           "Carried over", "up", "answer contained, in other words"),
+    Metric("token_accuracy_paraphrase", token_accuracy, (("paraphrase", "token_accuracy"),),
+           "Carried over", "up", "token accuracy in other words"),
+    Metric("judged_paraphrase", judged, (("paraphrase", "judged"),),
+           "Carried over", "up", "found right by the judge, in other words"),
+    Metric("said_chat_paraphrase", said, (("paraphrase", "said_chat"),),
+           "Carried over", "up", "said as a chat message, in other words"),
+    Metric("rephrase_easyedit", paraphrase, (("rephrase_easyedit", "efficacy"),),
+           "Carried over", "up", "efficacy on EasyEdit's rephrase prompts"),
+    Metric("portability", portability, (("portability.", "token_accuracy"),),
+           "Carried over", "up", "what follows, token accuracy"),
+    Metric("portability_said", portability_said, (("portability.", "said_contains"),),
+           "Carried over", "up", "what follows is said", short="follows"),
+    Metric("portability_judged", judged, (("portability.", "judged"),),
+           "Carried over", "up", "what follows, found right by the judge"),
+    Metric("neighborhood", neighborhood, (("neighborhood", "neighborhood"),),
+           "Left alone", "up", "neighbours keep their old answer", short="neighb."),
+    Metric("locality_unchanged", locality_unchanged, (("unrelated", "locality_unchanged"),),
+           "Left alone", "up", "unrelated answers as before"),
+    Metric("locality_gold", locality_gold, (("unrelated", "locality_gold"),),
+           "Left alone", "up", "unrelated answers right"),
+    Metric("locality_gold_before", locality_gold, (("unrelated", "locality_gold_before"),),
+           "Left alone", "up", "the same before editing"),
+    Metric("drift", drift, (("text", "drift"),),
+           "Left alone", "down", "KL from the unedited model on neutral text", share=False),
+    Metric("perplexity_accurate", answer_perplexity, (("neighborhood", "nll"),),
+           "Left alone", "down", "perplexity of accurate passages (ARR)", combine=answer_perplexity, share=False),
+    Metric("perplexity_unrelated", answer_perplexity, (("unrelated", "nll"),),
+           "Left alone", "down", "perplexity of unrelated texts", combine=answer_perplexity, share=False),
+    Metric("score", score, (("edit", "efficacy"), ("paraphrase", "efficacy"), ("neighborhood", "neighborhood")),
+           "All three", "up", "harmonic mean: efficacy, paraphrase, neighb.", combine=score),
+    Metric("retention_oldest", retention, (("edit", "said"),),
+           "Kept", "up", "the oldest edits that stand", short="oldest", group="oldest"),
+    Metric("retention_newest", retention, (("edit", "said"),),
+           "Kept", "up", "the newest edits", group="newest"),
+    Metric("retention_random", retention, (("edit", "said"),),
+           "Kept", "up", "a random sample of standing edits", group="random"),
+    Metric("perplexity", perplexity, (("text", "nll"), ("text", "tokens")),
+           "Language", "down", "on a fixed text: the collapse alarm", short="perplex.",
+           combine=perplexity, pool="sum", share=False),
+    Metric("fluency", fluency, (("generation", "fluency"),),
+           "Language", "up", "n-gram entropy ×100; below 550 repeats itself", share=False),
+    Metric("consistency", consistency, (("consistency", "consistency"),),
+           "Language", "up", "tf-idf cosine to texts about the new answer"),
+    Metric("norm_ratio", norm_ratio, (("site", "norm_ratio"),),
+           "Size", "", "‖ΔW‖ / ‖W‖ of the edited matrices", share=False),
+    Metric("residual_share", residual_share, (("site", "residual_share"),),
+           "Size", "", "the edited layer's share of the stream", share=False),
+)  # fmt: skip
 
+_NAMED = {metric.name: metric for metric in METRICS}
 _BY_KIND = ("portability", "portability_said", "portability_judged")
+# Of the harness's metrics, those of which less is better, and those that are no shares.
+_LOWER = ("perplexity", "bits_per_byte")
+_UNBOUNDED = (*_LOWER, "bleu", "chrf", "ter")
 
 
-def metrics_of(rows: Iterable[Row]) -> list[Metric]:
+def named(name: str) -> Metric | None:
+    """Return a number's row: of the table, of one kind of portability, of a task of the harness; None for any other."""
+    base, _, kind = name.partition(".")
+    if base in _BY_KIND and kind:
+        return _of_kind(_NAMED[base], kind)
+    probe, _, score = name.rpartition(".")
+    return _of_task(probe, score) if name.startswith(HARNESS) else _NAMED.get(name)
+
+
+def metrics_of(rows: Iterable[Row], groups: Container[str] = ()) -> list[Metric]:
     """Return the metrics for which `rows` hold what is needed, portability also by kind, in the table's order,
-    then those of the harness's tasks."""
+    then those of the harness's tasks. Of those averaged over a group of facts only those of `groups`."""
     held = {(row["probe"], name) for row in rows for name in row["scores"]}
     kinds = sorted({probe.partition(".")[2] for probe, _ in held if probe.startswith("portability.")})
     every: list[Metric] = []
     for metric in METRICS:
-        every.append(metric)
+        every += [metric] if not metric.group or metric.group in groups else []
         if metric.name in _BY_KIND:
             every += [_of_kind(metric, kind) for kind in kinds]
-    every += [_of_task(probe, name) for probe, name in sorted(held) if probe.startswith("harness.")]
+    every += [_of_task(probe, name) for probe, name in sorted(held) if probe.startswith(HARNESS)]
     return [m for m in every if all(_held(probe, name, held) for probe, name in m.columns)]
 
 
 def _of_task(probe: str, name: str) -> Metric:
-    return Metric(f"{probe}.{name}", general_ability, ((probe, name),))
+    better: Literal["up", "down"] = "down" if name.endswith(_LOWER) else "up"
+    return Metric(
+        f"{probe}.{name}",
+        general_ability,
+        ((probe, name),),
+        "General ability",
+        better,
+        "a task of lm-evaluation-harness",
+        short=f"{probe}.{name}".removeprefix(HARNESS),
+        share=not name.endswith(_UNBOUNDED),
+    )
 
 
 def _of_kind(metric: Metric, kind: str) -> Metric:
     pool: Literal["any", "mean"] = "any" if kind == "multi_hop" else "mean"
     ((_, name),) = metric.columns
-    return replace(metric, name=f"{metric.name}.{kind}", columns=((f"portability.{kind}", name),), pool=pool)
+    columns = ((f"portability.{kind}", name),)
+    return replace(metric, name=f"{metric.name}.{kind}", columns=columns, pool=pool, meaning="", short="")
 
 
 def _held(probe: str, name: str, held: set[tuple[str, str]]) -> bool:

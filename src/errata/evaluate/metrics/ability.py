@@ -6,6 +6,8 @@ import math
 
 from errata.evaluate.metrics.base import Score
 
+HARNESS = "harness."  # and the name of the task: a probe; and then of its metric: a number
+
 
 def general_ability(value: object) -> Score:
     """Return a document's score as its task of lm-evaluation-harness gives it; None where it is no finite number.

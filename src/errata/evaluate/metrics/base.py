@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 Score: TypeAlias = float | None  # None: not scored, and counted
 Array: TypeAlias = NDArray[np.float64]
 Row: TypeAlias = Mapping[str, Any]  # one line of rows.jsonl
+Section: TypeAlias = Literal[
+    "Written", "Carried over", "Left alone", "All three", "Kept", "Language", "Size", "General ability"
+]
 
 
 def first(means: Array) -> Array:
@@ -21,21 +24,33 @@ def first(means: Array) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """How a number of the table comes from rows.
+    """How a number of the table comes from rows, and how it is shown.
 
     Each column is taken from the rows of one probe, pooled within a fact, averaged over facts; `combine` makes one
     number of the columns' means.
 
     Args:
-        name: what the table calls it.
+        name: what summaries call it.
         about: the function that defines it; its docstring says definition, range and source.
         columns: (probe, score) pairs; a probe "portability." stands for all its kinds.
+        section: the part of the report's table it stands in.
+        better: whether more ("up") or less ("down") is good; "" where neither can be said.
+        meaning: what it measures, in the report's words; "" where its name says it.
+        short: the terminal's heading; the name unless given.
         combine: from the means of the columns (…, k) to the number (…,).
         pool: how the rows of one fact become one value: "mean", "any" (the largest) or "sum".
+        share: whether it lies between 0 and 1.
+        group: the group of `retention` whose facts alone it is averaged over; all facts where it is "".
     """
 
     name: str
     about: Callable[..., Any]
     columns: tuple[tuple[str, str], ...]
+    section: Section
+    better: Literal["up", "down", ""]
+    meaning: str
+    short: str = ""
     combine: Callable[[Array], Array] = first
     pool: Literal["mean", "any", "sum"] = "mean"
+    share: bool = True
+    group: str = ""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 def retention(standing: Sequence[str], size: int = 100, seed: int = 0) -> dict[str, tuple[str, ...]]:
     """Return the oldest, the newest and a random sample of the standing facts, oldest first in each.
 
-    The edit metrics on "oldest" say what survives later edits, which an average over all hides. Fewer than `size`
-    facts are all in every group. The sample depends on the facts and the seed only. Source:
-    https://arxiv.org/abs/2401.07453.
+    `said` on "oldest" says what survives later edits, which an average over all hides; so on the other two. Fewer than
+    `size` facts are all in every group. The sample depends on the facts and the seed only. Range 0 … 1; 1 is good.
+    Source: https://arxiv.org/abs/2401.07453.
 
     Args:
         standing: ids of the facts written so far, oldest first.
