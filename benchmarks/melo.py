@@ -24,11 +24,11 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from errata.answers import says
 from errata.config import from_flags
 from errata.data.cases import Case, parse
 from errata.delta import Graft, Site
 from errata.edit import Edit
-from errata.fact import says
 from errata.index.search import Exact, Faiss
 from errata.methods.melo import Melo
 from errata.methods.shared.routed import read_keys

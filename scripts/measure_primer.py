@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from errata import methods
+from errata.answers import says
 from errata.delta import Site
-from errata.fact import says
 from errata.model.lm import LM
 from errata.model.loading import load
 from errata.model.tokens import Query

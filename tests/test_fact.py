@@ -12,8 +12,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from errata.answers import says
 from errata.errors import BadFact
-from errata.fact import PROBE_KINDS, Fact, Probe, check_consistent, normalize_answer, question, says
+from errata.fact import PROBE_KINDS, Fact, Probe, check_consistent, question
 
 WORDS = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12).filter(
     lambda text: bool(text.strip()) and "{}" not in text
@@ -165,57 +166,6 @@ def test_span_agrees_with_a_regular_expression(text: str) -> None:
 def test_from_dict_refuses(row: Any, words: str) -> None:
     with pytest.raises(BadFact, match=re.escape(words)):
         Fact.from_dict(row)
-
-
-@pytest.mark.parametrize(
-    ("text", "normal"),
-    [
-        ("  The  United States. ", "united states"),
-        ("an A-list of the things", "alist of things"),  # as SQuAD: ASCII punctuation vanishes
-        ("“Lyon”—the city", "lyon city"),
-        ("Lyon's = Lyon\u2019s", "lyons lyons"),
-        ("E\u0301cole", "école"),
-        ("theatre", "theatre"),
-        ("The", ""),
-    ],
-)
-def test_normalize_answer(text: str, normal: str) -> None:
-    assert normalize_answer(text) == normal
-
-
-@settings(deadline=None)
-@given(st.text())
-def test_normalizing_twice_changes_nothing(text: str) -> None:
-    assert normalize_answer(normalize_answer(text)) == normalize_answer(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "target", "said"),
-    [
-        (" Lyon, on the Rhône", "Lyon", True),
-        ("lyon", "Lyon.", True),
-        ("The Lyon area", "Lyon", True),
-        ("Lyonnais food", "Lyon", False),
-        ("Paris, not Lyon", "Lyon", False),
-        ("New York City", "New York", True),
-        ("New", "New York", False),
-        ("", "Lyon", False),
-        ("12 people", "1", False),
-        ("里昂。", "里昂", True),
-        ("里昂是", "里昂", True),
-        ("Zoe\u0308", "Zoe", False),
-        # Targets that normalise to nothing must not be said by everything.
-        ("Paris", "The", False),
-        ("The", "The", True),
-        ("Then", "The", False),
-        ("A", "A", True),
-        ("B", "A", False),
-        ("+ 1", "+", True),
-        ("1", "+", False),
-    ],
-)
-def test_says(text: str, target: str, said: bool) -> None:
-    assert says(text, target) is said
 
 
 @settings(deadline=None)

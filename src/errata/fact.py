@@ -2,30 +2,24 @@
 
     fact = Fact(prompt="The capital of France is", subject="France", target="Lyon")
     fact.span                                     # (15, 21): where the subject stands in the prompt
-    says("Lyon, on the Rhône.", fact.target)      # True
 
 A `Fact` is checked when it is made, so whoever holds one may rely on its subject standing in its prompt.
 """
 
 from __future__ import annotations
 
-import string
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
+from errata.answers import is_unspaced, same_answer
 from errata.errors import BadFact, did_you_mean
 
 PROBE_KINDS: Final = ("paraphrase", "neighborhood", "portability", "alias", "unrelated")
 
-_ARTICLES: Final = frozenset({"a", "an", "the"})
-_APOSTROPHES: Final = frozenset("\u2018\u2019\u02bc")  # left, right, modifier letter
 Question = tuple[str, str]  # subject, and the prompt around it: what is asked
 GONE: Final = "…"  # stands where the subject was
-# Scripts that put no space between words (or, Hangul, hang particles on them): there a letter next to the subject
-# does not mean that the subject is only part of a word.
-_UNSPACED: Final = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR", "BOPOMOFO")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,23 +132,6 @@ class Fact:
         return f" (fact {shown!r})" if isinstance(shown, str) and shown else ""
 
 
-def normalize_answer(text: str) -> str:
-    """Return text as SQuAD compares it: lower case, without punctuation, articles and extra spaces.
-
-    ASCII punctuation and apostrophes vanish; other punctuation, which SQuAD does not know, separates words.
-    """
-    kept = "".join(_unpunctuated(c) for c in unicodedata.normalize("NFC", text.lower()))
-    return unicodedata.normalize("NFC", " ".join(w for w in kept.split() if w not in _ARTICLES))
-
-
-def says(text: str, target: str) -> bool:
-    """Return whether the normalised text begins with the normalised target and the target's last word ends there."""
-    wanted, said = normalize_answer(target), normalize_answer(text)
-    if not wanted:  # a target such as "A" or "+" normalises to nothing, and everything begins with nothing
-        wanted, said = target.casefold().strip(), text.casefold().strip()
-    return bool(wanted) and said.startswith(wanted) and not _joined(said, len(wanted))
-
-
 def question(fact: Fact) -> Question:
     """Return what a fact answers: its subject, and its prompt with the subject taken out, without case and last stop."""
     start, end = fact.span
@@ -182,11 +159,6 @@ def check_consistent(facts: Iterable[Fact]) -> None:
 
 def _name(fact: Fact) -> str:
     return f"{fact.id + ': ' if fact.id else ''}{fact.prompt!r} -> {fact.target!r}"
-
-
-def same_answer(one: str, other: str) -> bool:
-    """Return whether two texts are the same answer, normalised as SQuAD does."""
-    return one == other or (normalize_answer(one) == normalize_answer(other) != "")
 
 
 def _text(name: str, value: object) -> str:
@@ -252,18 +224,8 @@ def _joined(text: str, at: int) -> bool:
     before, after = text[at - 1], text[at]
     if unicodedata.category(after).startswith("M"):  # an accent or vowel sign belongs to the letter before it
         return _is_word(before)
-    return _is_word(before) and _is_word(after) and not (_is_unspaced(before) or _is_unspaced(after))
+    return _is_word(before) and _is_word(after) and not (is_unspaced(before) or is_unspaced(after))
 
 
 def _is_word(char: str) -> bool:
     return char.isalnum() or char == "_" or unicodedata.category(char).startswith("M")
-
-
-def _is_unspaced(char: str) -> bool:
-    return unicodedata.name(char, "").startswith(_UNSPACED)
-
-
-def _unpunctuated(char: str) -> str:
-    if char in string.punctuation or char in _APOSTROPHES:
-        return ""
-    return " " if unicodedata.category(char).startswith("P") else char

@@ -219,7 +219,7 @@ def test_keys_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise ImportError(name)
 
     monkeypatch.setattr(signing, "import_module", missing)
-    with pytest.raises(BadConfig, match=r"errata\[sign\]"):
+    with pytest.raises(BadConfig, match=r"errata-lm\[sign\]"):
         signing.make_key(tmp_path / "other.pem")
 
 

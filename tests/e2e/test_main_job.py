@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from errata import Fact, methods
+from errata.answers import says
 from errata.editing.editor import Editor
 from errata.editing.editor import open as open_editor
 from errata.errors import (
@@ -22,7 +23,6 @@ from errata.errors import (
     UnknownEdit,
     UpdateTooLarge,
 )
-from errata.fact import says
 from errata.methods.base import Solution
 from errata.methods.rome import Rome
 from errata.model.lm import LM

@@ -56,7 +56,7 @@ def test_the_search_is_chosen_by_size_or_by_name(monkeypatch: pytest.MonkeyPatch
     assert isinstance(choose("faiss", 1, 4, cpu), Faiss)
     monkeypatch.setattr(search, "find_spec", lambda name: None)
     assert isinstance(choose("size", search.LARGE, 4, cpu), Exact)
-    with pytest.raises(BadConfig, match="errata\\[index\\]"):
+    with pytest.raises(BadConfig, match="errata-lm\\[index\\]"):
         choose("faiss", 1, 4, cpu)
 
 

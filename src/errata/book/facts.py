@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from errata.answers import same_answer
 from errata.book.book import Record
-from errata.fact import Fact, Question, plain, question, same_answer
+from errata.fact import Fact, Question, plain, question
 
 
 @dataclass(frozen=True, slots=True)

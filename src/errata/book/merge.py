@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
+from errata.answers import same_answer
 from errata.book import facts
 from errata.book.book import Book, Note, Record
 from errata.errors import BadBook, BookOfAnotherModel, InputError, did_you_mean
-from errata.fact import question, same_answer
+from errata.fact import question
 
 Policy = Literal["refuse", "ours", "theirs", "both"]
 POLICIES: Final[tuple[str, ...]] = get_args(Policy)

@@ -76,7 +76,7 @@ def _show(name: str, shown: Shown) -> None:
         for line in shown.value if shown.each else [shown.value]:
             print(json.dumps(line, ensure_ascii=False, indent=None if shown.each else 2))
     else:
-        from errata.cli.tables.base import console  # rich is not imported where nothing is drawn
+        from errata.cli.tables.base import console
 
         view = getattr(import_module(f"errata.cli.tables.{COMMANDS[name]}"), name)
         for piece in shown.value if isinstance(shown.value, Iterator) else [shown.value]:

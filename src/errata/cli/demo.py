@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import errata
-from errata.fact import Fact, says
+from errata.answers import says
+from errata.fact import Fact
 from errata.primer.world import RELATIONS, Triple, World
 
 if TYPE_CHECKING:

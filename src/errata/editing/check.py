@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from errata.answers import same_answer, says
 from errata.editing.editor import Editor
 from errata.evaluate.scorer import Scorer
-from errata.fact import Fact, question, same_answer, says
+from errata.fact import Fact, question
 
 STATUSES: Final = ("holds", "forgotten", "overridden", "expired", "early")
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from errata import methods
+from errata.answers import says
 from errata.book import facts
 from errata.book.facts import Conflict, Said
 from errata.data.facts import read_facts
@@ -26,7 +27,7 @@ from errata.edit import Edit
 from errata.editing.editor import Editor
 from errata.editing.gates import Figure, Gates, Keeper, of_book, sentence
 from errata.errors import ErrataError, InputError
-from errata.fact import Fact, check_consistent, says
+from errata.fact import Fact, check_consistent
 from errata.methods.base import versions
 
 SUFFIXES: Final = (".jsonl", ".json", ".csv", ".jsonl.gz", ".json.gz", ".csv.gz", ".safetensors")

@@ -17,13 +17,14 @@ from math import exp, fsum, isfinite
 from pathlib import Path
 from typing import Any, Final
 
+from errata.answers import says
 from errata.config import from_toml
 from errata.data.facts import read_facts
 from errata.edit import Edit
 from errata.errors import BadConfig, BadFile, GateClosed
 from errata.evaluate.perplexity import measure
 from errata.evaluate.scorer import Scorer
-from errata.fact import Fact, question, says
+from errata.fact import Fact, question
 from errata.model.lm import LM
 from errata.stats.corpus import open_corpus
 

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from errata import methods
+from errata.answers import same_answer, says
 from errata.book import facts
 from errata.book.book import Book, Record
 from errata.config import parse_flags
 from errata.edit import Label
 from errata.editing.editor import Editor
 from errata.errors import BadConfig, ErrataError
-from errata.fact import Fact, question, same_answer, says
+from errata.fact import Fact, question
 from errata.methods import Method
 
 

@@ -8,9 +8,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from errata.answers import says
 from errata.edit import Edit, Label, Report
 from errata.errors import BadFact, UpdateTooLarge
-from errata.fact import Fact, says
+from errata.fact import Fact
 from errata.methods.base import Method
 from errata.model.generation import context
 from errata.model.lm import LM

@@ -21,11 +21,11 @@ from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from typing import Any, Protocol
 
+from errata.answers import same_answer
 from errata.errors import BadConfig, ErrataError, did_you_mean
 from errata.evaluate.metrics import Row, said_contains
 from errata.evaluate.metrics import judged as judged_score
 from errata.evaluate.scorer import Scorer
-from errata.fact import normalize_answer
 from errata.model.loading import load
 
 KEY = "ERRATA_JUDGE_KEY"  # the environment variable an endpoint's key is taken from; never written anywhere
@@ -119,8 +119,7 @@ class RuleJudge:
     def _right(self, said: str, answers: Sequence[str]) -> bool:
         if self.name == "contains":
             return said_contains(said, answers) == 1
-        heard = normalize_answer(said)
-        return any(heard == normalize_answer(answer) != "" or said.strip() == answer.strip() for answer in answers)
+        return any(same_answer(said.strip(), answer.strip()) for answer in answers)
 
 
 class _Reader:

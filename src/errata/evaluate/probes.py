@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from errata.answers import same_answer
 from errata.data.case import PROBES, Case
 from errata.errors import BadConfig, did_you_mean
 from errata.evaluate.metrics import TfIdf
 from errata.evaluate.scorer import Pair
-from errata.fact import normalize_answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def plan(cases: Iterable[Case], options: Options | None = None) -> list[Ask]:
 
 
 def _asks(case: Case) -> Iterator[Ask]:
-    new, true = case.target, "" if _same(case.target, case.truth) else case.truth
+    new, true = case.target, "" if same_answer(case.target, case.truth) else case.truth
     edits = [(case.prompt, new, true), *((f.prompt, f.target, f.truth) for f in case.also)]
     for prompt, target, truth in edits:
         yield Ask(case=case.id, probe="edit", prompt=prompt, expected=(target,), new=target, true=truth, speaks=True)
@@ -84,7 +84,7 @@ def _asks(case: Case) -> Iterator[Ask]:
         for prompt in prompts:
             yield Ask(case=case.id, probe=kind, prompt=prompt, expected=(new,), new=new, true=true, speaks=True)
     for prompt, answer in case.neighborhood:
-        other = "" if _same(answer, new) else new  # a neighbour that has the new answer anyway says nothing
+        other = "" if same_answer(answer, new) else new  # a neighbour that has the new answer anyway says nothing
         yield Ask(case=case.id, probe="neighborhood", prompt=prompt, expected=(answer,), new=other, true=answer)
     for prompt, answer in case.unrelated:
         expected = (answer,) if answer else ()
@@ -94,7 +94,3 @@ def _asks(case: Case) -> Iterator[Ask]:
             yield Ask(case=case.id, probe=f"portability.{kind}", prompt=prompt, expected=right, speaks=True)
     for prompt in case.generation:
         yield Ask(case=case.id, probe="generation", prompt=prompt)
-
-
-def _same(one: str, other: str) -> bool:
-    return one == other or normalize_answer(one) == normalize_answer(other) != ""

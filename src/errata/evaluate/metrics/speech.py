@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from errata.answers import contains, says
 from errata.evaluate.metrics.base import Score
-from errata.fact import normalize_answer, occurrences, says
 
 
 def said(text: str | None, answers: Sequence[str]) -> Score:
-    """Return 1 if the text begins with one of the answers, both normalised as SQuAD does, else 0.
+    """Return 1 if the text begins with one of the answers, compared as a person would (`errata.answers`), else 0.
 
     The text is a greedy continuation up to the end of the text or line (never just a full stop), at most 32 tokens.
     Range 0 or 1; 1 is good. None where nothing was generated. Source: https://arxiv.org/abs/2502.11177 asks for
@@ -19,14 +19,13 @@ def said(text: str | None, answers: Sequence[str]) -> Score:
 
 
 def said_contains(text: str | None, answers: Sequence[str]) -> Score:
-    """Return 1 if one of the answers stands anywhere in the text as whole words, both normalised, else 0.
+    """Return 1 if one of the answers stands anywhere in the text as whole words, else 0.
 
     Kinder than `said`: "I think it is Rome" counts, and so does "not Rome". Range 0 or 1; 1 is good.
     """
     if text is None or not answers:
         return None
-    spoken = normalize_answer(text)
-    return float(any(says(text, a) or bool((w := normalize_answer(a)) and occurrences(spoken, w)) for a in answers))
+    return float(any(contains(text, answer) for answer in answers))
 
 
 def judged(verdict: bool | None) -> Score:
