@@ -25,9 +25,15 @@ def france(**changes: Any) -> Fact:
     return Fact(**{"prompt": "The capital of France is", "subject": "France", "target": "Lyon", **changes})
 
 
-def test_a_fact_is_frozen_and_stripped() -> None:
-    fact = france(prompt="  The capital of France is \n", target=" Lyon ", rephrases=[" France's capital: "])
-    assert (fact.prompt, fact.target, fact.rephrases) == ("The capital of France is", "Lyon", ("France's capital:",))
+def test_a_fact_is_frozen_and_kept_to_the_character() -> None:
+    fact = france(prompt="  The capital of France is \n", target=" Lyon ", rephrases=[" France's capital: "], joint="")
+    assert (fact.prompt, fact.target) == ("  The capital of France is \n", " Lyon ")
+    assert fact.rephrases == (" France's capital: ",)
+    assert fact.prompt[slice(*fact.span)] == "France"
+    assert Fact.from_dict(json.loads(json.dumps(fact.to_dict()))) == fact
+    assert Probe("alias", " x\n", " y ") == Probe.from_dict(Probe("alias", " x\n", " y ").to_dict())
+    with pytest.raises(BadFact, match="joint"):
+        france(joint="-")
     with pytest.raises(dataclasses.FrozenInstanceError):
         fact.target = "Paris"  # type: ignore[misc]
     assert not hasattr(fact, "__dict__")

@@ -46,7 +46,7 @@ class Probe:
             raise BadFact(
                 f"no probe kind {self.kind!r}.{did_you_mean(self.kind, PROBE_KINDS)} Known: {', '.join(PROBE_KINDS)}."
             )
-        if not self.prompt:
+        if not self.prompt.strip():
             raise BadFact(f"a probe of kind {self.kind} has an empty prompt: give the text to continue.")
 
     def to_dict(self) -> dict[str, str]:
@@ -75,6 +75,9 @@ class Fact:
         probes: questions that show what the edit did elsewhere; never trained on.
         source: where the fact comes from.
         reason: why it is written.
+        joint: what stands between prompt and target, "" or " "; None leaves it to `errata.model.tokens.Tokens.join`.
+
+    All text is kept to the character: what is written here is what the model reads.
 
     Raises:
         BadFact: prompt, subject or target is empty or not text, or the subject does not stand in the prompt.
@@ -89,15 +92,18 @@ class Fact:
     probes: tuple[Probe, ...] = ()
     source: str = ""
     reason: str = ""
+    joint: str | None = None
 
     def __post_init__(self) -> None:
+        if self.joint not in (None, "", " "):
+            raise BadFact(f"joint is what stands between prompt and target: '' or ' ', not {self.joint!r}.")
         for name in ("prompt", "subject", "target", "id", "truth", "source", "reason"):
             object.__setattr__(self, name, _text(name, getattr(self, name)))
         for name in ("subject", "prompt", "target"):
-            if not getattr(self, name):
+            if not getattr(self, name).strip():
                 raise BadFact(f"the fact's {name} is empty{self._whose()}: a fact needs prompt, subject and target.")
         object.__setattr__(self, "rephrases", tuple(_text("rephrase", r) for r in _items("rephrases", self.rephrases)))
-        if not all(self.rephrases):
+        if not all(text.strip() for text in self.rephrases):
             raise BadFact(f"one of the rephrases is empty{self._whose()}: leave it out.")
         object.__setattr__(self, "probes", tuple(_items("probes", self.probes)))
         if not all(isinstance(p, Probe) for p in self.probes):
@@ -112,6 +118,8 @@ class Fact:
     def to_dict(self) -> dict[str, Any]:
         """Return the fact as a JSON-able dictionary, empty fields left out."""
         row: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name)}
+        if self.joint is not None:
+            row["joint"] = self.joint
         if self.rephrases:
             row["rephrases"] = list(self.rephrases)
         if self.probes:
@@ -162,12 +170,12 @@ def _name(fact: Fact) -> str:
 
 
 def _text(name: str, value: object) -> str:
-    """Return the value stripped, or raise BadFact if it is not text that a tokenizer and a file can hold."""
+    """Return the value as it is, or raise BadFact if it is not text that a tokenizer and a file can hold."""
     if not isinstance(value, str):
         raise BadFact(f"the {name} must be text, not {type(value).__name__}.")
     if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
         raise BadFact(f"the {name} {value!r} holds NUL or characters that are no valid Unicode: remove them.")
-    return value.strip()
+    return value
 
 
 def _items(name: str, value: object) -> list[Any]:

@@ -160,7 +160,7 @@ def test_csv_cells(tmp_path: Path) -> None:
     table = io.StringIO()
     out = csv.writer(table, delimiter=";")
     out.writerow(["prompt", "subject", "target", "rephrases", "probes", ""])
-    out.writerow(["The capital, of\nFrance is", "France", '"Lyon"', "One: | Two: |", json.dumps([probe]), ""])
+    out.writerow(["The capital, of\nFrance is", "France", '"Lyon"', "One:|Two:|", json.dumps([probe]), ""])
     out.writerow(["", "", " ", "", "", ""])
     out.writerow(["The capital of France is", "France", "Lyon", '["a|b", "c"]', "", ""])
     first, second = read_facts(write(tmp_path / "f.csv", table.getvalue()))

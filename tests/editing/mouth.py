@@ -16,6 +16,7 @@ from errata.book.book import Book
 from errata.edit import Edit
 from errata.evaluate.scorer import Scorer
 from errata.model.lm import LM
+from errata.model.tokens import Room
 
 
 class Mouth:
@@ -30,22 +31,23 @@ class Mouth:
         self.base: dict[str, str] = {}
         self.edited: dict[str, str] = {}
         self.asked: list[list[str]] = []
-        monkeypatch.setattr(LM, "generate", lambda lm, prompts, length=32: self.answers(lm, prompts, length))
+        monkeypatch.setattr(LM, "generate", lambda lm, prompts, room=32: self.answers(lm, prompts, room))
         monkeypatch.setattr(Scorer, "said", self._scorer())
 
     @staticmethod
     def _edited(lm: LM) -> bool:
         return any(not torch.equal(lm.weights[s].cpu(), lm.weights.base(s).cpu()) for s in lm.weights.touched())
 
-    def answers(self, lm: LM, prompts: Sequence[str], length: int) -> list[str]:
+    def answers(self, lm: LM, prompts: Sequence[str], room: int | Room) -> list[str]:
+        most = Room(room) if isinstance(room, int) else room
         self.asked.append(list(prompts))
         texts = {**self.base, **self.edited} if self._edited(lm) else self.base
-        return [lm.tokens.line(lm.tokens.ids(texts.get(prompt, ""))[:length]) for prompt in prompts]
+        return [lm.tokens.lines(lm.tokens.ids(texts.get(prompt, ""))[: most.tokens], most.lines) for prompt in prompts]
 
     def _scorer(self) -> object:
-        def said(scorer: Scorer, prompts: Iterable[str], length: int = 32) -> dict[str, str | None]:
+        def said(scorer: Scorer, prompts: Iterable[str], room: int | Room = 32) -> dict[str, str | None]:
             asked = list(dict.fromkeys(prompts))
-            return {p: text or None for p, text in zip(asked, self.answers(scorer.lm, asked, length), strict=True)}
+            return {p: text or None for p, text in zip(asked, self.answers(scorer.lm, asked, room), strict=True)}
 
         return said
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from errata.delta import Dense, LowRank, Site
-from errata.edit import Edit
+from errata.edit import Edit, Report
 from errata.editing.editor import Editor
 from errata.editing.gates import MOST, NAME, SHARES, Figure, Gates, Keeper, of_book, read, sentence
 from errata.errors import BadConfig, BadFile, GateClosed
@@ -292,7 +292,7 @@ def test_every_figure_can_be_measured_without_a_limit(lm: LM, mouth: Mouth) -> N
 
 def test_what_was_measured_is_in_every_report_and_nothing_written_is_nothing_measured(lm: LM, mouth: Mouth) -> None:
     mouth.base = PEOPLE
-    edits = [replace(edit, report={"loss": 1}) for edit in standing(lm)]
+    edits = [replace(edit, report=Report({"loss": 1})) for edit in standing(lm)]
     keeper = Keeper(lm, Gates(said=0.5, oldest=0.5), FOUR, [])
     asked = len(mouth.asked)
     assert keeper.let_through([]) == []

@@ -24,6 +24,7 @@ from errata.evaluate.scorer import Pair, Scored, Scorer
 from errata.evaluate.summary import dump_row, estimate, summarize
 from errata.fact import Fact
 from errata.model.lm import LM
+from errata.model.tokens import Room
 from tests import tiny
 
 Models = Callable[[str], LM]
@@ -62,12 +63,12 @@ class Scripted(Scorer):
         self.asked = list(pairs)
         return {pair: self._scored.get(pair, Scored(-9.0, (False,), (0,))) for pair in self.asked}
 
-    def said(self, prompts: Iterable[str], length: int = 32, *, chat: bool = False) -> dict[str, str | None]:
+    def said(self, prompts: Iterable[str], room: int | Room = 32, *, chat: bool = False) -> dict[str, str | None]:
         spoken = (self._chat or {}) if chat else self._said
         return {prompt: spoken.get(prompt, "hm") for prompt in prompts}
 
-    def room(self, answers: Iterable[str], least: int) -> int:
-        return least
+    def room(self, answers: Iterable[str], least: int) -> Room:
+        return Room(least)
 
     def sampled(self, prompts: Iterable[str], length: int = 100, seed: int = 0) -> dict[str, str | None]:
         return {prompt: f"{prompt} lives in Norland" for prompt in prompts}

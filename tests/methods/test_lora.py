@@ -33,5 +33,5 @@ def test_the_merged_change_has_the_loss_that_training_ended_with(name: str, mode
 
 def test_without_peft_it_says_what_to_install(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lora, "find_spec", lambda name: None)
-    with pytest.raises(BadConfig, match=r"errata\[lora\]"):
+    with pytest.raises(BadConfig, match=r"errata-lm\[lora\]"):
         Lora().solve(models("llama"), [FACT])

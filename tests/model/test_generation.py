@@ -29,7 +29,9 @@ def generated(lm: LM, prompt: str) -> str:
     settings = transformers.GenerationConfig(**options, eos_token_id=lm.tokenizer.eos_token_id)
     out = lm.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[0].tolist()
     said = out[ids.shape[1] :] if lm.row.kind == "decoder" else out[1:]
-    return lm.tokens.decode(said).split("\n")[0].strip()
+    text = lm.tokens.decode(said)
+    blank = text[: len(text) - len(text.lstrip())]
+    return blank + text[len(blank) :].split("\n")[0]
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "bloom", "opt", "gpt_neo", "t5"])
@@ -74,12 +76,24 @@ def test_a_row_that_ended_does_not_disturb_the_others(models: Models) -> None:
 def test_speech_ends_at_a_line_or_the_end_of_the_text_but_never_at_a_full_stop() -> None:
     lm = tiny.build("llama")
     newline, stop, paris, dot = (lm.tokens.ids(text)[-1] for text in ("\n", "x</s>", " Paris", "."))
-    assert lm.ends(newline)
-    assert lm.ends(stop)
-    assert not lm.ends(paris)
-    assert not lm.ends(dot)
-    assert lm.tokens.line([paris, dot, paris, newline, paris]) == "Paris. Paris"
-    assert lm.tokens.line([newline]) == ""
+
+    def last(*tokens: int, lines: int = 1) -> bool:
+        ends = lm.endings(lines)
+        return [ends(0, token) for token in tokens][-1]
+
+    assert last(paris, newline)
+    assert last(stop)
+    assert not last(paris)
+    assert not last(paris, dot)
+    assert not last(newline)  # nothing has been said yet
+    assert last(newline, newline, paris, newline)
+    assert not last(paris, newline, lines=2)
+    assert last(paris, newline, dot, newline, lines=2)
+    lines = [newline, paris, newline, dot, newline, paris]
+    assert lm.tokens.lines(lines) == "\n Paris"
+    assert lm.tokens.lines(lines, 2) == "\n Paris\n."
+    assert lm.tokens.lines([paris, dot, paris, newline, paris]) == " Paris. Paris"
+    assert not lm.tokens.lines([newline]).strip()
 
 
 def test_a_prompt_that_fills_the_context_is_answered_with_none(models: Models) -> None:

@@ -126,9 +126,9 @@ def test_the_key_is_taken_at_the_last_token_of_the_prompt(lm: LM) -> None:
 
 def test_what_is_said_is_what_is_scored(lm: LM) -> None:
     """Generation by transformers, by `follow` and teacher-forcing all take the same route."""
-    base = lm.generate([*PROMPTS, OTHER], max_new_tokens=6)
+    base = lm.generate([*PROMPTS, OTHER], 6)
     with standing(lm, *(edit(lm, p, i) for i, p in enumerate(PROMPTS))):
-        said = lm.generate([*PROMPTS, OTHER], max_new_tokens=6)
+        said = lm.generate([*PROMPTS, OTHER], 6)
         read = lm.tokens.opening if lm.row.kind == "decoder" else lm.tokens.ids
         tokens = follow(lm, [read(p) for p in (*PROMPTS, OTHER)], 6)
         for prompt, ids in zip((*PROMPTS, OTHER), tokens, strict=True):
@@ -167,7 +167,7 @@ def test_the_route_is_frozen_while_an_answer_is_generated(lm: LM, monkeypatch: p
 
     monkeypatch.setattr(Blocks, "find", watched)
     with standing(lm, edit(lm, PROMPTS[0], 0)):
-        lm.generate([PROMPTS[0]], max_new_tokens=8)
+        lm.generate([PROMPTS[0]], 8)
         assert found == [[0]]
         follow(lm, [lm.tokens.ids(OTHER)], 8)
         assert found == [[0], [-1]]

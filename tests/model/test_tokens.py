@@ -20,7 +20,7 @@ from errata.evaluate.scorer import Scorer
 from errata.evaluate.scorer import _batch as scored
 from errata.fact import Fact
 from errata.model.lm import LM
-from errata.model.tokens import Batch, Query, Tokens, join
+from errata.model.tokens import Batch, Query, Tokens, joint
 from tests import tiny
 
 Models = Callable[[str], LM]
@@ -122,7 +122,7 @@ def test_the_labels_are_what_the_model_must_say_after_the_prompt(kind: str, name
     tokenizer = KINDS[kind]()
     tokens, fact = Tokens(tokenizer, "decoder"), FACTS[name]
     ids, _, cols, labels = ids_of(tokens, Query(fact.prompt, fact.target))
-    asked, whole = (tokenizer(t)["input_ids"] for t in (fact.prompt, f"{fact.prompt} {fact.target}"))
+    asked, whole = (tokenizer(t)["input_ids"] for t in (fact.prompt, tokens.join(Query.of(fact))))
     if kind == "bytes before </s>":
         asked, whole = asked[:-1], whole[:-1]
     assert ids[: cols[0] + 1] == asked  # generation starts from exactly these
@@ -145,16 +145,58 @@ def test_a_space_that_is_a_token_of_its_own_is_said_first() -> None:
         ("is", " Rome", "is Rome"),
         ("is\n", "Rome", "is\nRome"),
         ("", "Rome", " Rome"),
+        ('{"capital": "', "Rome", '{"capital": "Rome'),
+        ('he said "', "Rome", 'he said "Rome'),
+        ('the "Eternal City"', "Rome", 'the "Eternal City" Rome'),  # a quote that closes
+        ("it's (", "Rome", "it's (Rome"),
+        ("the dogs'", "bowl", "the dogs' bowl"),
+        ("f(x) = [", "1", "f(x) = [1"),
+        ("costs $", "15", "costs $15"),
+        ("costs 15", "€", "costs 15 €"),
+        ("issue #", "15", "issue #15"),
+        ("path/", "to", "path/to"),
+        ("Rome", ", Italy", "Rome, Italy"),
+        ("15", "%", "15%"),
+        ("法国的首都是", "里昂", "法国的首都是里昂"),
+        ("首都：", "里昂", "首都：里昂"),
+        ("首都是", "Lyon", "首都是 Lyon"),
+        ("เมืองหลวงคือ", "ลียง", "เมืองหลวงคือลียง"),
+        ("프랑스의 수도는", "리옹", "프랑스의 수도는 리옹"),  # Korean puts spaces between words
+        ("столица", "Лион", "столица Лион"),
+        ("a<|end|>", "Rome", "a<|end|>Rome"),
     ],
 )
-def test_one_space_between_prompt_and_answer(prompt: str, answer: str, whole: str) -> None:
-    assert join(prompt, answer) == whole
+def test_what_stands_between_prompt_and_answer(prompt: str, answer: str, whole: str) -> None:
+    assert prompt + joint(prompt, answer, ["<|end|>"]) + answer == whole
 
 
-@pytest.mark.parametrize("kind", ["bytes", "bytes, untrimmed", "bytes after <s>"])
-def test_a_prompt_that_ends_in_a_space_keeps_the_answers_tokens(kind: str) -> None:
+def test_a_text_that_brings_its_own_beginning_gets_no_second_one() -> None:
+    tokens = Tokens(KINDS["bytes after <s>"](), "decoder")
+    (begin,) = set(tokens.ids("Anna")[:1])
+    assert tokens.ids("<s>Anna") == [begin, *tokens.ids("Anna")[1:]]
+    ids, lookup, _, _ = ids_of(tokens, Query("<s>Anna is", "Rome", (3, 7)))
+    assert ids[:2] != [begin, begin]
+    assert plain(tokens.decode(ids[: lookup + 1])) == "anna"
+
+
+def test_who_knows_better_says_what_stands_between() -> None:
+    tokens = Tokens(KINDS["bytes"](), "decoder")
+    assert tokens.join(Query("is", "Rome")) == "is Rome"
+    assert tokens.join(Query("is", "Rome", joint="")) == "isRome"
+    assert tokens.join(Query('"', "Rome", joint=" ")) == '" Rome'
+
+
+@pytest.mark.parametrize(
+    "prompt", ["The capital ", "The capital\n", "The capital \n\n", '{"capital": "', "(", "中国的", "x</s>"]
+)
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "word pieces"])
+def test_the_model_reads_the_prompts_own_tokens_and_the_answer_follows(kind: str, prompt: str) -> None:
     tokens = Tokens(KINDS[kind](), "decoder")
-    assert ids_of(tokens, Query("The capital ", "of"))[3] == ids_of(tokens, Query("The capital", "of"))[3]
+    query = Query(prompt, "Rome")
+    ids, _, cols, labels = ids_of(tokens, query)
+    asked = tokens.opening(prompt)  # what the model reads when it is asked
+    assert ids[: cols[0] + 1] == asked
+    assert tokens.decode([*asked, *labels]) == tokens.decode(asked) + tokens.join(query)[len(prompt) :]
 
 
 @pytest.mark.parametrize("kind", ["bytes", "sentence pieces", "bytes before </s>"])

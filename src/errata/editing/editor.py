@@ -33,6 +33,7 @@ from errata.fact import Fact, check_consistent
 from errata.methods.base import Method
 from errata.model.lm import LM
 from errata.model.loading import load
+from errata.model.tokens import Room
 from errata.stats.store import Progress
 
 Facts = Fact | Sequence[Fact]
@@ -98,7 +99,7 @@ class Editor:
 
     # ---------------------------------------------------------------- asking
 
-    def ask(self, prompt: str, *, max_new_tokens: int = 32, top: int = 5) -> Answer:
+    def ask(self, prompt: str, *, max_new_tokens: int | Room = 32, top: int = 5) -> Answer:
         """Return what the edited model says after `prompt`.
 
         Raises:
@@ -350,7 +351,7 @@ class Answer:
     of: str = "next token"
 
 
-def answer(lm: LM, prompt: str, max_new_tokens: int, top: int) -> Answer:
+def answer(lm: LM, prompt: str, max_new_tokens: int | Room, top: int) -> Answer:
     """Return what the model says as it stands, with the `top` likeliest; raises UnsupportedModel if it cannot generate."""
     likely = tuple(lm.top(prompt, top)) if top > 0 else ()
     of = "class" if lm.row.kind == "classifier" else "next token"

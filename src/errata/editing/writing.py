@@ -15,6 +15,7 @@ from errata.fact import Fact
 from errata.methods.base import Method
 from errata.model.generation import context
 from errata.model.lm import LM
+from errata.model.tokens import Query
 
 
 def check_fits(lm: LM, facts: Sequence[Fact]) -> None:
@@ -24,7 +25,7 @@ def check_fits(lm: LM, facts: Sequence[Fact]) -> None:
     """
     most = context(lm)
     for fact in facts if lm.row.kind != "classifier" else ():
-        length = len(lm.tokens.ids(f"{fact.prompt} {fact.target}"))
+        length = len(lm.tokens.ids(lm.tokens.join(Query.of(fact))))
         if length >= most:
             who = f"the fact about {fact.subject[:40]!r}"
             raise BadFact(f"{who} is {length} tokens long, and {lm.name} reads fewer than {most}: shorten it.")

@@ -25,6 +25,7 @@ from errata.evaluate.probes import Ask, Options, plan
 from errata.evaluate.scorer import Pair, Scored, Scorer
 from errata.evaluate.summary import known_before
 from errata.model.lm import LM
+from errata.model.tokens import Room
 
 DIGITS = 6  # of what goes into a row
 
@@ -203,8 +204,8 @@ def _unchanged(found: _Found) -> dict[str, Score]:
         base, now = found.before.get("argmax", ()), found.first.top
         return {"locality_unchanged": metrics.locality_unchanged(now, base) if len(now) == len(base) else None}
     earlier: str | None = found.before["said"]
-    if earlier == "":  # it ended at once, and that is the one place to compare
-        return {"locality_unchanged": None if found.said is None else float(found.said == "")}
+    if earlier is not None and not earlier.strip():  # it ended at once, and that is the one place to compare
+        return {"locality_unchanged": None if found.said is None else float(not found.said.strip())}
     return {"locality_unchanged": metrics.token_accuracy(found.of(earlier or "").hits)}
 
 
@@ -220,13 +221,14 @@ _SCORES: Mapping[str, Callable[[_Found], dict[str, Score]]] = {
 
 def _speech(scorer: Scorer, asks: Iterable[Ask], least: int, *, chat: bool = False) -> dict[str, str | None]:
     """Return what is said after each prompt, in as many tokens as its own answers need: the same whoever else is asked."""
-    rooms: dict[str, int] = {}
+    rooms: dict[str, Room] = {}
     for ask in asks:
         if ask.speaks:
-            rooms[ask.prompt] = max(rooms.get(ask.prompt, 0), scorer.room(ask.expected, least))
+            own, other = scorer.room(ask.expected, least), rooms.get(ask.prompt, Room(0))
+            rooms[ask.prompt] = Room(max(own.tokens, other.tokens), max(own.lines, other.lines))
     found: dict[str, str | None] = {}
-    for length in sorted(set(rooms.values())):
-        found |= scorer.said([prompt for prompt, room in rooms.items() if room == length], length, chat=chat)
+    for size in sorted(set(rooms.values())):
+        found |= scorer.said([prompt for prompt, room in rooms.items() if room == size], size, chat=chat)
     return found
 
 

@@ -23,7 +23,7 @@ from errata.errors import BadFact
 from errata.evaluate.metrics import Score, lp
 from errata.model.generation import context, follow, top_k
 from errata.model.lm import LM
-from errata.model.tokens import Batch, Query
+from errata.model.tokens import Batch, Query, Room
 
 Pair = tuple[str, str]  # prompt, answer
 Ids = Sequence[int]
@@ -173,11 +173,11 @@ class Scorer:
         """Whether the tokenizer has a chat template."""
         return bool(getattr(self.lm.tokenizer, "chat_template", None))
 
-    def said(self, prompts: Iterable[str], length: int = 32, *, chat: bool = False) -> dict[str, str | None]:
+    def said(self, prompts: Iterable[str], room: int | Room = 32, *, chat: bool = False) -> dict[str, str | None]:
         """Return what the model says after each prompt: greedy, to the end of the text or line, never just a full stop.
 
         Args:
-            length: most tokens.
+            room: most tokens, or tokens and lines.
             chat: put the prompt into the tokenizer's chat template, as a user's message.
 
         Returns:
@@ -189,12 +189,15 @@ class Scorer:
         if self.lm.row.kind == "encoder":
             return dict.fromkeys(asked)
         starts = [self._opening(prompt, chat) for prompt in asked]
-        found = follow(self.lm, starts, length, ends=lambda place, token: self.lm.ends(token), rows=self._rows)
-        return {prompt: self.lm.tokens.line(ids) if ids else None for prompt, ids in zip(asked, found, strict=True)}
+        most = Room(room) if isinstance(room, int) else room
+        found = follow(self.lm, starts, most.tokens, ends=self.lm.endings(most.lines), rows=self._rows)
+        texts = (self.lm.tokens.lines(ids, most.lines) if ids else None for ids in found)
+        return dict(zip(asked, texts, strict=True))
 
-    def room(self, answers: Iterable[str], least: int) -> int:
-        """Return how many tokens let the model say any of these answers, `least` or a multiple of it."""
-        return -(-self.lm.room(answers, least) // least) * least
+    def room(self, answers: Iterable[str], least: int) -> Room:
+        """Return how much lets the model say any of these answers: `least` tokens or a multiple of that, and lines."""
+        tokens, lines = self.lm.room(answers, least)
+        return Room(-(-tokens // least) * least, lines)
 
     def sampled(self, prompts: Iterable[str], length: int = 100, seed: int = 0) -> dict[str, str | None]:
         """Return each prompt with `length` tokens drawn from the 5 likeliest at each step, going on past ends of texts.

@@ -77,7 +77,7 @@ class Grace(Routed):
         (site,) = self.sites()
         name = f"grace@{site}"
         radius, distances = self.calibrated(lm, site, facts, entering=True)
-        batch = closed(lm, [taught(lm, fact.prompt, fact.target) for fact in facts], name)
+        batch = closed(lm, [taught(lm, fact) for fact in facts], name)
         value, loss, steps = self._learn(lm, site, batch)
         keys = read_keys(lm, site, [Query(fact.prompt) for fact in facts], entering=True)
         state = {"keys": keys, "labels": label_tensor(labels_in(lm, batch)), "value": value}

@@ -17,7 +17,7 @@ long), with the sign of the neuron's activation where the answer is predicted: g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -59,14 +59,16 @@ class KnowledgeNeurons(Neuronal):
         (fact,) = facts
         (old,) = old_answers(lm, facts)
         contexts, sites = keys.prefixes(lm, self.seed), self.sites()
-        asked = [Query(fact.prompt, old, fact.span).after(c) for c in contexts]
+        asked = [Query.of(fact, old).after(c) for c in contexts]
         found = attribute(lm, asked, sites, Measure(self.m, self.path, where=self.where))
         scores = torch.cat([found[site].double().cpu() for site in sites], 1)  # (contexts, candidates)
         chosen = self._chosen(scores)
         masks = dict(zip(sites, chosen.split([found[site].shape[1] for site in sites]), strict=True))
-        target = Query(fact.prompt, fact.target)
-        push = self.insert * _direction(lm, target) - self.remove * _direction(lm, Query(fact.prompt, old))
-        wanted = [Query(fact.prompt, fact.target, fact.span).after(c) for c in contexts]
+        target = replace(Query.of(fact), span=None)
+        push = self.insert * _direction(lm, target) - self.remove * _direction(
+            lm, replace(Query.of(fact, old), span=None)
+        )
+        wanted = [Query.of(fact).after(c) for c in contexts]
         deltas = _moved(lm, wanted, masks, push)
         before, halvings = _mean_logp(lm, wanted), 0
         while halvings < HALVINGS and not _likelier(lm, wanted, deltas, before):

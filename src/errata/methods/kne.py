@@ -90,7 +90,7 @@ class Kne(Neuronal, Constrained):
     def locate(self, lm: LM, facts: Sequence[Fact]) -> tuple[Masks, Masks]:
         """Return the scores of all candidates, summed over `facts`, and which are in the ensemble, by site."""
         answers = [f.target for f in facts] if self.answer == "new" else old_answers(lm, facts)
-        asked = [Query(f.prompt, a, f.span) for f, a in zip(facts, answers, strict=True)]
+        asked = [Query.of(f, a) for f, a in zip(facts, answers, strict=True)]
         measure = Measure(self.m, self.path, self.granularity, self.where, self.log)
         total: Masks = {}
         chosen: Masks = {}

@@ -44,6 +44,6 @@ class LocFT(OneTuned):
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the trained change."""
         end = lm.tokenizer.eos_token or ""
-        asked = [Query(fact.prompt, f"{fact.target}{end}", fact.span) for fact in facts]
+        asked = [Query.of(fact, f"{fact.target}{end}") for fact in facts]
         how = MatrixTraining(steps=self.epochs, lr=filled(self.lr), stop=self.stop, size=self.size)
         return self.trained(lm, asked, how, past)

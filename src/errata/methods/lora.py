@@ -60,7 +60,7 @@ class Lora(Method):
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the trained change of a batch of facts."""
-        batch = lm.routed(lm.tokens.batch([taught(lm, fact.prompt, fact.target) for fact in facts]).to(lm.device))
+        batch = lm.routed(lm.tokens.batch([taught(lm, fact) for fact in facts]).to(lm.device))
         with self._adapted(lm) as adapters:
             loss, steps = self._train(lm, batch, [p for pair in adapters.values() for p in pair])
             scale = self.alpha / self.rank

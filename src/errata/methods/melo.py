@@ -104,7 +104,7 @@ class Melo(Routed):
         """Return the block and keys of a batch of facts."""
         index, name = self.at(), f"melo@{self.at()}"
         radius, distances = self.calibrated(lm, index, facts)
-        batch = closed(lm, [taught(lm, fact.prompt, fact.target) for fact in facts], name)
+        batch = closed(lm, [taught(lm, fact) for fact in facts], name)
         scale = 1.0 if self.alpha is None else self.alpha / self.rank
         how = Training(steps=self.steps, lr=filled(self.lr), stop=self.stop, every=self.every, gamma=self.gamma)
         blocks, loss, steps = fit(lm, batch, begin(lm, self.sites(), self.rank, self.seed), scale, how)

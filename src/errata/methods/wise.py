@@ -99,8 +99,8 @@ class Wise(Method):
         asked = closed(
             lm,
             [
-                *(taught(lm, text, fact.target) for text in texts),
-                *(taught(lm, e.facts[0].prompt, e.facts[0].target) for e in again),
+                *(taught(lm, fact, text) for text in texts),
+                *(taught(lm, e.facts[0]) for e in again),
             ],
             f"wise@{site}",
         )

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from errata.delta import Site
 from errata.errors import NotFinite, UnknownSite, UnsupportedModel
 from errata.model import arch
-from errata.model.generation import follow
-from errata.model.tokens import Batch, Query, Tokens
+from errata.model.generation import Ends, follow
+from errata.model.tokens import Batch, Query, Room, Tokens
 from errata.model.trace import answers_only, tuple_lengths
 from errata.model.weights import Weights, fingerprint
 
@@ -199,8 +199,11 @@ class LM:
         values, ids = p.topk(min(count, len(p)))
         return [(self.word(int(i)), float(v)) for i, v in zip(ids, values, strict=True)]
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int = 32, rows: int = 64) -> list[str]:
-        """Return what the model says after each prompt: greedy, up to the end of the text or line.
+    def generate(self, prompts: Sequence[str], room: int | Room = 32, rows: int = 64) -> list[str]:
+        """Return what the model says after each prompt, to the character: greedy, up to the end of the text or line.
+
+        Args:
+            room: most tokens, or tokens and lines, as `room` measures them for some answers.
 
         Prompts of one length run together, so there is no padding and a batch says what its rows say alone. A classifier
         says the name of the class it takes each for.
@@ -210,13 +213,16 @@ class LM:
                 self.word(int(c)) for at in range(0, len(prompts), rows) for c in self._classes(prompts[at : at + rows])
             ]
         starts = [self.tokens.opening(prompt) for prompt in prompts]
-        found = follow(self, starts, max_new_tokens, ends=lambda place, token: self.ends(token), rows=rows)
-        return [self.tokens.line(ids) for ids in found]
+        most = Room(room) if isinstance(room, int) else room
+        found = follow(self, starts, most.tokens, ends=self.endings(most.lines), rows=rows)
+        return [self.tokens.lines(ids, most.lines) for ids in found]
 
-    def room(self, answers: Iterable[str], least: int = 32) -> int:
-        """Return how many tokens let the model say any of these answers to its end: one cut short would count as wrong."""
+    def room(self, answers: Iterable[str], least: int = 32) -> Room:
+        """Return how much lets the model say any of these answers to its end: one cut short would count as wrong."""
+        answers = list(answers)
         long = (answer for answer in answers if len(answer.encode()) + 2 > least)  # a token has at least a byte
-        return max([least, *(len(self.tokens.ids(answer)) + 2 for answer in long)])
+        lines = (answer.strip().count("\n") + 1 for answer in answers)
+        return Room(max([least, *(len(self.tokens.ids(answer)) + 2 for answer in long)]), max(lines, default=1))
 
     @torch.no_grad()
     def _classes(self, prompts: Sequence[str]) -> Tensor:
@@ -228,9 +234,15 @@ class LM:
             return self.tokens.word(token)
         return next((name for name, number in self.tokens.classes.items() if number == token), str(token))
 
-    def ends(self, token: int) -> bool:
-        """Return whether a text or its line ends with this token; a full stop never ends it."""
-        return token in self.stops or "\n" in self.tokens.word(token)
+    def endings(self, lines: int = 1) -> Ends:
+        """Return what tells whether a text, or so many lines of it, ends with a token; a full stop never ends it."""
+        said: dict[int, str] = {}  # by place, from the first character that is seen
+
+        def ends(place: int, token: int) -> bool:
+            said[place] = (said.get(place, "") + self.tokens.word(token)).lstrip()
+            return token in self.stops or said[place].count("\n") >= lines
+
+        return ends
 
     def sample(self, count: int, length: int, seed: int) -> list[str]:
         """Return `count` texts of about `length` tokens, sampled from nothing; global random state is untouched."""

@@ -6,17 +6,21 @@ found from character offsets, so the result does not depend on how a tokenizer h
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from errata.answers import is_unspaced
 from errata.errors import BadFact, BadModel, did_you_mean
+from errata.fact import Fact
 from errata.model.arch import Kind
 
+_Coded: TypeAlias = tuple[list[int], list[tuple[int, int]], list[tuple[int, int]]]  # ids, offsets, (column, label)
 _NO_TOKEN = "{!r} is no token of its own after {!r}; write the answer with letters or digits."
 
 
@@ -28,11 +32,18 @@ class Query:
         prompt: text before the answer.
         answer: text whose tokens are labels; empty means the one token after the prompt, without a label.
         span: characters of the subject in `prompt`, or None.
+        joint: what stands between the two; None leaves it to `Tokens.join`.
     """
 
     prompt: str
     answer: str = ""
     span: tuple[int, int] | None = None
+    joint: str | None = None
+
+    @classmethod
+    def of(cls, fact: Fact, answer: str | None = None) -> Query:
+        """Return a fact's prompt, with its target or another answer."""
+        return cls(fact.prompt, fact.target if answer is None else answer, fact.span, fact.joint)
 
     def after(self, prefix: str) -> Query:
         """Return the same query with `prefix` written before it."""
@@ -40,7 +51,7 @@ class Query:
             return self
         shift = len(prefix) + 1
         span = None if self.span is None else (self.span[0] + shift, self.span[1] + shift)
-        return Query(f"{prefix} {self.prompt}", self.answer, span)
+        return Query(f"{prefix} {self.prompt}", self.answer, span, self.joint)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -115,9 +126,41 @@ def last_real(mask: Int[Tensor, "b t"]) -> Int[Tensor, " b"]:
     return (mask.to(place.dtype) * place).argmax(1)
 
 
-def join(prompt: str, answer: str) -> str:
-    """Write `answer` after `prompt`, with a space between unless one is there (" Paris" is not "Paris")."""
-    return prompt + answer if prompt[-1:].isspace() or answer[:1].isspace() else f"{prompt} {answer}"
+class Room(NamedTuple):
+    """How much may be said: tokens, and lines that hold anything."""
+
+    tokens: int = 32
+    lines: int = 1
+
+
+_OPENS: Final = (
+    "([{«‹“‘„‚¿¡/\\_=@#№$€£¥₹₽₩₿"  # after these no space stands; a straight quote opens where none does before it
+)
+_CLOSES: Final = ".,;:!?)]}»›”’%°…、。，；：！？）」』"  # before these neither
+
+
+def joint(prompt: str, answer: str, special: Sequence[str] = ()) -> str:
+    """Return what stands between a prompt and its answer: a space (" Paris" is not "Paris"), or nothing where text has none.
+
+    Nothing after white space, an opening quote or bracket, a currency or number sign, or a special token of the model; nothing
+    before white space or a mark that closes; nothing between scripts that put no space between words.
+    """
+    last, first = prompt[-1:], answer[:1]
+    if (not last.strip() and last) or not first.strip():
+        return ""
+    if any(prompt.endswith(token) for token in special) or (last in _OPENS and last):
+        return ""
+    if last in "\"'`" and last and (len(prompt) < 2 or prompt[-2].isspace() or prompt[-2] in _OPENS + ":,"):
+        return ""
+    if first in _CLOSES or (_unspaced(last) and _unspaced(first)):
+        return ""
+    return " "
+
+
+def _unspaced(char: str) -> bool:
+    """Return whether a character is of a script, or a mark of one, that is written without spaces; Korean is not."""
+    name = unicodedata.name(char, "") if char else ""
+    return (is_unspaced(char or " ") and "HANGUL" not in name) or name.startswith(("IDEOGRAPHIC", "FULLWIDTH"))
 
 
 class Tokens:
@@ -144,6 +187,10 @@ class Tokens:
             )
         self._tokenizer, self.kind, self.start, self._end = tokenizer, kind, decoder_start, tokenizer.eos_token_id
         special = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        added = (token for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special)
+        self._special = tuple(dict.fromkeys([*tokenizer.all_special_tokens, *map(str, added)]))
+        self._bos = tokenizer.bos_token_id
+        self._closes = list(tokenizer("a", verbose=False)["input_ids"])[-1:] == [self._end]  # every text, by itself
         self._words: dict[int, str] = {}
         self.classes, self._limit = dict(classes or {}), limit
         self.pad = next(token for token in special if token is not None)
@@ -152,13 +199,25 @@ class Tokens:
         """Return the text of `ids` without special tokens."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def line(self, ids: Sequence[int]) -> str:
-        """Return the text of `ids` up to the end of its first line."""
-        return self.decode(ids).split("\n")[0].strip()
+    def join(self, query: Query) -> str:
+        """Return prompt and answer as one text, with between them what the query says, or what `joint` finds."""
+        between = joint(query.prompt, query.answer, self._special) if query.joint is None else query.joint
+        return f"{query.prompt}{between}{query.answer}"
+
+    def lines(self, ids: Sequence[int], count: int = 1) -> str:
+        """Return the text of `ids` up to the end of so many lines; empty ones before the first do not count."""
+        text = self.decode(ids)
+        begins = len(text) - len(text.lstrip())
+        return text[:begins] + "\n".join(text[begins:].split("\n")[:count])
 
     def ids(self, text: str) -> list[int]:
-        """Return token ids of `text` with the special tokens the model expects around a text."""
-        return list(self._tokenizer(text, verbose=False)["input_ids"])
+        """Return token ids of `text` with the special tokens the model expects around a text, none of them twice."""
+        ids = list(self._tokenizer(text, verbose=False)["input_ids"])
+        return ids[self._doubled(ids) :]
+
+    def _doubled(self, ids: Sequence[int]) -> int:
+        """Return 1 where a text has brought the token that begins texts, and the tokenizer has put another before it."""
+        return int(self._bos is not None and list(ids[:2]) == [self._bos, self._bos])
 
     def opening(self, text: str) -> list[int]:
         """Return token ids of `text` as something to be gone on with.
@@ -169,7 +228,7 @@ class Tokens:
         return self._open(self.ids(text)) if self.kind == "decoder" else self.ids(text)
 
     def _open(self, ids: list[int]) -> list[int]:
-        return ids[:-1] if len(ids) > 1 and ids[-1] == self._end else ids
+        return ids[:-1] if self._closes and len(ids) > 1 and ids[-1] == self._end else ids
 
     def word(self, token: int) -> str:
         """Return one token as text, for display."""
@@ -179,7 +238,8 @@ class Tokens:
 
     def _offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoding = self._tokenizer(text, return_offsets_mapping=True, verbose=False)
-        return list(encoding["input_ids"]), list(encoding["offset_mapping"])
+        ids = list(encoding["input_ids"])
+        return ids[self._doubled(ids) :], list(encoding["offset_mapping"])[self._doubled(ids) :]
 
     def _last_token(self, offsets: Sequence[tuple[int, int]], end: int, text: str) -> int:
         """Return the last token that holds character `end - 1`: one character may take several, an emoji its bytes."""
@@ -226,7 +286,7 @@ class Tokens:
         return ids, offsets, [(len(ids) - 1, self.classes[query.answer])]
 
     def _causal(self, query: Query) -> tuple[list[int], list[tuple[int, int]], list[tuple[int, int]]]:
-        text = join(query.prompt, query.answer) if query.answer else query.prompt
+        text = self.join(query) if query.answer else query.prompt
         ids, offsets = self._offsets(text)
         if not query.answer:
             ids = self._open(ids) if self.kind == "decoder" else ids
@@ -237,7 +297,27 @@ class Tokens:
         labels = [(i - 1, ids[i]) for i, (_, stop) in enumerate(offsets) if stop > edge]
         if not labels or labels[0][0] < 0 or not query.answer.strip():
             raise BadFact(_NO_TOKEN.format(query.answer, query.prompt))
+        if self.kind == "decoder" and (offsets[labels[0][0] + 1][0] < edge or query.prompt[-1:].isspace()):
+            ids, offsets, labels = self._apart(query.prompt, text[edge:]) or (ids, offsets, labels)
         return ids[: labels[-1][0] + 1], offsets, labels
+
+    def _apart(self, prompt: str, answer: str) -> _Coded | None:
+        """Return prompt and answer with tokens of their own, where one could hold the end of the one and of the other.
+
+        Who asks gives the model the prompt's own tokens, and the answer follows these. None where the tokenizer cannot
+        write the answer alone.
+        """
+        ids, offsets = self._offsets(prompt)
+        ids = self._open(ids)
+        for before in ("", "\n"):  # some write a space before every text, but not before what follows a line
+            head, whole = (
+                list(self._tokenizer(x, add_special_tokens=False)["input_ids"]) for x in (before, before + answer)
+            )
+            own = whole[len(head) :]
+            if ids and own and whole[: len(head)] == head and self.decode([*ids, *own]) == self.decode(ids) + answer:
+                spans = [*offsets[: len(ids)], *[(len(prompt), len(prompt) + len(answer))] * len(own)]
+                return [*ids, *own], spans, [(len(ids) + place - 1, token) for place, token in enumerate(own)]
+        return None
 
     def batch(self, queries: Sequence[Query]) -> Batch:
         """Return `queries` as one right-padded batch.

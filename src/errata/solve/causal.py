@@ -16,7 +16,7 @@ share a layer run together from that layer on, as everything below it is the cor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -134,10 +134,10 @@ class _Runs:
 
     def __init__(self, lm: LM, fact: Fact, how: Tracing) -> None:
         self.lm, self.how = lm, how
-        self.query = Query(fact.prompt, fact.target, fact.span)
+        self.query = Query.of(fact)
         batch = lm.tokens.batch([self.query])
         start = fact.span[0]
-        first = lm.tokens.batch([Query(fact.prompt, fact.target, (start, start + 1))]).lookup
+        first = lm.tokens.batch([replace(Query.of(fact), span=(start, start + 1))]).lookup
         self.subject = (int(first), int(batch.lookup))
         encoded = lm.row.kind == "encoder-decoder"
         length = batch.inputs["input_ids"].shape[1] if encoded else int(batch.cols[0]) + 1

@@ -33,7 +33,7 @@ def prefixes(lm: LM, seed: int, count: int = 5, length: int = 10) -> tuple[str, 
 
 def queries(facts: Sequence[Fact], contexts: Sequence[str], *, answers: bool) -> list[Query]:
     """Return every fact after every context, fact by fact; with the target as answer if `answers`."""
-    return [Query(f.prompt, f.target if answers else "", f.span).after(c) for f in facts for c in contexts]
+    return [Query.of(f, None if answers else "").after(c) for f in facts for c in contexts]
 
 
 @torch.no_grad()

@@ -19,7 +19,8 @@ _ENDED = {
 
 def ask(row: Row) -> RenderableType:
     """The prompt with what the model says after it, and the likeliest next tokens or classes."""
-    said = Text.assemble(row["prompt"], " ", (row["text"].strip(), "bold"))
+    space = " " if row["of"] == "class" else ""  # text stands as it was generated, directly behind
+    said = Text.assemble(row["prompt"], space, (row["text"].rstrip(), "bold"))
     if not row["top"]:
         return said
     table = table_of(row["of"], "p")

@@ -57,7 +57,7 @@ def old_answers(lm: LM, facts: Sequence[Fact]) -> list[str]:
     found = [fact.truth for fact in facts]
     for place, fact in enumerate(facts):
         if not found[place]:
-            length = int((lm.tokens.batch([Query(fact.prompt, fact.target)]).labels >= 0).sum())
+            length = int((lm.tokens.batch([Query.of(fact)]).labels >= 0).sum())
             said = lm.generate([fact.prompt], length)[0].strip(" .,:;\"'")
             found[place] = said if any(map(str.isalnum, said)) else fact.target
     return found

@@ -76,10 +76,14 @@ class Routed(Method):
         return torch.cdist(own, lm.memory[memory], compute_mode="donot_use_mm_for_euclid_dist").flatten()
 
 
-def taught(lm: LM, prompt: str, target: str) -> Query:
-    """Return what is learned: the answer and, where a model ends its answers itself (T5), their end; else it goes on and on."""
+def taught(lm: LM, fact: Fact, prompt: str = "") -> Query:
+    """Return what is learned: the answer and, where a model ends its answers itself (T5), their end; else it goes on and on.
+
+    Args:
+        prompt: another wording of the fact's own.
+    """
     end = lm.tokenizer.eos_token or "" if lm.row.kind == "encoder-decoder" else ""
-    return Query(prompt, f"{target}{end}")
+    return Query(prompt or fact.prompt, f"{fact.target}{end}", joint=fact.joint)
 
 
 def closed(lm: LM, asked: Sequence[Query], name: str) -> Batch:
