@@ -14,10 +14,10 @@ from errata.delta import Site
 from errata.model.lm import LM
 from errata.stats import gradients, moments
 from errata.stats.gradients import GradientSum
-from errata.stats.moments import Growing, SecondMoment, keys_of
+from errata.stats.moments import Growing, keys_of
 from errata.stats.stopping import PROBES, Settling
+from errata.stats.sums import Sum
 
-Sum = SecondMoment | GradientSum
 By = Literal["settled", "limit", "corpus", "part"]
 
 

@@ -14,36 +14,22 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from errata.delta import Site
-from errata.errors import NotFinite, StatsMissing
+from errata.errors import NotFinite
 from errata.model.lm import LM
 from errata.model.tokens import Batch
 from errata.model.trace import no_grads_kept
+from errata.stats.sums import Sum
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class GradientSum:
-    """A sum of gradients and the number of predicted tokens it is over.
+class GradientSum(Sum):
+    """A sum of gradients and the number of predicted tokens it is over; its mean is the gradient per token.
 
     Args:
         total: (out, in) float64, Σ ∂(−log p(token)) / ∂W. count: tokens predicted.
     """
 
-    total: Float[Tensor, "out in"]
-    count: int
-
-    def __add__(self, other: GradientSum) -> GradientSum:
-        return GradientSum(self.total + other.total, self.count + other.count)
-
-    @property
-    def mean(self) -> Float[Tensor, "out in"]:
-        """The mean gradient per token, (out, in) float64.
-
-        Raises:
-            StatsMissing: nothing was summed; the mean of nothing is not zero.
-        """
-        if not self.count:
-            raise StatsMissing("no text was read: the corpus is empty; name one with text in it.")
-        return self.total / self.count
+    _nothing = "no text was read"
 
 
 def of_batch(

@@ -17,18 +17,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from errata.delta import Site
-from errata.errors import StatsMissing
 from errata.model.lm import LM
 from errata.model.tokens import Batch
 from errata.model.trace import Trace
+from errata.stats.sums import Sum
 
 GATHERED = 2048  # keys multiplied at once, or a few more: fewer make thin products
 _BLOCK = 128, 512  # rows of a block of a small and of a large matrix: what smaller ones save, thinner products cost
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class SecondMoment:
-    """A sum of outer products and how many there were.
+class SecondMoment(Sum):
+    """A sum of outer products and how many there were; its mean is E[k kᵀ].
 
     Args:
         total: (in, in) float64, Σ k kᵀ.
@@ -36,21 +36,7 @@ class SecondMoment:
     """
 
     total: Float[Tensor, "in in"]
-    count: int
-
-    def __add__(self, other: SecondMoment) -> SecondMoment:
-        return SecondMoment(self.total + other.total, self.count + other.count)
-
-    @property
-    def mean(self) -> Float[Tensor, "in in"]:
-        """E[k kᵀ], (in, in) float64.
-
-        Raises:
-            StatsMissing: nothing was summed; the mean of nothing is not zero.
-        """
-        if not self.count:
-            raise StatsMissing("no keys were collected: the corpus is empty; name one with text in it.")
-        return self.total / self.count
+    _nothing = "no keys were collected"
 
 
 class Growing:

@@ -23,11 +23,12 @@ from torch import Tensor
 from errata.delta import Site
 from errata.errors import StatsMissing, UnknownSite
 from errata.model.lm import LM
-from errata.stats.accumulate import Ended, GradientReading, MomentReading, Reading, State, Sum
+from errata.stats.accumulate import Ended, GradientReading, MomentReading, Reading, State
 from errata.stats.corpus import Corpus, open_corpus
 from errata.stats.gradients import GradientSum
 from errata.stats.moments import SecondMoment
 from errata.stats.stopping import RULE
+from errata.stats.sums import Sum
 
 FORMAT = 2
 CONTEXT = 256  # tokens a document is cut at
