@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from errata.delta import Dense, LowRank, Site
-from errata.edit import Edit
+from errata.edit import Edit, Report
 from errata.editing.editor import Editor
 from errata.editing.gates import MOST, NAME, SHARES, Figure, Gates, Keeper, of_book, read, sentence
 from errata.errors import BadConfig, BadFile, GateClosed
@@ -292,7 +292,7 @@ def test_every_figure_can_be_measured_without_a_limit(lm: LM, mouth: Mouth) -> N
 
 def test_what_was_measured_is_in_every_report_and_nothing_written_is_nothing_measured(lm: LM, mouth: Mouth) -> None:
     mouth.base = PEOPLE
-    edits = [replace(edit, report={"loss": 1}) for edit in standing(lm)]
+    edits = [replace(edit, report=Report({"loss": 1})) for edit in standing(lm)]
     keeper = Keeper(lm, Gates(said=0.5, oldest=0.5), FOUR, [])
     asked = len(mouth.asked)
     assert keeper.let_through([]) == []
@@ -303,9 +303,9 @@ def test_what_was_measured_is_in_every_report_and_nothing_written_is_nothing_mea
          "lost": ["Kiel lies in →  (not Chad)"]},
         {"gate": "oldest", "value": None, "limit": 0.5, "asked": 0, "passed": True, "lost": []},
     ]  # fmt: skip
-    assert [edit.report for edit in through] == [{"loss": 1, "gates": rows}] * 2
+    assert [dict(edit.report) for edit in through] == [{"loss": 1, "gates": rows}] * 2
     assert [edit.id for edit in through] == [edit.id for edit in edits]
-    assert edits[0].report == {"loss": 1}
+    assert dict(edits[0].report) == {"loss": 1}
 
 
 def test_a_closed_gate_names_each_that_is_closed(lm: LM, mouth: Mouth) -> None:

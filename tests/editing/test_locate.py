@@ -109,7 +109,7 @@ def test_without_matplotlib_it_says_what_to_install(
     editor: Editor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(InputError, match=r"errata\[plot\]"):
+    with pytest.raises(InputError, match=r"errata-lm\[plot\]"):
         locate(editor, **ASKED).draw(tmp_path / "found.png")
 
 
