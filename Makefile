@@ -3,7 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test primer lint bench docs
+# A process a core: for small models threads only get in each other's way. Tests that share models and solves share a process.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
+
+.PHONY: setup demo test quick primer lint bench docs
 
 setup: $(READY)
 
@@ -16,7 +19,12 @@ demo: $(READY)
 	$(BIN)/errata demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto # a process a core: for small models threads only get in each other's way
+	$(PYTEST)
+
+# For the hand, a minute or so: the contract on five architectures and the unit tests, but nothing that trains, benchmarks or
+# starts processes, and other architectures nowhere; tests/conftest.py says which. `make test` is what counts.
+quick: $(READY)
+	$(PYTEST) --quick
 
 # Trains the shipped model again from nothing, with one seed.
 primer: $(READY)

@@ -16,8 +16,32 @@ LONGER = int(os.environ.get("ERRATA_LAWS", "0"))
 settings.load_profile("search" if LONGER else "suite")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let every law be tried with many more examples, where that is asked for."""
+# `pytest --quick`, for the hand: one architecture of each kind, and nothing that trains, benchmarks or starts processes.
+QUICK = ("gpt2", "llama", "gemma2", "t5", "bert")
+SLOW = (
+    "bench/", "book/test_together", "cli/", "data/test_recipes", "e2e/", "test_docs", "test_errors", "test_fuzz", "test_peers",
+    "test_size", "evaluate/test_harness", "evaluate/test_judge", "test_state_machine", "the_random_numbers_of_the_process",
+    "process_that_lived", "others_are_imported_in_one_place", "the_id_is_stable", "whatever_is_written_and_dropped",
+    "what_transformers_would_generate", "with_other_settings", "does_not_matter[gpt2-", "does_not_matter[t5-",
+)  # fmt: skip
+
+# What takes longest begins first, so that no worker waits for another at the end.
+FIRST = ("e2e/test_kill", "e2e/test_main_job", "bench/", "data/test_recipes", "contract/", "e2e/", "test_peers", "cli/")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="a choice of architectures, and no tests of many seconds")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put tests that share what they compute on one worker, and let laws be tried longer where that is asked for."""
+    if config.getoption("--quick"):
+        chosen = [item for item in items if _quick(item)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+        items[:] = chosen
+    items.sort(key=lambda item: next((i for i, part in enumerate(FIRST) if part in item.nodeid), len(FIRST)))
+    for item in items if config.pluginmanager.hasplugin("xdist") else ():
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
     for item in items if LONGER else ():
         law = getattr(item, "obj", None)
         if getattr(law, "is_hypothesis_test", False):
@@ -25,11 +49,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             law._hypothesis_internal_use_settings = settings(known, max_examples=known.max_examples * LONGER)
 
 
+def _quick(item: pytest.Item) -> bool:
+    """Return whether a test is none of the slow ones, and of no architecture but the few."""
+    from tests.tiny import CONFIGS
+
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    of = [value for value in values if isinstance(value, str) and value in CONFIGS]
+    return set(of) <= set(QUICK) and not any(part in item.nodeid for part in SLOW)
+
+
+def _group(item: pytest.Item) -> str:
+    """Return what a test shares its models and solves with: its file, in the contract its architecture."""
+    file = item.nodeid.partition("::")[0]
+    if "e2e/test_main_job" in file or "e2e/test_kill" in file:
+        return item.nodeid  # long ones, which share the statistics only
+    case = getattr(item, "callspec", None)
+    return f"{file} {case.params.get('name', '')}" if case and "contract/" in file else file
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep statistics of tests out of the user's cache."""
-    before = os.environ.get("ERRATA_CACHE")
-    os.environ["ERRATA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """Keep statistics of tests out of the user's cache: all workers of a run share one."""
+    before, root = os.environ.get("ERRATA_CACHE"), tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    os.environ["ERRATA_CACHE"] = str(root / "cache")
     yield
     if before is None:
         del os.environ["ERRATA_CACHE"]

@@ -6,7 +6,9 @@ pytest tests/bench/test_run.py
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +37,20 @@ def rows(out: Path) -> bytes:
     return (out / "rows.jsonl").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def uncut(lm: LM, tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], tuple[Path, dict[str, Any]]]:
+    """Return the function that gives a run nothing interrupted, made once: its directory and its summary."""
+    made: dict[bool, tuple[Path, dict[str, Any]]] = {}
+
+    def run(independent: bool) -> tuple[Path, dict[str, Any]]:
+        if independent not in made:
+            out = tmp_path_factory.mktemp("whole") / "run"
+            made[independent] = out, Run(plan(independent=independent), lm, CASES, out).go()
+        return made[independent]
+
+    return run
+
+
 class Killed(BaseException):
     """What a kill looks like from inside."""
 
@@ -42,9 +58,14 @@ class Killed(BaseException):
 @pytest.mark.parametrize("independent", [False, True])
 @pytest.mark.parametrize("units", [1, 2, 3])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
-    lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, independent: bool, units: int
+    lm: LM,
+    uncut: Callable[[bool], tuple[Path, dict[str, Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    independent: bool,
+    units: int,
 ) -> None:
-    whole = Run(plan(independent=independent), lm, CASES, tmp_path / "whole").go()
+    out, whole = uncut(independent)
     measure, calls = Run._measure, []
 
     def dies(self: Run, *arguments: object) -> object:
@@ -60,7 +81,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     with (tmp_path / "cut" / "rows.jsonl").open("ab") as file:
         file.write(b'{"case": "torn')
     resumed = Run(plan(independent=independent), lm, CASES, tmp_path / "cut").go()
-    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    assert rows(tmp_path / "cut") == rows(out)
     assert [p["metrics"] for p in resumed["checkpoints"]] == [p["metrics"] for p in whole["checkpoints"]]
     assert not lm.weights[next(iter(lm.weights._base))].isnan().any()
 

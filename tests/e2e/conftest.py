@@ -1,4 +1,4 @@
-"""The shipped primer, loaded once; statistics computed once."""
+"""The shipped primer, loaded once."""
 
 from __future__ import annotations
 
@@ -17,16 +17,6 @@ from errata.model.loading import load
 @pytest.fixture(scope="session")
 def shipped() -> LM:
     return load("primer")
-
-
-@pytest.fixture(scope="session")
-def statistics(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("statistics")
-
-
-@pytest.fixture(autouse=True)
-def _shared_statistics(statistics: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ERRATA_CACHE", str(statistics))
 
 
 @pytest.fixture

@@ -303,9 +303,9 @@ def test_what_was_measured_is_in_every_report_and_nothing_written_is_nothing_mea
          "lost": ["Kiel lies in →  (not Chad)"]},
         {"gate": "oldest", "value": None, "limit": 0.5, "asked": 0, "passed": True, "lost": []},
     ]  # fmt: skip
-    assert [edit.report for edit in through] == [{"loss": 1, "gates": rows}] * 2
+    assert [dict(edit.report) for edit in through] == [{"loss": 1, "gates": rows}] * 2
     assert [edit.id for edit in through] == [edit.id for edit in edits]
-    assert edits[0].report == {"loss": 1}
+    assert dict(edits[0].report) == {"loss": 1}
 
 
 def test_a_closed_gate_names_each_that_is_closed(lm: LM, mouth: Mouth) -> None:

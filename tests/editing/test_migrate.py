@@ -82,6 +82,15 @@ def test_each_fact_has_its_outcome(old: Book, editor: Editor, mouth: Mouth, solv
     assert [targets for _, targets in solved] == [("oman.",), ("Nowhere",), ("Chad",)]
 
 
+def test_what_is_said_or_stands_otherwise_is_written(old: Book, editor: Editor, mouth: Mouth, solved: Solved) -> None:
+    put(old, edit(editor.lm, 1, fact("Ulm", "Mali"), fact("Bonn", "Peru")))
+    (other,) = editor.write([fact("Ulm", "Chad")], "ft", **HOW)
+    mouth.base = {"Bonn lies in": "Cuba"}
+    assert told(list(migrate(old, editor, **HOW))) == [("Mali", "written"), ("Peru", "written")]
+    assert editor.standing[0].id == other.id
+    assert len(editor.standing) == 2
+
+
 def test_what_was_dropped_is_not_carried(old: Book, editor: Editor, mouth: Mouth, solved: Solved) -> None:
     put(old, edit(editor.lm, 1, fact("Ulm", "Mali")), dropped := edit(editor.lm, 2, fact("Ulm", "Chad")))
     old.drop([dropped.id])
