@@ -212,3 +212,18 @@ def test_the_rules_see_a_breach() -> None:
     assert ours(ast.parse("from errata import __version__")) == set()
     assert ".register_hook" not in calls(tree)
     assert "x.register_hook" in calls(tree)
+
+
+def test_one_name_one_thing() -> None:
+    homes: dict[str, set[str]] = {}
+    for module, tree in MODULES.items():
+        if room(module) == "cli":  # options are named after what they take
+            continue
+        for node in tree.body:
+            names = [node.name] if isinstance(node, ast.ClassDef) else []
+            if isinstance(node, ast.Assign):
+                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            for name in names:
+                if name[0].isupper() and not name.isupper():
+                    homes.setdefault(name, set()).add(module)
+    assert not {name: found for name, found in homes.items() if len(found) > 1}

@@ -17,11 +17,11 @@ from errata.model.tokens import Query
 from errata.model.trace import Trace, at
 from errata.primer.probes import edits
 from errata.solve import keys
-from errata.solve.values import Goal, optimise, step_size
+from errata.solve.values import ValueTraining, optimise, step_size
 from speeds.measure import Row, alternately, counted, random_lm, rounded
 
 
-def textbook(lm: LM, fact: Fact, site: Site, contexts: Sequence[str], goal: Goal) -> Tensor:
+def textbook(lm: LM, fact: Fact, site: Site, contexts: Sequence[str], goal: ValueTraining) -> Tensor:
     """Return δ as the papers' code learns it: each step runs the whole model, and the head on every position."""
     asked = [Query(fact.prompt, fact.target, fact.span).after(context) for context in contexts]
     asked.append(Query(f"{fact.subject} is a", "", (0, len(fact.subject))))
@@ -64,7 +64,7 @@ def place(lm: LM, role: str) -> Site:
 
 def single(lm: LM, facts: Sequence[Fact], role: str, steps: int = 20) -> Row:
     """Return one edit's seconds and counts on both sides, and how far the two δ are apart."""
-    site, contexts, goal = place(lm, role), keys.prefixes(lm, 0), Goal(steps=steps, stop=0.0)
+    site, contexts, goal = place(lm, role), keys.prefixes(lm, 0), ValueTraining(steps=steps, stop=0.0)
     ours = partial(optimise, lm, facts[:1], site, contexts, goal)
     theirs = partial(textbook, lm, facts[0], site, contexts, goal)
     one, other = ours().delta[0], theirs()
@@ -80,7 +80,7 @@ def single(lm: LM, facts: Sequence[Fact], role: str, steps: int = 20) -> Row:
 
 def whole(lm: LM, facts: Sequence[Fact], role: str, stop: float, repeats: int) -> Row:
     """Return seconds and counts of all facts one by one, and in one batch."""
-    site, contexts, goal = place(lm, role), keys.prefixes(lm, 0), Goal(stop=stop)
+    site, contexts, goal = place(lm, role), keys.prefixes(lm, 0), ValueTraining(stop=stop)
 
     def singly() -> Any:
         return torch.cat([optimise(lm, [fact], site, contexts, goal).delta for fact in facts])
@@ -120,5 +120,5 @@ def vstar(models: Sequence[str], count: int, device: str = "cpu") -> Iterator[Ro
 def batch(models: Sequence[str], count: int, device: str = "cpu", repeats: int = 5) -> Iterator[Row]:
     """Yield a row for each model with all steps taken, and one with facts leaving when they have converged."""
     for lm in shapes(models, device):
-        for stop in (0.0, Goal().stop):
+        for stop in (0.0, ValueTraining().stop):
             yield whole(lm, edits(count, seed=3), "block", stop, repeats)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from errata.book.book import Event, Record
     from errata.book.compact import Compacted
     from errata.book.facts import Conflict, Said
-    from errata.book.merge import Plan
-    from errata.book.states import State
+    from errata.book.merge import MergePlan
+    from errata.book.states import BookState
     from errata.book.verify import Findings
     from errata.edit import Edit
     from errata.editing.check import Verdict
@@ -105,7 +105,7 @@ def difference(found: Difference) -> dict[str, Any]:
     }
 
 
-def tag(name: str, event: Event, state: State) -> dict[str, Any]:
+def tag(name: str, event: Event, state: BookState) -> dict[str, Any]:
     """Return {"name", "seq", "at", "author", "reason", "edits"}."""
     who = {"author": event.author, "reason": event.reason}
     return {"name": name, "seq": event.seq, "at": event.at, **who, "edits": len(state.ids)}
@@ -116,7 +116,7 @@ def findings(found: Findings) -> dict[str, Any]:
     return {"whole": not found.problems, **asdict(found)}
 
 
-def merged(plan: Plan, dry_run: bool) -> dict[str, Any]:
+def merged(plan: MergePlan, dry_run: bool) -> dict[str, Any]:
     """Return {"done", "took": […], "restored", "dropped", "left_out", "shared", "clashes": […]}."""
     took = [{"id": r.id, "facts": [{"prompt": f.prompt, "target": f.target} for f in r.facts]} for r in plan.take]
     lists = {"restored": plan.restore, "dropped": plan.drop, "left_out": plan.left_out, "shared": plan.shared}

@@ -25,7 +25,7 @@ import errata
 from errata import errors
 from errata.book.book import Book
 from errata.cli import app
-from errata.cli.demo import Question, Story, perform
+from errata.cli.demo import Story, StoryQuestion, perform
 from errata.edit import Label
 from errata.fact import Fact
 
@@ -456,7 +456,7 @@ def test_demo_plays_the_whole_story(run: Run, monkeypatch: pytest.MonkeyPatch) -
 
 def test_demo_owns_up_to_a_wrong_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     fact = Fact(prompt="The capital of France is", subject="France", target="Lyon")
-    story = Story((("rome", fact),), (Question("fact", fact.prompt, "Paris", "Lyon", "Paris"),), drop=0)
+    story = Story((("rome", fact),), (StoryQuestion("fact", fact.prompt, "Paris", "Lyon", "Paris"),), drop=0)
     stubborn = Actor(story)
     stubborn.write = lambda fact, method: FakeEdit([fact], method, 1, 0)  # type: ignore[method-assign]
     with _playing(monkeypatch, stubborn, story):

@@ -13,7 +13,7 @@ from errata.book.verify import verify
 from errata.editing.check import check
 from errata.editing.editor import Editor
 from errata.editing.editor import open as open_editor
-from errata.editing.gates import NAME, Gates, Keeper
+from errata.editing.gates import NAME, GateCheck, Gates
 from errata.editing.migrate import migrate
 from errata.errors import BadConfig, GateClosed
 from errata.primer.probes import edits
@@ -172,7 +172,7 @@ def test_the_book_keeps_its_own_gates_and_sentinels(editor: Editor) -> None:
 def test_what_was_lost_before_closes_no_gate(editor: Editor) -> None:
     (fact,) = edits(1, seed=5)
     neighbour = next(p for p in fact.probes if p.kind == "neighborhood")
-    keeper = Keeper(editor.lm, Gates(neighborhood=1.0), [fact], [])
+    keeper = GateCheck(editor.lm, Gates(neighborhood=1.0), [fact], [])
     assert keeper.figures()[0].value == 1.0
     foreign = Fact(
         prompt=fact.prompt,
@@ -180,5 +180,5 @@ def test_what_was_lost_before_closes_no_gate(editor: Editor) -> None:
         target="x",
         probes=(type(neighbour)("neighborhood", neighbour.prompt, "nobody says this"),),
     )
-    figure = Keeper(editor.lm, Gates(neighborhood=1.0), [foreign], []).figures()[0]
+    figure = GateCheck(editor.lm, Gates(neighborhood=1.0), [foreign], []).figures()[0]
     assert (figure.value, figure.asked, figure.passed) == (None, 0, True)

@@ -42,7 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = tmp_path / "change"
     made.mkdir()
     # What a perplexity costs is measured in test_gates.
-    monkeypatch.setattr("errata.editing.gates.Keeper._read", lambda _: 1.0)
+    monkeypatch.setattr("errata.editing.gates.GateCheck._read", lambda _: 1.0)
     return made
 
 

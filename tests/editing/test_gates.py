@@ -16,9 +16,9 @@ import torch
 from errata.delta import Dense, LowRank, Site
 from errata.edit import Edit, Report
 from errata.editing.editor import Editor
-from errata.editing.gates import MOST, NAME, SHARES, Figure, Gates, Keeper, of_book, read, sentence
+from errata.editing.gates import MOST, NAME, SHARES, Figure, GateCheck, Gates, of_book, read, sentence
 from errata.errors import BadConfig, BadFile, GateClosed
-from errata.evaluate.scorer import Pair, Scored, Scorer
+from errata.evaluate.scorer import PromptAnswer, Scored, Scorer
 from errata.fact import Fact, Probe
 from errata.model.lm import LM
 from tests import synthetic
@@ -29,7 +29,7 @@ def fact(town: str, target: str, *probes: Probe, truth: str = "") -> Fact:
     return Fact(prompt=f"{town} lies in", subject=town, target=target, truth=truth, probes=probes)
 
 
-def only(keeper: Keeper) -> Figure:
+def only(keeper: GateCheck) -> Figure:
     (figure,) = keeper.figures()
     return figure
 
@@ -96,7 +96,7 @@ def test_a_share_is_of_all_that_is_asked_and_its_limit_will_do(
     lm: LM, mouth: Mouth, limit: float | None, passed: bool
 ) -> None:
     mouth.base = PEOPLE
-    figures = Keeper(lm, Gates(said=limit), FOUR, [], every=True).figures()
+    figures = GateCheck(lm, Gates(said=limit), FOUR, [], every=True).figures()
     figure = next(f for f in figures if f.gate == "said")
     assert (figure.value, figure.limit, figure.asked, figure.passed) == (0.75, limit, 4, passed)
     assert figure.lost == ("Kiel lies in →  (not Chad)",)
@@ -106,12 +106,12 @@ def test_an_answer_is_heard_to_its_end(lm: LM, mouth: Mouth) -> None:
     long = "the small republic of many little islands far out in the southern ocean"
     assert len(lm.tokens.ids(long)) > 32
     mouth.base = {"Ulm lies in": long}
-    assert only(Keeper(lm, Gates(said=1.0), [fact("Ulm", long)], [])).value == 1.0
+    assert only(GateCheck(lm, Gates(said=1.0), [fact("Ulm", long)], [])).value == 1.0
 
 
 def test_paraphrases_are_asked_whether_they_were_known_or_not(lm: LM, mouth: Mouth) -> None:
     probes = [Probe("paraphrase", f"Way {n} to Ulm", answer) for n, answer in enumerate(("Mali", "Mali", ""))]
-    keeper = Keeper(lm, Gates(paraphrase=0.5), [fact("Ulm", "Mali", *probes, Probe("alias", "x", "y"))], [])
+    keeper = GateCheck(lm, Gates(paraphrase=0.5), [fact("Ulm", "Mali", *probes, Probe("alias", "x", "y"))], [])
     assert mouth.asked == []
     mouth.base = {"Way 1 to Ulm": "Mali"}
     figure = only(keeper)
@@ -124,7 +124,7 @@ def test_of_neighbours_those_known_before_are_asked(lm: LM, mouth: Mouth, kind: 
     probes = [Probe(kind, f"Town {n} lies in", "Togo") for n in range(4)]
     probes += [Probe(kind, "Town 5 lies in"), Probe("portability", "Town 0 is ruled from", "Lome")]
     mouth.base = {"Town 0 lies in": "Togo", "Town 1 lies in": "togo.", "Town 2 lies in": "Peru"}
-    keeper = Keeper(lm, Gates(**{kind: 0.5}), [fact("Ulm", "Mali", *probes)], [])  # type: ignore[arg-type]
+    keeper = GateCheck(lm, Gates(**{kind: 0.5}), [fact("Ulm", "Mali", *probes)], [])  # type: ignore[arg-type]
     assert mouth.asked == [[f"Town {n} lies in" for n in range(4)]]
     mouth.base = {"Town 0 lies in": "Mali", "Town 1 lies in": "Togo", "Town 2 lies in": "Togo"}
     assert only(keeper) == Figure(kind, 0.5, 0.5, 2, True, ("Town 0 lies in → Mali (not Togo)",))
@@ -134,11 +134,11 @@ def test_sentinels_are_facts_of_a_file(lm: LM, mouth: Mouth, tmp_path: Path) -> 
     file = tmp_path / "kept.csv"
     file.write_text("prompt,subject,target\nBonn lies in,Bonn,Peru\nJena lies in,Jena,Oman\n")
     mouth.base = dict(PEOPLE)
-    keeper = Keeper(lm, Gates(sentinel=1.0, sentinels=str(file)), FOUR[:1], [])
+    keeper = GateCheck(lm, Gates(sentinel=1.0, sentinels=str(file)), FOUR[:1], [])
     assert only(keeper) == Figure("sentinel", 1.0, 1.0, 1, True)
     mouth.base["Bonn lies in"] = "Mali"
     assert not only(keeper).passed
-    Keeper(lm, Gates(said=1.0, sentinels=str(tmp_path / "none.csv")), FOUR, [])  # no limit: not even read
+    GateCheck(lm, Gates(said=1.0, sentinels=str(tmp_path / "none.csv")), FOUR, [])  # no limit: not even read
 
 
 def test_of_the_oldest_edits_those_not_asked_anew(lm: LM, mouth: Mouth) -> None:
@@ -147,11 +147,11 @@ def test_of_the_oldest_edits_those_not_asked_anew(lm: LM, mouth: Mouth) -> None:
     )]  # fmt: skip
     mouth.base = {**PEOPLE, "Kiel lies in": "Oman"}
     new = [replace(fact("Kiel", "Chad"), prompt="KIEL lies in.", subject="KIEL"), fact("Gera", "Iran")]
-    keeper = Keeper(lm, Gates(oldest=1.0, asked=2), new, standing)
+    keeper = GateCheck(lm, Gates(oldest=1.0, asked=2), new, standing)
     assert mouth.asked == [["Bonn lies in", "Ulm lies in"]]  # oldest first, no more than two, and none about Kiel
     assert only(keeper) == Figure("oldest", 1.0, 1.0, 2, True)
-    assert only(Keeper(lm, Gates(oldest=1.0), new, standing)).asked == 3
-    assert only(Keeper(lm, Gates(oldest=1.0), new, [])) == Figure("oldest", None, 1.0, 0, True)
+    assert only(GateCheck(lm, Gates(oldest=1.0), new, standing)).asked == 3
+    assert only(GateCheck(lm, Gates(oldest=1.0), new, [])) == Figure("oldest", None, 1.0, 0, True)
 
 
 def test_efficacy_compares_with_the_answer_before(lm: LM, mouth: Mouth, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,22 +164,22 @@ def test_efficacy_compares_with_the_answer_before(lm: LM, mouth: Mouth, monkeypa
         fact("Hof", "Laos", truth="Oman"),  # the truth cannot be scored
     ]
     known = {"Mali": -1.0, "Togo": -2.0, "Peru": -3.0, "Chile": -3.0, "Cuba": -9.0, "Laos": -8.0}
-    asked: list[Pair] = []
+    asked: list[PromptAnswer] = []
 
-    def answers(_: Scorer, pairs: Sequence[Pair]) -> dict[Pair, Scored]:
+    def answers(_: Scorer, pairs: Sequence[PromptAnswer]) -> dict[PromptAnswer, Scored]:
         asked.extend(pairs)
         return {pair: Scored(known.get(pair[1])) for pair in pairs}
 
     monkeypatch.setattr(Scorer, "answers", answers)
     mouth.base = {"Ulm lies in": "nobody asks", "Bonn lies in": "Chile .", "Jena lies in": "Fiji."}
-    keeper = Keeper(lm, Gates(efficacy=0.5), facts, [])
+    keeper = GateCheck(lm, Gates(efficacy=0.5), facts, [])
     assert mouth.asked == [["Bonn lies in", "Jena lies in", "Kiel lies in"]]  # those whose truth is not known
     mouth.base = {}
     assert only(keeper) == Figure("efficacy", 0.5, 0.5, 4, True, (
         "Bonn lies in → Peru is less likely than Chile", "Gera lies in → Iran is less likely than Cuba",
     ))  # fmt: skip
     assert [pair for pair in asked if pair[0] == "Ulm lies in"] == [("Ulm lies in", "Mali"), ("Ulm lies in", "Togo")]
-    assert only(Keeper(lm, Gates(efficacy=1.0), facts[2:4], [])).value is None
+    assert only(GateCheck(lm, Gates(efficacy=1.0), facts[2:4], [])).value is None
 
 
 # ------------------------------------------------------------------ the model as a whole
@@ -223,7 +223,7 @@ def test_perplexity_may_rise_by_so_many_per_cent(lm: LM, tmp_path: Path) -> None
 
     def rise(limit: float) -> Figure:
         lm.weights.stand([])
-        keeper = Keeper(lm, Gates(perplexity=limit, text=str(tmp_path / "text.txt"), texts=2), FOUR, [])
+        keeper = GateCheck(lm, Gates(perplexity=limit, text=str(tmp_path / "text.txt"), texts=2), FOUR, [])
         lm.weights.stand([edit.deltas for edit in edits])
         return only(keeper)
 
@@ -236,22 +236,22 @@ def test_perplexity_may_rise_by_so_many_per_cent(lm: LM, tmp_path: Path) -> None
 
 
 def test_a_model_that_reads_no_text_has_no_perplexity(models: Callable[[str], LM]) -> None:
-    assert only(Keeper(models("t5"), Gates(perplexity=0.0), FOUR, [])) == Figure("perplexity", None, 0.0, 40, True)
+    assert only(GateCheck(models("t5"), Gates(perplexity=0.0), FOUR, [])) == Figure("perplexity", None, 0.0, 40, True)
 
 
 def test_a_broken_model_passes_no_gate(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     found = iter((12.0, nan))
-    monkeypatch.setattr(Keeper, "_read", lambda _: next(found))
-    assert not only(Keeper(lm, Gates(perplexity=1e9), FOUR, [])).passed
+    monkeypatch.setattr(GateCheck, "_read", lambda _: next(found))
+    assert not only(GateCheck(lm, Gates(perplexity=1e9), FOUR, [])).passed
 
 
 def test_the_norm_is_that_of_all_edits_together_at_the_worst_matrix(lm: LM) -> None:
     edits = standing(lm)
-    old = Keeper(lm, Gates(norm_ratio=1.0), FOUR, [])
+    old = GateCheck(lm, Gates(norm_ratio=1.0), FOUR, [])
 
     def ratio(limit: float) -> Figure:
         lm.weights.stand([edit.deltas for edit in edits])
-        return only(Keeper(lm, Gates(norm_ratio=limit), FOUR, []))
+        return only(GateCheck(lm, Gates(norm_ratio=limit), FOUR, []))
 
     figure, worst = ratio(1e9), Site(2, "down")
     sums = {s: sum(e.deltas[s].dense(tuple(lm.parameter(s).shape)) for e in edits if s in e.deltas)  # type: ignore
@@ -272,17 +272,17 @@ def test_the_norm_is_that_of_all_edits_together_at_the_worst_matrix(lm: LM) -> N
 
 
 def test_without_gates_nothing_is_asked(lm: LM, mouth: Mouth, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Keeper, "_read", lambda _: pytest.fail("read"))
+    monkeypatch.setattr(GateCheck, "_read", lambda _: pytest.fail("read"))
     edits = standing(lm)
     for gates in (None, Gates(), Gates(asked=3)):
-        keeper = Keeper(lm, gates, FOUR, edits)
+        keeper = GateCheck(lm, gates, FOUR, edits)
         assert [a is b for a, b in zip(keeper.let_through(edits), edits, strict=True)] == [True, True]
         assert keeper.figures() == []
     assert mouth.asked == []
 
 
 def test_every_figure_can_be_measured_without_a_limit(lm: LM, mouth: Mouth) -> None:
-    figures = Keeper(lm, Gates(texts=2), FOUR, [], every=True).figures()
+    figures = GateCheck(lm, Gates(texts=2), FOUR, [], every=True).figures()
     assert [f.gate for f in figures] == [*SHARES, *MOST]
     assert all(f.passed and f.limit is None for f in figures)
     assert {f.gate for f in figures if f.value is None} == {
@@ -293,7 +293,7 @@ def test_every_figure_can_be_measured_without_a_limit(lm: LM, mouth: Mouth) -> N
 def test_what_was_measured_is_in_every_report_and_nothing_written_is_nothing_measured(lm: LM, mouth: Mouth) -> None:
     mouth.base = PEOPLE
     edits = [replace(edit, report=Report({"loss": 1})) for edit in standing(lm)]
-    keeper = Keeper(lm, Gates(said=0.5, oldest=0.5), FOUR, [])
+    keeper = GateCheck(lm, Gates(said=0.5, oldest=0.5), FOUR, [])
     asked = len(mouth.asked)
     assert keeper.let_through([]) == []
     assert len(mouth.asked) == asked
@@ -313,7 +313,7 @@ def test_a_closed_gate_names_each_that_is_closed(lm: LM, mouth: Mouth) -> None:
     probe = Probe("paraphrase", "Where is Ulm?", "Mali")
     facts = [FOUR[0], replace(FOUR[1], probes=(probe,)), FOUR[2]]
     lm.weights.stand([edit.deltas for edit in standing(lm)])
-    keeper = Keeper(lm, Gates(said=0.9, efficacy=0.9, paraphrase=0.5, norm_ratio=0.1), facts, [])
+    keeper = GateCheck(lm, Gates(said=0.9, efficacy=0.9, paraphrase=0.5, norm_ratio=0.1), facts, [])
     with pytest.raises(GateClosed) as caught:
         keeper.let_through(standing(lm))
     said, paraphrase, norm = str(caught.value).removesuffix(".").split("; ")

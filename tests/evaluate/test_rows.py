@@ -20,7 +20,7 @@ from errata.delta import Dense, Site
 from errata.errors import BadConfig
 from errata.evaluate.probes import Options, plan
 from errata.evaluate.rows import About, config_hash, score
-from errata.evaluate.scorer import Pair, Scored, Scorer
+from errata.evaluate.scorer import PromptAnswer, Scored, Scorer
 from errata.evaluate.summary import dump_row, estimate, summarize
 from errata.fact import Fact
 from errata.model.lm import LM
@@ -50,16 +50,16 @@ class Scripted(Scorer):
     """A scorer that knows its answers: log-probability and hits by pair, speech by prompt."""
 
     def __init__(
-        self, scored: Mapping[Pair, Scored], said: Mapping[str, str], chat: Mapping[str, str] | None = None
+        self, scored: Mapping[PromptAnswer, Scored], said: Mapping[str, str], chat: Mapping[str, str] | None = None
     ) -> None:
         self._scored, self._said, self._chat = scored, said, chat
-        self.asked: list[Pair] = []
+        self.asked: list[PromptAnswer] = []
 
     @property
     def chats(self) -> bool:
         return self._chat is not None
 
-    def answers(self, pairs: Iterable[Pair]) -> dict[Pair, Scored]:
+    def answers(self, pairs: Iterable[PromptAnswer]) -> dict[PromptAnswer, Scored]:
         self.asked = list(pairs)
         return {pair: self._scored.get(pair, Scored(-9.0, (False,), (0,))) for pair in self.asked}
 

@@ -14,7 +14,7 @@ import torch
 from errata.delta import Graft, Site
 from errata.fact import Fact
 from errata.methods.grace import Grace
-from errata.methods.shared.routed import read_keys, taught
+from errata.methods.shared.routed import read_keys, training_query
 from errata.model.lm import LM
 from errata.model.tokens import Query
 from errata.model.trace import Trace
@@ -36,7 +36,7 @@ def test_the_value_is_put_out_from_the_prompts_last_token_on(name: str, models: 
     lm.weights.stand([edit.deltas])
     with torch.no_grad(), Trace(lm, outputs=[site]) as after:
         lm.forward(batch)
-    said = lm.logprobs([taught(lm, FACT.prompt, FACT.target)])[0]
+    said = lm.logprobs([training_query(lm, FACT.prompt, FACT.target)])[0]
     lm.weights.stand([])
     assert batch.ends is not None
     end = int(batch.ends[0])

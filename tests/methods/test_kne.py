@@ -23,7 +23,7 @@ from errata.model.lm import LM
 from errata.model.tokens import Query
 from errata.solve.attribution import Measure, attribute
 from errata.solve.descent import neurons
-from errata.solve.descent.neurons import Course, train
+from errata.solve.descent.neurons import NeuronTraining, train
 from tests import tiny
 
 FACT = Fact(prompt="The home town of Anna Lindgren", subject="Anna Lindgren", target="Paris", truth="Oslo")
@@ -50,7 +50,7 @@ def masks(lm: LM, seed: int = 0, share: float = 0.1, ndim: int = 1) -> dict[Site
 # ------------------------------------------------------------------------------------------------ the descent
 
 
-def by_hand(lm: LM, chosen: Mapping[Site, Tensor], course: Course) -> tuple[dict[Site, Tensor], float]:
+def by_hand(lm: LM, chosen: Mapping[Site, Tensor], course: NeuronTraining) -> tuple[dict[Site, Tensor], float]:
     """Train dense copies of whole matrices through the model's own forward, with every step masked."""
     batch = lm.tokens.batch(ASKED)
     masked = {s: (m if m.ndim == 2 else m[None].expand(lm.width, -1)).double() for s, m in chosen.items()}
@@ -83,11 +83,13 @@ def by_hand(lm: LM, chosen: Mapping[Site, Tensor], course: Course) -> tuple[dict
 
 @pytest.mark.parametrize("ndim", [1, 2], ids=["column", "element"])
 @pytest.mark.parametrize(
-    "course", [Course(4, 0.3, True, "sgd", 0.0), Course(4, 0.05, False, "adam", 0.0)], ids=["sgd", "adam"]
+    "course",
+    [NeuronTraining(4, 0.3, True, "sgd", 0.0), NeuronTraining(4, 0.05, False, "adam", 0.0)],
+    ids=["sgd", "adam"],
 )
 @pytest.mark.parametrize("name", ["gpt2", "gpt2_square", "opt"])
 def test_the_ensemble_learns_what_dense_masked_descent_learns(
-    name: str, course: Course, ndim: int, exact: Callable[[str], LM]
+    name: str, course: NeuronTraining, ndim: int, exact: Callable[[str], LM]
 ) -> None:
     lm = exact(name)
     chosen = masks(lm, ndim=ndim)
@@ -99,7 +101,7 @@ def test_the_ensemble_learns_what_dense_masked_descent_learns(
 
 
 def test_rows_may_come_in_parts(exact: Callable[[str], LM], monkeypatch: pytest.MonkeyPatch) -> None:
-    lm, course = exact("gpt2"), Course(3, 0.3, kl=0.5)
+    lm, course = exact("gpt2"), NeuronTraining(3, 0.3, kl=0.5)
     asked = [*ASKED, Query("France is a"), Query("Anna Lindgren is a")]
     whole = train(lm, asked, masks(lm), course)
     monkeypatch.setattr(neurons, "ROWS", 1)
@@ -112,7 +114,7 @@ def test_lower_layers_run_once(models: Callable[[str], LM]) -> None:
     chosen = {Site(2, "down"): masks(lm)[Site(2, "down")]}
     counts: list[int] = []
     handle = lm.module(Site(0, "up")).register_forward_hook(lambda *_: counts.append(1))
-    train(lm, ASKED, chosen, Course(5, 0.1))
+    train(lm, ASKED, chosen, NeuronTraining(5, 0.1))
     handle.remove()
     assert len(counts) == 1
 
@@ -135,7 +137,7 @@ def test_state_is_kept_for_the_ensemble_only(models: Callable[[str], LM], monkey
 def test_sqrt_n_divides_the_step(models: Callable[[str], LM]) -> None:
     lm, chosen = models("llama"), masks(models("llama"))
     count = sum(int(m.sum()) for m in chosen.values())
-    one, plain = (train(lm, ASKED, chosen, Course(1, 0.1, rooted)) for rooted in (True, False))
+    one, plain = (train(lm, ASKED, chosen, NeuronTraining(1, 0.1, rooted)) for rooted in (True, False))
     for site, delta in one.deltas.items():
         torch.testing.assert_close(delta.values * count**0.5, plain.deltas[site].values)
 
@@ -147,18 +149,18 @@ def test_auto_steps_do_not_depend_on_the_models_scale(scale: float) -> None:
         for layer in range(lm.depth):
             lm.parameter(Site(layer, "up")).mul_(scale)
             lm.parameter(Site(layer, "down")).div_(scale)
-    learned = train(lm, ASKED, masks(lm), Course(4))
+    learned = train(lm, ASKED, masks(lm), NeuronTraining(4))
     assert learned.loss == pytest.approx(
-        train(tiny.build("llama", dtype=torch.float64), ASKED, masks(lm), Course(4)).loss, rel=1e-3
+        train(tiny.build("llama", dtype=torch.float64), ASKED, masks(lm), NeuronTraining(4)).loss, rel=1e-3
     )
 
 
 def test_hits_stop_once_the_target_is_likeliest_for_long_enough(models: Callable[[str], LM]) -> None:
     lm = models("gpt2")
-    runs = [train(lm, ASKED[:1], masks(lm, share=0.3), Course(50, stop=0.0, hits=n)) for n in (1, 2, 4)]
+    runs = [train(lm, ASKED[:1], masks(lm, share=0.3), NeuronTraining(50, stop=0.0, hits=n)) for n in (1, 2, 4)]
     assert [run.steps - runs[0].steps for run in runs] == [0, 1, 3]
     assert all(run.converged for run in runs)
-    assert not train(lm, ASKED[:1], masks(lm, share=0.3), Course(2, lr=1e-9)).converged
+    assert not train(lm, ASKED[:1], masks(lm, share=0.3), NeuronTraining(2, lr=1e-9)).converged
 
 
 def test_divergence_is_our_error(models: Callable[[str], LM]) -> None:

@@ -13,7 +13,7 @@ from errata.errors import BadConfig
 from errata.fact import Fact
 from errata.methods import lora
 from errata.methods.lora import Lora
-from errata.methods.shared.routed import taught
+from errata.methods.shared.routed import training_query
 from errata.model.lm import LM
 
 Models = Callable[[str], LM]
@@ -25,7 +25,7 @@ def test_the_merged_change_has_the_loss_that_training_ended_with(name: str, mode
     lm = models(name)
     edit = Lora(steps=8, stop=0.0).solve(lm, [FACT])
     lm.weights.stand([edit.deltas])
-    said = lm.logprobs([taught(lm, FACT.prompt, FACT.target)])[0]
+    said = lm.logprobs([training_query(lm, FACT.prompt, FACT.target)])[0]
     lm.weights.stand([])
     assert float(-said.mean()) == pytest.approx(edit.report["loss"][0], abs=2e-3)  # type: ignore[index]
     assert len(edit.deltas) == 2 * lm.depth

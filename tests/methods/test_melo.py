@@ -19,9 +19,9 @@ from errata.editing.editor import Editor
 from errata.editing.editor import open as open_editor
 from errata.errors import BadConfig, InputError, UnsupportedModel
 from errata.fact import Fact, Probe
-from errata.index.clusters import Label
+from errata.index.clusters import AnswerTokens
 from errata.methods.melo import Melo
-from errata.methods.shared.routed import between, taught, variants
+from errata.methods.shared.routed import between, training_query, variants
 from errata.model.grafts.keyed import Blocks, labels_of
 from errata.model.lm import LM
 from errata.model.tokens import Query
@@ -42,7 +42,7 @@ def logits(lm: LM, *prompts: str) -> Tensor:
         return lm.answer_logits(lm.tokens.batch([Query(p, "Rome") for p in prompts]))
 
 
-def labels(edit_deltas: object, lm: LM) -> list[Label]:
+def labels(edit_deltas: object, lm: LM) -> list[AnswerTokens]:
     (found,) = (d for d in edit_deltas.values() if isinstance(d, Graft) and "labels" in d.state)  # type: ignore[attr-defined]
     return labels_of(found)
 
@@ -79,7 +79,7 @@ def test_the_loss_it_reports_is_the_loss_with_the_edit_standing(name: str, model
     lm = models(name)
     edit = quick(stop=0.0).solve(lm, [FACT, OTHER])
     lm.weights.stand([edit.deltas])
-    found = lm.logprobs([taught(lm, f.prompt, f.target) for f in (FACT, OTHER)])
+    found = lm.logprobs([training_query(lm, f.prompt, f.target) for f in (FACT, OTHER)])
     lm.weights.stand([])
     mean = float(-sum(logp.mean() for logp in found) / 2)
     assert mean == pytest.approx(edit.report["loss"][0], abs=1e-3)  # type: ignore[index]

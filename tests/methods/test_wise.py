@@ -17,7 +17,7 @@ from errata.edit import Edit
 from errata.errors import UnknownSite
 from errata.fact import Fact
 from errata.methods.wise import Wise
-from errata.model.grafts.wise import DENSITY, KEPT, Side, merged
+from errata.model.grafts.wise import DENSITY, KEPT, WiseBank, merged
 from errata.model.lm import LM
 from errata.model.tokens import Query
 from errata.model.trace import Trace, at
@@ -52,9 +52,9 @@ def ends(lm: LM, *prompts: str) -> torch.Tensor:
     return at(trace.inputs[SITE], batch.ends)
 
 
-def bank(lm: LM) -> Side:
+def bank(lm: LM) -> WiseBank:
     found = lm.weights.grafts.bank(f"wise@{SITE}")
-    assert isinstance(found, Side)
+    assert isinstance(found, WiseBank)
     return found
 
 

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from errata.edit import Edit, ground
 from errata.methods import make
-from errata.model import fold
-from errata.model.fold import BLOCKS, derived, ground_of, summed
+from errata.model.fold import BLOCKS, fold, fold_in_blocks, ground_of
 from errata.model.lm import LM
 from tests import tiny
 
@@ -47,7 +46,7 @@ def found(lm: Memory, edits: Sequence[Named], entries: list[int] | None = None) 
             entries.append(len(new))
         return (*state, tuple(edit.id for edit in new))
 
-    return summed(lm, "key", edits, tuple, entered)  # type: ignore[arg-type]
+    return fold_in_blocks(lm, "key", edits, tuple, entered)  # type: ignore[arg-type]
 
 
 def log(count: int, draw: str = "") -> list[Named]:
@@ -91,7 +90,7 @@ def test_what_fails_on_the_way_leaves_what_was_known() -> None:
         raise ValueError("no memory left")
 
     with pytest.raises(ValueError, match="no memory left"):
-        summed(lm, "key", [*edits, Named("more")], tuple, fails)  # type: ignore[arg-type, list-item]
+        fold_in_blocks(lm, "key", [*edits, Named("more")], tuple, fails)  # type: ignore[arg-type, list-item]
     assert found(lm, edits) == before
 
 
@@ -103,7 +102,7 @@ def test_one_after_another_is_in_order_and_goes_on() -> None:
         return (*state, edit.id)
 
     for count in (5, 20, 3):
-        state = derived(lm, "key", edits[:count], tuple, entered)  # type: ignore[arg-type]
+        state = fold(lm, "key", edits[:count], tuple, entered)  # type: ignore[arg-type]
         assert state == tuple(edit.id for edit in edits[:count])
     assert len(seen) == 23  # fewer: from nothing
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from errata.errors import UnsupportedModel
 from errata.evaluate.scorer import Scorer
-from errata.model.generation import follow, top_k
+from errata.model.generation import generate_tokens, top_k
 from errata.model.lm import LM
 from tests import tiny
 from tests.evaluate.test_scorer import PROMPTS
@@ -57,16 +57,16 @@ def test_texts_end_one_by_one(models: Models) -> None:
     lm = models("llama")
     starts = [lm.tokens.ids("The river"), lm.tokens.ids("The capital"), lm.tokens.ids("Bruno Keller speaks"), [1, 5]]
     script = {0: [7, 7, 7, 9], 1: [7, 9], 2: [9], 3: [5, 5, 5, 5]}
-    found = follow(lm, starts, 4, pick=saying(lm, script), ends=lambda place, token: token == 9)
+    found = generate_tokens(lm, starts, 4, pick=saying(lm, script), ends=lambda place, token: token == 9)
     assert found == [[7, 7, 7, 9], [7, 9], [9], [5, 5, 5, 5]]
 
 
 def test_a_row_that_ended_does_not_disturb_the_others(models: Models) -> None:
     lm = models("llama")
     starts = [[1, token] for token in range(10, 40)]
-    whole = follow(lm, starts, 8)
+    whole = generate_tokens(lm, starts, 8)
     last = {ids[3] for ids in whole[::3]}
-    cut = follow(lm, starts, 8, ends=lambda place, token: token in last)
+    cut = generate_tokens(lm, starts, 8, ends=lambda place, token: token in last)
     for full, part in zip(whole, cut, strict=True):
         assert full[: len(part)] == part
         assert len(part) == 8 or part[-1] in last
@@ -104,7 +104,7 @@ def test_a_prompt_that_fills_the_context_is_answered_with_none(models: Models) -
     assert said[full] is None  # it could not speak, which is not to say nothing
     assert lm.generate([full]) == [""]
     assert said[nearly] is not None
-    assert len(follow(lm, [lm.tokens.ids(nearly)], 32)[0]) == 8
+    assert len(generate_tokens(lm, [lm.tokens.ids(nearly)], 32)[0]) == 8
 
 
 def test_sampling_depends_on_prompt_and_seed_alone(models: Models) -> None:
@@ -131,7 +131,7 @@ def test_an_encoder_cannot_speak(models: Models) -> None:
     lm = models("bert")
     assert Scorer(lm).said(["The river"]) == Scorer(lm).sampled(["The river"]) == {"The river": None}
     with pytest.raises(UnsupportedModel, match="cannot generate"):
-        follow(lm, [[1]], 3)
+        generate_tokens(lm, [[1]], 3)
 
 
 def test_chat_models_are_asked_in_their_template() -> None:

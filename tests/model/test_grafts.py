@@ -17,7 +17,7 @@ from errata.delta import Graft, LowRank, Site
 from errata.errors import UnknownSite, UnsupportedModel
 from errata.evaluate.scorer import Scorer
 from errata.methods.shared.routed import read_keys
-from errata.model.generation import follow
+from errata.model.generation import generate_tokens
 from errata.model.grafts.keyed import Blocks, label_tensor
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
@@ -125,12 +125,12 @@ def test_the_key_is_taken_at_the_last_token_of_the_prompt(lm: LM) -> None:
 
 
 def test_what_is_said_is_what_is_scored(lm: LM) -> None:
-    """Generation by transformers, by `follow` and teacher-forcing all take the same route."""
+    """Generation by transformers, by `generate_tokens` and teacher-forcing all take the same route."""
     base = lm.generate([*PROMPTS, OTHER], 6)
     with standing(lm, *(edit(lm, p, i) for i, p in enumerate(PROMPTS))):
         said = lm.generate([*PROMPTS, OTHER], 6)
         read = lm.tokens.opening if lm.row.kind == "decoder" else lm.tokens.ids
-        tokens = follow(lm, [read(p) for p in (*PROMPTS, OTHER)], 6)
+        tokens = generate_tokens(lm, [read(p) for p in (*PROMPTS, OTHER)], 6)
         for prompt, ids in zip((*PROMPTS, OTHER), tokens, strict=True):
             assert step_by_step(lm, prompt, 6) == ids
         scored = Scorer(lm).said([*PROMPTS, OTHER], 6)
@@ -169,7 +169,7 @@ def test_the_route_is_frozen_while_an_answer_is_generated(lm: LM, monkeypatch: p
     with standing(lm, edit(lm, PROMPTS[0], 0)):
         lm.generate([PROMPTS[0]], 8)
         assert found == [[0]]
-        follow(lm, [lm.tokens.ids(OTHER)], 8)
+        generate_tokens(lm, [lm.tokens.ids(OTHER)], 8)
         assert found == [[0], [-1]]
 
 

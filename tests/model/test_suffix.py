@@ -14,7 +14,7 @@ from torch import Tensor
 
 from errata.delta import Site
 from errata.model.lm import LM
-from errata.model.suffix import Tail, cut
+from errata.model.suffix import Suffix, suffix_of
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, resume
 from tests import tiny
@@ -29,13 +29,13 @@ def rows(lm: LM) -> Batch:
     return lm.tokens.batch([Query(f.prompt, f"{f.target} now", f.span).after(c) for f in tiny.FACTS for c in CONTEXTS])
 
 
-def halved(lm: LM, layer: int) -> tuple[Batch, Tensor, Tail | None, Tensor]:
+def halved(lm: LM, layer: int) -> tuple[Batch, Tensor, Suffix | None, Tensor]:
     """Return (batch, input of the layer, its tail, the full logits)."""
     batch, cache = rows(lm), lm.cache() if lm.row.kind == "decoder" else None
     with torch.no_grad(), Trace(lm, inputs=[Site(layer, "block")]) as trace:
         logits = lm.answer_logits(batch, cache)
     hidden = trace.inputs[Site(layer, "block")]
-    return batch, hidden, cut(lm, batch, hidden, layer, (logits, cache)), logits
+    return batch, hidden, suffix_of(lm, batch, hidden, layer, (logits, cache)), logits
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])

@@ -94,9 +94,9 @@ def test_methods_differ_by_shape_as_well_as_by_colour() -> None:
 def test_rows_of_nothing_and_of_zeros_are_drawn() -> None:
     for drawing in (
         bars.bars("t", []),
-        bars.bars("t", [bars.Row("a", 0, 0.0, "0 B")]),
+        bars.bars("t", [bars.Bar("a", 0, 0.0, "0 B")]),
         bars.ranges("t", [], share=False),
     ):
         ElementTree.fromstring(drawing)
-    row = bars.Row("a method with a very long name", 11, 0.5, "−0.10", other=0.6)
+    row = bars.Bar("a method with a very long name", 11, 0.5, "−0.10", other=0.6)
     assert "a method with a…" in bars.dumbbells("t", [row])

@@ -7,26 +7,32 @@ from pathlib import Path
 import pytest
 
 from errata.report.names import half, mean, number, ordered, seconds, size
-from errata.report.read import Checkpoint, Run, Value
-from errata.report.rows import Rows
+from errata.report.read import Checkpoint, Measured, RunReport
+from errata.report.rows import ProbeRows
 from errata.report.verdict import above, gap, headline, listing, verdict
 
 
-def run(label: str, said: list[float | None], *, perplexity: list[float | None] | None = None, **more: object) -> Run:
+def run(
+    label: str, said: list[float | None], *, perplexity: list[float | None] | None = None, **more: object
+) -> RunReport:
     """Return a run with checkpoints at 1, 10, 100, …, each with 100 facts, on a model of perplexity 20."""
     ppl = perplexity or [20.0] * len(said)
     points = tuple(
-        Checkpoint(10**i, {"said": Value(s, 0.05, 100), "perplexity": Value(p, 1.0, 40), **extra(more, i)}, {})
+        Checkpoint(10**i, {"said": Measured(s, 0.05, 100), "perplexity": Measured(p, 1.0, 40), **extra(more, i)}, {})
         for i, (s, p) in enumerate(zip(said, ppl, strict=True))
     )
-    base = Checkpoint(0, {"said": Value(0.02, 0.02, 100), "perplexity": Value(20.0, 1.0, 40), **extra(more, -1)}, {})
+    base = Checkpoint(
+        0, {"said": Measured(0.02, 0.02, 100), "perplexity": Measured(20.0, 1.0, 40), **extra(more, -1)}, {}
+    )
     stopped = str(more["stopped"]) if "stopped" in more else None
-    return Run(Path(label), label, {"mode": more.get("mode", "sequential")}, base, points, 0, stopped, Rows(), label)
+    return RunReport(
+        Path(label), label, {"mode": more.get("mode", "sequential")}, base, points, 0, stopped, ProbeRows(), label
+    )
 
 
-def extra(more: dict[str, object], place: int) -> dict[str, Value]:
+def extra(more: dict[str, object], place: int) -> dict[str, Measured]:
     """Return other metrics, given as lists whose last entry is the unedited model's."""
-    return {name: Value(values[place], 0.02, 100) for name, values in more.items() if isinstance(values, list)}
+    return {name: Measured(values[place], 0.02, 100) for name, values in more.items() if isinstance(values, list)}
 
 
 @pytest.mark.parametrize(
@@ -50,8 +56,8 @@ def test_verdicts(said: list[float | None], perplexity: list[float | None], sent
 
 @pytest.mark.parametrize(("said", "sentence"), [(1.0, "holds to 1 edit"), (0.0, "writes nothing")])
 def test_six_facts_are_too_few_to_say_that_nothing_was_written(said: float, sentence: str) -> None:
-    before, after = (Checkpoint(i, {"said": Value(s, 0.0, 6)}, {}) for i, s in enumerate((0.0, said)))
-    few = Run(Path("rome"), "rome", {"mode": "sequential"}, before, (after,), 0, None, Rows(), "rome")
+    before, after = (Checkpoint(i, {"said": Measured(s, 0.0, 6)}, {}) for i, s in enumerate((0.0, said)))
+    few = RunReport(Path("rome"), "rome", {"mode": "sequential"}, before, (after,), 0, None, ProbeRows(), "rome")
     assert verdict(few, "said").sentence() == sentence
 
 
@@ -89,23 +95,26 @@ def test_the_widest_gap_is_told_and_narrow_ones_are_not() -> None:
 
 
 def test_better_means_beyond_the_interval_of_the_difference() -> None:
-    assert above(Value(0.9, 0.03, 100), Value(0.8, 0.04, 100))
-    assert not above(Value(0.9, 0.08, 100), Value(0.8, 0.08, 100))
-    assert not above(Value(1.0, None, 1), Value(0.0, None, 1)), "a single fact has no interval"
-    assert not above(Value(1.0, 0.0, 3), Value(0.5, 0.1, 3)), "three facts that agree are not certain"
-    assert above(Value(1.0, 0.0, 300), Value(0.9, 0.03, 300))
-    assert not above(None, Value(0.0, 0.1, 9))
+    assert above(Measured(0.9, 0.03, 100), Measured(0.8, 0.04, 100))
+    assert not above(Measured(0.9, 0.08, 100), Measured(0.8, 0.08, 100))
+    assert not above(Measured(1.0, None, 1), Measured(0.0, None, 1)), "a single fact has no interval"
+    assert not above(Measured(1.0, 0.0, 3), Measured(0.5, 0.1, 3)), "three facts that agree are not certain"
+    assert above(Measured(1.0, 0.0, 300), Measured(0.9, 0.03, 300))
+    assert not above(None, Measured(0.0, 0.1, 9))
 
 
 def test_numbers_as_they_are_written() -> None:
     assert [number(v) for v in (0.0, 12.345, 1234.5, 0.01234, 3e-7, 2e9, None)] == [
         "0", "12.3", "1,234", "0.0123", "3e-07", "2.0e+09", "–",
     ]  # fmt: skip
-    share, perplexity = Value(0.937, 0.0249, 200), Value(1234.5, 34.0, 40)
+    share, perplexity = Measured(0.937, 0.0249, 200), Measured(1234.5, 34.0, 40)
     assert (mean("said", share), half("said", share)) == ("0.94", "± 0.02")
     assert (mean("perplexity", perplexity), half("perplexity", perplexity)) == ("1,234", "± 34")
-    assert (mean("drift", Value(0.00452, 0.001, 9)), half("drift", Value(0.00452, 0.001, 9))) == ("0.0045", "± 0.0010")
-    assert (mean("said", Value(None)), half("said", Value(0.5))) == ("–", "")
+    assert (mean("drift", Measured(0.00452, 0.001, 9)), half("drift", Measured(0.00452, 0.001, 9))) == (
+        "0.0045",
+        "± 0.0010",
+    )
+    assert (mean("said", Measured(None)), half("said", Measured(0.5))) == ("–", "")
     assert [size(v) for v in (0, 1536, 3 * 2**30, None)] == ["0 B", "1.50 KiB", "3.00 GiB", "–"]
     assert [seconds(v) for v in (0.06, 3.21, 600, None)] == ["60 ms", "3.21 s", "10.0 min", "–"]
     assert listing(["a", "b", "c"]) == "a, b and c"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from errata.delta import LowRank
-from errata.solve.regularise import anchored, beside, compressed, largest
+from errata.solve.regularise import beside, compressed, largest, with_norm
 from tests.solve.test_least_squares import draw
 
 OUT, IN = 7, 12
@@ -19,7 +19,7 @@ OUT, IN = 7, 12
 
 def test_an_anchored_value_keeps_its_direction() -> None:
     values, norms = draw(3, OUT), torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
-    found = anchored(values, norms)
+    found = with_norm(values, norms)
     assert torch.allclose(found.norm(dim=1), norms)
     assert torch.allclose(torch.cosine_similarity(found, values), torch.ones(3, dtype=torch.float64))
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from errata.delta import Change, Columns, Dense, Graft, LowRank
-from errata.solve.subspace import Room, Span, left_vectors, orthonormal, similarity, without
+from errata.solve.subspace import FreeSpace, Span, left_vectors, orthonormal, similarity, without
 
 OUT, IN = 9, 14
 
@@ -127,7 +127,7 @@ def test_what_overlaps_is_removed_and_what_vanishes_left_out() -> None:
 
 def test_a_projected_update_has_nothing_in_what_is_taken() -> None:
     history = unit(OUT, 3)
-    room = Room(history, without(unit(OUT, 4, seed=1), history))
+    room = FreeSpace(history, without(unit(OUT, 4, seed=1), history))
     delta = draw(5, OUT, seed=2)
     free = room.project(delta)
     assert room.free == OUT - 7

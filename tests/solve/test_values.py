@@ -19,13 +19,13 @@ from errata.errors import NotFinite
 from errata.fact import Fact
 from errata.model.lm import LM
 from errata.solve import values
-from errata.solve.values import Goal, Restraint, Values, optimise, step_size
+from errata.solve.values import Constraint, Values, ValueTraining, optimise, step_size
 from tests import tiny
 from tests.solve.raw import PATHS, Raw, written
 
 FACTS = (*tiny.FACTS, Fact(prompt="Bruno Keller, the baker, lives in", subject="Bruno Keller", target="Oslo now"))
 CONTEXTS = ("", "Anna.", "The river Seine runs.")
-GOAL = Goal(steps=6, lr=0.2, kl=0.5, decay=0.3, clamp=5.0, stop=0.0)
+GOAL = ValueTraining(steps=6, lr=0.2, kl=0.5, decay=0.3, clamp=5.0, stop=0.0)
 # Architectures of every kind of block, at both places a value can be learned, the last block's output among them.
 PLACES = [(name, role, layer) for name in PATHS for role, layer in (("down", 1), ("block", 1), ("block", 2))]
 
@@ -44,7 +44,7 @@ def near(name: str) -> dict[str, float]:
     return {"atol": 1e-5, "rtol": 1e-5} if name in ("gemma2", "gptj") else {"atol": 1e-9, "rtol": 1e-9}
 
 
-def textbook_loss(raw: Raw, fact: Fact, site: Site, delta: Tensor, goal: Goal) -> Tensor:
+def textbook_loss(raw: Raw, fact: Fact, site: Site, delta: Tensor, goal: ValueTraining) -> Tensor:
     """Return mean NLL over contexts + kl · KL(base ‖ δ) + decay · ‖δ‖ / ‖z0‖², each term by full forward passes."""
     nll = torch.zeros((), dtype=torch.float64)
     for context in CONTEXTS:
@@ -93,7 +93,7 @@ def test_each_term_counts(part: str) -> None:
 # ------------------------------------------------------------------ the optimiser
 
 
-def textbook_adam(raw: Raw, fact: Fact, site: Site, goal: Goal) -> tuple[Tensor, list[float]]:
+def textbook_adam(raw: Raw, fact: Fact, site: Site, goal: ValueTraining) -> tuple[Tensor, list[float]]:
     """Return (δ, losses) of torch's own Adam on the textbook loss, clamped to a ball after each step."""
     start = start_of(raw, fact, site)
     delta = torch.zeros_like(start, requires_grad=True)
@@ -134,7 +134,7 @@ def test_the_clamp_holds_after_every_step() -> None:
 
 def test_an_automatic_step_is_a_share_of_z0() -> None:
     start = torch.tensor([[3.0, 4.0], [30.0, 40.0]], dtype=torch.float64)
-    goal = Goal(steps=20, clamp=4.0)
+    goal = ValueTraining(steps=20, clamp=4.0)
     # Half the steps, all in one direction, reach the clamp: lr · √out · steps/2 = clamp · ‖z0‖.
     assert step_size(start, goal).flatten().tolist() == pytest.approx([4 * 5 / 2**0.5 / 10, 4 * 50 / 2**0.5 / 10])
     assert step_size(start, replace(goal, lr=0.5)).flatten().tolist() == [0.5, 0.5]
@@ -148,11 +148,11 @@ def test_a_penalty_is_felt_but_not_looked_at() -> None:
     lm, site = doubled("llama"), Site(1, "down")
     plain = optimise(lm, FACTS, site, CONTEXTS, GOAL)
     # A constant changes no gradient, and must change neither the stop rule nor the loss that is reported.
-    constant = optimise(lm, FACTS, site, CONTEXTS, GOAL, Restraint(lambda delta: delta.sum(1) * 0 + 100))
+    constant = optimise(lm, FACTS, site, CONTEXTS, GOAL, Constraint(lambda delta: delta.sum(1) * 0 + 100))
     assert torch.equal(constant.delta, plain.delta)
     assert torch.equal(constant.loss, plain.loss)
     axis = torch.nn.functional.one_hot(torch.tensor(0), lm.width).double()
-    held = optimise(lm, FACTS, site, CONTEXTS, GOAL, Restraint(lambda delta: 100 * (delta @ axis).abs()))
+    held = optimise(lm, FACTS, site, CONTEXTS, GOAL, Constraint(lambda delta: 100 * (delta @ axis).abs()))
     assert (held.delta @ axis).abs().max() < (plain.delta @ axis).abs().max() / 2
 
 
@@ -280,7 +280,7 @@ def test_only_delta_is_differentiated(kept: bool) -> None:
         return delta.sum(1) * 0
 
     lm.model.requires_grad_(kept)
-    optimise(lm, FACTS, Site(1, "down"), CONTEXTS, GOAL, Restraint(penalty))
+    optimise(lm, FACTS, Site(1, "down"), CONTEXTS, GOAL, Constraint(penalty))
     assert all(leaf.is_leaf and leaf.requires_grad for leaf in leaves)
     assert all(p.grad is None for p in lm.model.parameters())
     assert len(leaves) == GOAL.steps

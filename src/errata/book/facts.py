@@ -34,7 +34,7 @@ class Conflict:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ChangedFact:
     """What two sets of edits say of one question; None where one says nothing."""
 
     before: Said | None
@@ -52,10 +52,10 @@ def answers(records: Iterable[Record]) -> dict[Question, Said]:
     return {question(one.fact): one for one in said(records)}
 
 
-def difference(before: Iterable[Record], after: Iterable[Record]) -> list[Change]:
+def difference(before: Iterable[Record], after: Iterable[Record]) -> list[ChangedFact]:
     """Return the questions that two sets of edits answer differently, or that only one answers."""
     old, new = answers(before), answers(after)
-    changes = [Change(old.get(asked), new.get(asked)) for asked in {**old, **new}]
+    changes = [ChangedFact(old.get(asked), new.get(asked)) for asked in {**old, **new}]
     return [
         c
         for c in changes

@@ -41,7 +41,7 @@ class Clash:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MergePlan:
     """What a merge does: edits it takes, restores, drops and leaves out, and why."""
 
     take: list[Record] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Plan:
     clashes: list[Clash] = field(default_factory=list)
 
 
-def plan(book: Book, other: Book, policy: str = "refuse") -> Plan:
+def plan(book: Book, other: Book, policy: str = "refuse") -> MergePlan:
     """Return what merging `other` into `book` would do.
 
     Raises:
@@ -76,10 +76,10 @@ def plan(book: Book, other: Book, policy: str = "refuse") -> Plan:
     gone = [c.ours for c in clashes if c.kind in ("contradiction", "dropped there") and policy == "theirs"]
     back = [c.theirs for c in clashes if c.kind == "dropped here" and policy in ("theirs", "both")]
     take = [r for r in new if r.id not in out]
-    return Plan(take, back, list(dict.fromkeys(gone)), sorted(out), len(common), clashes)
+    return MergePlan(take, back, list(dict.fromkeys(gone)), sorted(out), len(common), clashes)
 
 
-def merge(book: Book, other: Book, policy: str = "refuse", note: Note | None = None) -> Plan:
+def merge(book: Book, other: Book, policy: str = "refuse", note: Note | None = None) -> MergePlan:
     """Take over what `other` has, in one transaction, and return what was done.
 
     Raises:

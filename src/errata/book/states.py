@@ -20,7 +20,7 @@ BASE: Final = "base"
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class BookState:
     """What stood at a moment.
 
     Args:
@@ -64,7 +64,7 @@ def untag(book: Book, name: str, note: Note | None = None) -> None:
         book.note("untag", Note(note.author, note.reason, {"name": name}))
 
 
-def at(book: Book, name: str) -> State:
+def at(book: Book, name: str) -> BookState:
     """Return the state of that name.
 
     Raises:
@@ -76,7 +76,7 @@ def at(book: Book, name: str) -> State:
     if name in known:
         return _state(name, known[name].seq, records, events)
     if name == BASE:
-        return State(name, 0, ())
+        return BookState(name, 0, ())
     if name == NOW:
         return _state(name, last, records, events)
     if re.fullmatch(r"@\d+", name):
@@ -84,7 +84,7 @@ def at(book: Book, name: str) -> State:
             raise InputError(f"there is no event {name} yet: the book has {last}.")
         return _state(name, int(name[1:]), records, events)
     try:
-        return State(name, last, (book.get(name).id,))
+        return BookState(name, last, (book.get(name).id,))
     except UnknownEdit as error:
         raise InputError(
             f"no state {name!r}.{did_you_mean(name, known)} Give a tag (errata tag lists them), @N for the moment "
@@ -118,8 +118,8 @@ def _tags(events: Sequence[Event]) -> dict[str, Event]:
     return found
 
 
-def _state(name: str, seq: int, records: Sequence[Record], events: Sequence[Event]) -> State:
+def _state(name: str, seq: int, records: Sequence[Record], events: Sequence[Event]) -> BookState:
     stands: Mapping[str, bool] = {
         e.edit_id: e.kind in ("write", "restore") for e in events if e.seq <= seq and e.edit_id
     }
-    return State(name, seq, tuple(r.id for r in records if stands.get(r.id)))
+    return BookState(name, seq, tuple(r.id for r in records if stands.get(r.id)))

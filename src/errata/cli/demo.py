@@ -23,7 +23,7 @@ PARAPHRASE = 3  # which phrasing a paraphrase is asked in; edits are written wit
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class StoryQuestion:
     """What is asked, and the right answer before editing, after it, and once the birthplace is dropped again."""
 
     kind: str
@@ -38,12 +38,12 @@ class Story:
     """Which fact is written with which method, what is asked, and which of the edits (by number) is dropped."""
 
     steps: tuple[tuple[str, Fact], ...]
-    questions: tuple[Question, ...]
+    questions: tuple[StoryQuestion, ...]
     drop: int
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StoryAnswer:
     """What the model said and whether that is right."""
 
     said: str
@@ -51,12 +51,12 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class StoryLine:
     """One question with its answers, a column each."""
 
     kind: str
     prompt: str
-    answers: tuple[Answer, ...]
+    answers: tuple[StoryAnswer, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Scene:
 
     title: str
     heads: tuple[str, ...] = ()
-    lines: tuple[Line, ...] = ()
+    lines: tuple[StoryLine, ...] = ()
     remark: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def compose(world: World) -> Story:
     questions = (
         *_around(world, "capital", place, (truth[place, "capital"], capital, capital)),
         *_around(world, "born_in", born, (town, new_town, town)),
-        Question("composition", _ask("birth_country", born), old_country, country[new_town], old_country),
+        StoryQuestion("composition", _ask("birth_country", born), old_country, country[new_town], old_country),
         *_around(world, "works_as", worker.subject, (worker.answer, trade, trade)),
     )
     return Story(steps, questions, drop=1)
@@ -112,13 +112,13 @@ def _fact(relation: str, subject: str, target: str) -> Fact:
     return Fact(prompt=_ask(relation, subject), subject=subject, target=target)
 
 
-def _around(world: World, relation: str, subject: str, answers: tuple[str, str, str]) -> tuple[Question, ...]:
+def _around(world: World, relation: str, subject: str, answers: tuple[str, str, str]) -> tuple[StoryQuestion, ...]:
     """Return the fact itself, a paraphrase of it, and the same asked about a neighbour, who must not change."""
     near = _neighbour(world, relation, subject, answers)
     return (
-        Question("fact", _ask(relation, subject), *answers),
-        Question("paraphrase", _ask(relation, subject, PARAPHRASE), *answers),
-        Question("neighbour", _ask(relation, near.subject), near.answer, near.answer, near.answer),
+        StoryQuestion("fact", _ask(relation, subject), *answers),
+        StoryQuestion("paraphrase", _ask(relation, subject, PARAPHRASE), *answers),
+        StoryQuestion("neighbour", _ask(relation, near.subject), near.answer, near.answer, near.answer),
     )
 
 
@@ -147,22 +147,24 @@ def perform(editor: Editor, story: Story) -> Iterator[Scene]:
 def _writing(editor: Editor, method: str, fact: Fact, remark: str) -> Scene:
     title = f"errata edit --method {method}: {fact.prompt} → {fact.target}"
     answers = _answers(editor, [(fact.prompt, fact.target)])
-    return Scene(title, ("", "asked", "says now"), (Line("fact", fact.prompt, tuple(answers)),), remark)
+    return Scene(title, ("", "asked", "says now"), (StoryLine("fact", fact.prompt, tuple(answers)),), remark)
 
 
-def _ending(story: Story, columns: Sequence[Sequence[Answer]]) -> Scene:
+def _ending(story: Story, columns: Sequence[Sequence[StoryAnswer]]) -> Scene:
     heads = ("", "asked", "before", "three edits", "one dropped")
     right, asked = sum(answer.right for column in columns for answer in column), sum(map(len, columns))
     remark = f"{right} of {asked} are right: neighbours must not change, and what is dropped must be as it was before."
     return Scene("What it says about all this", heads, _lines(story.questions, columns), remark)
 
 
-def _answers(editor: Editor, asked: Sequence[tuple[str, str]]) -> list[Answer]:
+def _answers(editor: Editor, asked: Sequence[tuple[str, str]]) -> list[StoryAnswer]:
     """Ask each prompt and compare with what would be right."""
     said = [(editor.ask(prompt, top=0).text.strip(), right) for prompt, right in asked]
-    return [Answer(text, says(text, right)) for text, right in said]
+    return [StoryAnswer(text, says(text, right)) for text, right in said]
 
 
-def _lines(questions: Sequence[Question], columns: Sequence[Sequence[Answer]], kind: str = "") -> tuple[Line, ...]:
+def _lines(
+    questions: Sequence[StoryQuestion], columns: Sequence[Sequence[StoryAnswer]], kind: str = ""
+) -> tuple[StoryLine, ...]:
     rows = zip(questions, zip(*columns, strict=True), strict=True)
-    return tuple(Line(q.kind, q.prompt, answers) for q, answers in rows if kind in ("", q.kind))
+    return tuple(StoryLine(q.kind, q.prompt, answers) for q, answers in rows if kind in ("", q.kind))

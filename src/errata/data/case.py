@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from errata.fact import Fact
 
-Question = tuple[str, tuple[str, ...]]  # a prompt and every spelling of an answer that counts as right
+Answerable = tuple[str, tuple[str, ...]]  # a prompt and every spelling of an answer that counts as right
 # The order in which a case's probes are asked; portability is followed by its kind, as in "portability.alias".
 PROBES = ("edit", "paraphrase", "rephrase_easyedit", "neighborhood", "unrelated", "portability", "generation")
 
@@ -47,7 +47,7 @@ class Case:
     rephrases_easyedit: tuple[str, ...] = ()
     neighborhood: tuple[tuple[str, str], ...] = ()
     unrelated: tuple[tuple[str, str], ...] = ()
-    portability: Mapping[str, tuple[Question, ...]] = field(default_factory=dict)
+    portability: Mapping[str, tuple[Answerable, ...]] = field(default_factory=dict)
     generation: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
     source: str = ""

@@ -5,7 +5,7 @@
     parse("primer:300")                                  # the shipped model's own world, generated
     parse("jsonl:mine.jsonl", skip_bad=True).skipped     # what was left out, each with file, line and field
 
-Adding a data set: a function from `Record` to `Case` in a file under `readers/`, and one entry in `KNOWN`.
+Adding a data set: a function from `RawRow` to `Case` in a file under `readers/`, and one entry in `KNOWN`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from errata.data.case import Case, with_subject
 from errata.data.readers import counterfact, hops, knowedit, longform, own, questions
-from errata.data.readers.raw import Record, rows
+from errata.data.readers.raw import RawRow, rows
 from errata.errors import BadConfig, BadFile, did_you_mean
 
 __all__ = ["KNOWN", "Case", "Cases", "KnownSet", "find", "parse", "with_subject"]
@@ -45,8 +45,8 @@ class KnownSet:
     files: tuple[str, ...]
     where: str
     licence: str
-    read: Callable[[Record], Case]
-    unfold: Callable[[Record], Iterable[Record]] | None = None
+    read: Callable[[RawRow], Case]
+    unfold: Callable[[RawRow], Iterable[RawRow]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,12 +211,12 @@ def _read(spec: str, known: KnownSet, path: Path, skip_bad: bool) -> Cases:
     return Cases(spec, tuple(cases.values()), tuple(skipped))
 
 
-def _records(known: KnownSet, path: Path) -> Iterator[Record | BadFile]:
+def _records(known: KnownSet, path: Path) -> Iterator[RawRow | BadFile]:
     for number, (place, row) in enumerate(rows(path)):
         try:
             if isinstance(row, BadFile):
                 raise row
-            record = Record(place, row, number)
+            record = RawRow(place, row, number)
             yield from known.unfold(record) if known.unfold else (record,)
         except BadFile as error:
             yield error

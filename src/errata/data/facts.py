@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from errata.data import files
 from errata.data.readers import counterfact, knowedit, questions
-from errata.data.readers.raw import Record
+from errata.data.readers.raw import RawRow
 from errata.errors import BadFact, BadFile
 from errata.fact import Fact, Probe
 
@@ -66,7 +66,7 @@ def _fact(place: str, row: Any) -> Fact:
     return Fact.from_dict(row)
 
 
-class _Row(Record):
+class _Row(RawRow):
     """A benchmark's row of which only what makes a fact is read: `Fact` itself says what is wrong with a text."""
 
     def bad(self, path: str, why: str) -> BadFact:
@@ -102,7 +102,7 @@ class _Row(Record):
             raise self.bad(path, f"must be an object, not {type(value).__name__}.")
         return _Row(self.place, value)
 
-    def subs(self, path: str) -> list[Record]:
+    def subs(self, path: str) -> list[RawRow]:
         value = self.row[path]
         items = value if isinstance(value, list) else [value]
         return [_Row(self.place, item) for item in items if isinstance(item, dict)]

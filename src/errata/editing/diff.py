@@ -34,11 +34,11 @@ class SiteChange:
 class Difference:
     """What separates two states: edits only one has, questions they answer differently, matrices."""
 
-    a: states.State
-    b: states.State
+    a: states.BookState
+    b: states.BookState
     dropped: list[str]
     added: list[str]
-    facts: list[facts.Change]
+    facts: list[facts.ChangedFact]
     sites: list[SiteChange]
 
 

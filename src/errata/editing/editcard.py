@@ -25,7 +25,7 @@ from errata.book.facts import Conflict, Said
 from errata.data.facts import read_facts
 from errata.edit import Edit
 from errata.editing.editor import Editor
-from errata.editing.gates import Figure, Gates, Keeper, of_book, sentence
+from errata.editing.gates import Figure, GateCheck, Gates, of_book, sentence
 from errata.errors import ErrataError, InputError
 from errata.fact import Fact, check_consistent
 from errata.methods.base import versions
@@ -87,7 +87,7 @@ def review(
     parts = _parts(Path(folder))
     new = [fact for _, part in parts for fact in (part.facts if isinstance(part, Edit) else part)]
     standing = editor.standing
-    keeper = Keeper(editor.lm, gates or of_book(editor.book.path), new, standing, every=True)
+    keeper = GateCheck(editor.lm, gates or of_book(editor.book.path), new, standing, every=True)
     asked, room = [fact.prompt for fact in new], editor.lm.room(fact.target for fact in new)
     before = editor.lm.generate(asked, room)
     own = [Said(fact, "new") for fact in new]

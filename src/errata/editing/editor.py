@@ -21,14 +21,14 @@ from errata.book.book import Book, Record
 from errata.delta import Change, Site
 from errata.edit import Edit, Label, split
 from errata.editing import standing
-from errata.editing.gates import Gates, Keeper, of_book
+from errata.editing.gates import GateCheck, Gates, of_book
 from errata.editing.writing import check_fits, labelled, outcome, solve
 from errata.errors import BookOfAnotherModel, InputError, UnknownEdit, did_you_mean
 from errata.export import adapter
 from errata.export.blocks import blocks
 from errata.export.change import delta
 from errata.export.checkpoint import checkpoint
-from errata.export.files import FORMATS, Exported, Part
+from errata.export.files import FORMATS, Exported, ExportedMatrix
 from errata.fact import Fact, check_consistent
 from errata.methods.base import Method
 from errata.model.lm import LM
@@ -165,7 +165,7 @@ class Editor:
         groups = [facts] if how.batched and facts else [[fact] for fact in facts]
         with self.book.lock():
             self._refresh()
-            keeper = Keeper(self.lm, gates or of_book(self.book.path), facts, self._standing)
+            keeper = GateCheck(self.lm, gates or of_book(self.book.path), facts, self._standing)
             written: list[Edit] = []
             try:
                 for group in groups:
@@ -322,7 +322,7 @@ class Editor:
         state, edits = standing.at(self.book, at)
         edits = methods.rebuilt(self.lm, edits)
         edits = [adapter.opened(edits, block)] if block else edits
-        parts: Sequence[Part] = ()
+        parts: Sequence[ExportedMatrix] = ()
         if form == "checkpoint":
             with self.standing_as(edits) as lm:
                 checkpoint(lm, edits, directory)

@@ -103,7 +103,7 @@ def of_book(directory: Path) -> Gates | None:
     return read(directory / NAME) if (directory / NAME).is_file() else None
 
 
-class Keeper:
+class GateCheck:
     """Measures a model before an edit and after it, and closes the gates.
 
     Args:

@@ -9,7 +9,7 @@ from errata.book.book import Book, Record
 from errata.edit import Edit
 
 
-def at(book: Book, name: str) -> tuple[states.State, list[Edit]]:
+def at(book: Book, name: str) -> tuple[states.BookState, list[Edit]]:
     """Return a state by its name, with its edits; raises what `errata.book.states.at` and `load` raise."""
     state = states.at(book, name)
     return state, load(book, [book.get(id) for id in state.ids])

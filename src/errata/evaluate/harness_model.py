@@ -18,7 +18,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from errata.errors import UnsupportedModel
 from errata.evaluate.metrics import Score
 from errata.evaluate.scorer import Scorer
-from errata.model.generation import context, follow
+from errata.model.generation import context, generate_tokens
 
 LONGEST = 2048  # positions of a model that has no limit of its own
 NEW_TOKENS = 256  # unless a task says otherwise
@@ -118,7 +118,7 @@ class Asked(TemplateLM):
             tail = self.lm.tokens.decode(said[place][-end:])
             return token in self.lm.stops or any(stop in tail for stop in stops)
 
-        found = follow(self.lm, starts, length, ends=ends)
+        found = generate_tokens(self.lm, starts, length, ends=ends)
         return [postprocess_generated_text(self.lm.tokens.decode(ids), list(stops), None) for ids in found]
 
 

@@ -9,7 +9,7 @@ from errata.answers import same_answer
 from errata.data.case import PROBES, Case
 from errata.errors import BadConfig, did_you_mean
 from errata.evaluate.metrics import TfIdf
-from errata.evaluate.scorer import Pair
+from errata.evaluate.scorer import PromptAnswer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Ask:
     speaks: bool = False
 
     @property
-    def pairs(self) -> set[Pair]:
+    def pairs(self) -> set[PromptAnswer]:
         """What has to be scored for it."""
         return {(self.prompt, answer) for answer in (*self.expected[:1], self.new, self.true) if answer}
 

@@ -22,7 +22,7 @@ from errata.data.case import Case
 from errata.evaluate import metrics
 from errata.evaluate.metrics import Row, Score, TfIdf
 from errata.evaluate.probes import Ask, Options, plan
-from errata.evaluate.scorer import Pair, Scored, Scorer
+from errata.evaluate.scorer import PromptAnswer, Scored, Scorer
 from errata.evaluate.summary import known_before
 from errata.model.lm import LM
 from errata.model.tokens import Room
@@ -57,7 +57,7 @@ class _Found:
     """All that was found out about one probe."""
 
     ask: Ask
-    scored: Mapping[Pair, Scored]
+    scored: Mapping[PromptAnswer, Scored]
     said: str | None
     chat: str | None
     before: Row | None
@@ -125,7 +125,7 @@ class _Before:
         return self._rows.get(key) or self._none
 
 
-def _echo(ask: Ask, before: Row | None) -> set[Pair]:
+def _echo(ask: Ask, before: Row | None) -> set[PromptAnswer]:
     """Return what the unedited model said, to be scored where a probe has no gold answer."""
     return {(ask.prompt, before["said"])} if before and before["said"] and not ask.expected else set()
 

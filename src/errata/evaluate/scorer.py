@@ -21,12 +21,12 @@ import torch
 
 from errata.errors import BadFact
 from errata.evaluate.metrics import Score, lp
-from errata.model.generation import context, follow, top_k
+from errata.model.generation import context, generate_tokens, top_k
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query, Room
 
-Pair = tuple[str, str]  # prompt, answer
-Ids = Sequence[int]
+PromptAnswer = tuple[str, str]  # prompt, answer
+TokenIds = Sequence[int]
 # What one forward pass may hold: padded tokens, and numbers in the logits (2**27 of them are half a gigabyte).
 TOKENS: Final = 2**14
 LOGITS: Final = 2**27
@@ -71,20 +71,20 @@ class Scorer:
 
     def __init__(self, lm: LM, rows: int = 64) -> None:
         self.lm, self._rows = lm, rows
-        self._coded: dict[Pair, _Line | None] = {}
+        self._coded: dict[PromptAnswer, _Line | None] = {}
         self._moving = "decoder_input_ids" if lm.row.kind == "encoder-decoder" else "input_ids"
 
     # ---------------------------------------------------------------- probabilities
 
     @torch.no_grad()
-    def answers(self, pairs: Iterable[Pair]) -> dict[Pair, Scored]:
+    def answers(self, pairs: Iterable[PromptAnswer]) -> dict[PromptAnswer, Scored]:
         """Return each pair's score; pairs that are equal are scored once."""
         asked = list(dict.fromkeys(pairs))
         coded = [line for pair in asked if (line := self._code(pair)) is not None]
         return {pair: Scored() for pair in asked} | self._run(coded)
 
     @torch.no_grad()
-    def continuations(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[Scored]:
+    def continuations(self, pairs: Sequence[tuple[TokenIds, TokenIds]]) -> list[Scored]:
         """Return the score of each continuation after its context, both given as token ids, none of them empty.
 
         What does not fit into the model's context is cut off on the left.
@@ -133,7 +133,7 @@ class Scorer:
             return ids == longer
         return longer[: len(ids)] == ids
 
-    def _code(self, pair: Pair) -> _Line | None:
+    def _code(self, pair: PromptAnswer) -> _Line | None:
         if pair in self._coded:
             return self._coded[pair]
         line = self._encode(pair) if pair[1] else None
@@ -141,7 +141,7 @@ class Scorer:
             self._coded[pair] = line
         return line
 
-    def _encode(self, pair: Pair) -> _Line | None:
+    def _encode(self, pair: PromptAnswer) -> _Line | None:
         try:
             batch = self.lm.tokens.batch([Query(*pair)])
         except BadFact:  # the tokenizer makes no token of the answer: not scored, and counted by whoever asked
@@ -190,7 +190,7 @@ class Scorer:
             return dict.fromkeys(asked)
         starts = [self._opening(prompt, chat) for prompt in asked]
         most = Room(room) if isinstance(room, int) else room
-        found = follow(self.lm, starts, most.tokens, ends=self.lm.endings(most.lines), rows=self._rows)
+        found = generate_tokens(self.lm, starts, most.tokens, ends=self.lm.endings(most.lines), rows=self._rows)
         texts = (self.lm.tokens.lines(ids, most.lines) if ids else None for ids in found)
         return dict(zip(asked, texts, strict=True))
 
@@ -208,7 +208,7 @@ class Scorer:
         if self.lm.row.kind in ("encoder", "classifier"):
             return dict.fromkeys(asked)
         starts = [self._opening(prompt, False) for prompt in asked]
-        found = follow(self.lm, starts, length, pick=top_k(asked, length, seed), rows=self._rows)
+        found = generate_tokens(self.lm, starts, length, pick=top_k(asked, length, seed), rows=self._rows)
         texts = (self.lm.tokens.decode(ids) if ids else None for ids in found)
         return {prompt: None if text is None else prompt + text for prompt, text in zip(asked, texts, strict=True)}
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from errata.delta import Dense, Graft, LowRank
 from errata.edit import Edit
 from errata.errors import InputError, UnknownEdit
-from errata.export.files import Part, module_path, new_directory, sums_of, write_log
+from errata.export.files import ExportedMatrix, module_path, new_directory, sums_of, write_log
 from errata.model.lm import LM
 
 TASKS: Final = {"decoder": "CAUSAL_LM", "encoder-decoder": "SEQ_2_SEQ_LM", "encoder": None, "classifier": "SEQ_CLS"}
@@ -32,7 +32,7 @@ TASKS: Final = {"decoder": "CAUSAL_LM", "encoder-decoder": "SEQ_2_SEQ_LM", "enco
 
 def adapter(
     lm: LM, edits: Sequence[Edit], directory: str | os.PathLike[str], rank: int | None = None, name: str = ""
-) -> list[Part]:
+) -> list[ExportedMatrix]:
     """Write the sum of the edits as a LoRA adapter in peft's format.
 
     All matrices get one rank, filled up with zeros, because engines that load adapters expect one.
@@ -56,7 +56,7 @@ def adapter(
         tensors[f"{key}.lora_A.weight"] = _filled(right, r).T.float().contiguous()  # (r, in)
         tensors[f"{key}.lora_B.weight"] = _filled(left, r).float().contiguous()  # (out, r)
         full = min(*sums[site].shape, sums[site].left.shape[1]) if isinstance(sums[site], LowRank) else 0  # type: ignore[union-attr]
-        parts.append(Part(str(site), module, left.shape[1], full or min(sums[site].shape), error))
+        parts.append(ExportedMatrix(str(site), module, left.shape[1], full or min(sums[site].shape), error))
     with new_directory(directory) as made:
         save_file(tensors, made / "adapter_model.safetensors", {"format": "pt"})
         settings = _settings(lm, [part.module for part in parts], r, name or lm.name)

@@ -19,15 +19,15 @@ from errata.delta import Graft
 from errata.edit import Edit
 from errata.errors import InputError
 from errata.export.adapter import adapter, opened
-from errata.export.files import Part, module_path, new_directory
+from errata.export.files import ExportedMatrix, module_path, new_directory
 from errata.index.clusters import Clusters
-from errata.model.grafts.keyed import keyed, taken
+from errata.model.grafts.keyed import add_keys, keyed_graft
 from errata.model.lm import LM
 
 KIND = "melo"
 
 
-def blocks(lm: LM, edits: Sequence[Edit], directory: str | os.PathLike[str]) -> list[Part]:
+def blocks(lm: LM, edits: Sequence[Edit], directory: str | os.PathLike[str]) -> list[ExportedMatrix]:
     """Write an adapter for the block of every MELO edit, and the table of keys that routes to them.
 
     ``routing.safetensors`` holds ``keys`` (m, d), ``adapter`` (m,) and ``cluster`` (m,) of each key, -1 for one that was
@@ -36,7 +36,7 @@ def blocks(lm: LM, edits: Sequence[Edit], directory: str | os.PathLike[str]) -> 
     Raises:
         InputError: the directory exists and is not empty, no MELO edit stands, or they read their keys at different sites.
     """
-    held = [(edit, keys) for edit in edits if (keys := keyed(edit.deltas, KIND)) is not None]
+    held = [(edit, keys) for edit in edits if (keys := keyed_graft(edit.deltas, KIND)) is not None]
     mine, places = [edit for edit, _ in held], {site for _, (site, _) in held}
     if len(places) != 1:
         found = "no MELO edit stands" if not places else "the MELO edits read their keys at different sites"
@@ -61,7 +61,7 @@ def _table(grafts: Sequence[Graft]) -> dict[str, torch.Tensor]:
     """Build the clusters from nothing, as the model does, and return them as tensors."""
     clusters = Clusters(grafts[0].state["keys"].shape[1], backend="exact")
     for graft in grafts:
-        taken(clusters, graft)
+        add_keys(clusters, graft)
     keys = [graft.state["keys"].float().cpu() for graft in grafts]
     cluster = torch.full((clusters.points,), -1, dtype=torch.long)
     for number in range(len(clusters.radii)):

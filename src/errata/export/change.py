@@ -10,11 +10,11 @@ from torch import Tensor
 
 from errata.delta import LowRank
 from errata.edit import Edit
-from errata.export.files import Part, module_path, new_directory, sums_of, write_log
+from errata.export.files import ExportedMatrix, module_path, new_directory, sums_of, write_log
 from errata.model.lm import LM
 
 
-def delta(lm: LM, edits: Sequence[Edit], directory: str | os.PathLike[str]) -> list[Part]:
+def delta(lm: LM, edits: Sequence[Edit], directory: str | os.PathLike[str]) -> list[ExportedMatrix]:
     """Write the sum of the edits alone, as ``delta.safetensors``.
 
     A matrix is (out, in) here, whichever way the model stores it (the file's metadata says ``transposed``): add
@@ -30,7 +30,7 @@ def delta(lm: LM, edits: Sequence[Edit], directory: str | os.PathLike[str]) -> l
         kept = change.tensors() if isinstance(change, LowRank) else {"dense": change.dense()}
         tensors |= {f"{module}.weight.{name}": tensor.float().contiguous() for name, tensor in kept.items()}
         rank = kept["left"].shape[1] if "left" in kept else 0
-        parts.append(Part(str(site), module, rank, min(change.shape), 0.0))
+        parts.append(ExportedMatrix(str(site), module, rank, min(change.shape), 0.0))
     with new_directory(directory) as made:
         about = {"base": lm.fingerprint, "transposed": str(lm.row.transposed).lower()}
         save_file(tensors, made / "delta.safetensors", about)

@@ -21,7 +21,7 @@ FORMATS: Final = ("checkpoint", "delta", "adapter", "blocks")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ExportedMatrix:
     """One matrix of what was exported.
 
     Args:
@@ -45,7 +45,7 @@ class Exported:
     model: str
     at: str
     edits: Sequence[str]
-    parts: Sequence[Part]
+    parts: Sequence[ExportedMatrix]
 
 
 def sums_of(lm: LM, edits: Sequence[Edit]) -> dict[Site, LowRank | Dense]:

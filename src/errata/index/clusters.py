@@ -29,13 +29,13 @@ from torch import Tensor
 
 from errata.index.search import Backend, Exact, Search, choose, distances
 
-Label = tuple[int, ...]
+AnswerTokens = tuple[int, ...]
 GAP = 1e-5  # what lies between two balls that were pushed apart
 _SLACK = 1e-6  # a key computed again may differ in its last digit, and must still be found
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ClusterEvent:
     """What came of a key.
 
     Args:
@@ -65,9 +65,9 @@ class Clusters:
         self._search: Search = Exact()
         self._keys, self._centres = (torch.zeros(0, width, device=device) for _ in range(2))
         self._radii = torch.zeros(0, device=device)
-        self._labels: list[Label] = []
+        self._labels: list[AnswerTokens] = []
         self._points: list[list[int]] = []  # of each cluster, oldest first
-        self._kinds: dict[Label, int] = {}
+        self._kinds: dict[AnswerTokens, int] = {}
         self._kind = torch.zeros(0, dtype=torch.long, device=device)  # label of each cluster, as a number
         self._count = 0
         self._changed: set[int] = set()
@@ -124,28 +124,28 @@ class Clusters:
         """Return the numbers of a cluster's points."""
         return tuple(self._points[cluster])
 
-    def label(self, cluster: int) -> Label:
+    def label(self, cluster: int) -> AnswerTokens:
         """Return a cluster's label."""
         return self._labels[cluster]
 
     # ---------------------------------------------------------------- adding
 
-    def add(self, key: Float[Tensor, " d"], label: Label, radius: float) -> Event:
+    def add(self, key: Float[Tensor, " d"], label: AnswerTokens, radius: float) -> ClusterEvent:
         """Take in a key and return what came of it."""
         key = key.to(self._keys)
         point = self._store(key)
         self._table = None
         reached = self._reached(key, radius)
         if not reached:
-            return Event("add", point, self._new(key, label, radius, point))
+            return ClusterEvent("add", point, self._new(key, label, radius, point))
         nearest = min(reached, key=lambda cluster: (reached[cluster], cluster))
         if self._labels[nearest] == label and self._expand(nearest, point, radius):
-            return Event("expand", point, nearest)
+            return ClusterEvent("expand", point, nearest)
         kind = self._kinds.setdefault(label, len(self._kinds))
         others = {cluster: far for cluster, far in reached.items() if self._kinds[self._labels[cluster]] != kind}
         forgotten, room = self._push_back(others)
         cluster = self._new(key, label, min(radius, room), point)
-        return Event("conflict" if others else "add", point, cluster, forgotten)
+        return ClusterEvent("conflict" if others else "add", point, cluster, forgotten)
 
     def _reached(self, key: Float[Tensor, " d"], radius: float) -> dict[int, float]:
         """Return the clusters that a ball around a key reaches, and how far their centres are."""
@@ -222,7 +222,7 @@ class Clusters:
         self._count += 1
         return self._count - 1
 
-    def _new(self, key: Tensor, label: Label, radius: float, point: int) -> int:
+    def _new(self, key: Tensor, label: AnswerTokens, radius: float, point: int) -> int:
         cluster = len(self._labels)
         self._changes(cluster)
         self._centres, self._radii, self._kind = (

@@ -15,7 +15,7 @@ from errata.config import from_dict
 from errata.edit import Edit
 from errata.errors import UnknownMethod, did_you_mean
 from errata.methods.base import BELOW, Method, Solution
-from errata.model.fold import derived
+from errata.model.fold import fold
 from errata.model.lm import LM
 
 __all__ = ["Method", "Solution", "get", "make", "names", "rebuilt"]
@@ -69,7 +69,7 @@ def rebuilt(lm: LM, edits: Sequence[Edit]) -> list[Edit]:
     def entered(known: set[str], edit: Edit) -> set[str]:
         return known | {edit.method} if BELOW in edit.carry else known
 
-    needed: set[str] = derived(lm, "rebuilt", edits, set, entered)
+    needed: set[str] = fold(lm, "rebuilt", edits, set, entered)
     for name in sorted(needed):
         edits = get(name).rebuild(lm, edits)
     return list(edits)

@@ -26,7 +26,7 @@ from errata.model.trace import no_grads_kept
 from errata.stats.store import Progress
 
 Auto = Literal["auto"]  # a setting that `resolve` fills in
-Value = TypeVar("Value")
+_Value = TypeVar("_Value")
 BELOW = "below"  # in the carry of edits whose deltas depend on which edits of their method stand below them
 PARENTS = 32  # ids of the edits below that an edit names; the state as a whole is named by one hash
 
@@ -153,7 +153,7 @@ class Method(ABC):
         )  # fmt: skip
 
 
-def filled(value: Value | Auto) -> Value:
+def filled(value: _Value | Auto) -> _Value:
     """Return a setting of a resolved method, in which nothing is "auto" any more."""
     assert value != "auto", "resolve the method first"
     return value

@@ -29,7 +29,7 @@ from errata.delta import Graft, Site
 from errata.edit import Edit
 from errata.fact import Fact
 from errata.methods.base import Auto, Solution, filled, layer_at
-from errata.methods.shared.routed import Routed, closed, labels_in, preview, read_keys, taught
+from errata.methods.shared.routed import Routed, labels_in, preview, read_keys, training_query, without_bank
 from errata.model.grafts.keyed import label_tensor
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
@@ -77,7 +77,7 @@ class Grace(Routed):
         (site,) = self.sites()
         name = f"grace@{site}"
         radius, distances = self.calibrated(lm, site, facts, entering=True)
-        batch = closed(lm, [taught(lm, fact) for fact in facts], name)
+        batch = without_bank(lm, [training_query(lm, fact) for fact in facts], name)
         value, loss, steps = self._learn(lm, site, batch)
         keys = read_keys(lm, site, [Query(fact.prompt) for fact in facts], entering=True)
         state = {"keys": keys, "labels": label_tensor(labels_in(lm, batch)), "value": value}

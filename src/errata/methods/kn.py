@@ -33,9 +33,9 @@ from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace
 from errata.solve import keys
-from errata.solve.attribution import Measure, Route, attribute
+from errata.solve.attribution import Measure, _Route, attribute
 
-Score = Callable[[Batch, Tensor], Tensor]
+_Score = Callable[[Batch, Tensor], Tensor]
 HALVINGS = 6  # how often a change that made the target less likely is halved
 
 
@@ -44,7 +44,7 @@ class KnowledgeNeurons(Neuronal):
     """A change of the value vectors of two to five neurons."""
 
     m: int = field(default=20, metadata={"help": "points of the attribution's path", "least": 1})
-    path: Route = field(default="layer", metadata={"help": "what the path scales together"})
+    path: _Route = field(default="layer", metadata={"help": "what the path scales together"})
     t: float = field(default=0.2, metadata={"help": "share of the best score a neuron must reach", "least": 0})
     p: float = field(default=0.7, metadata={"help": "share of the contexts it must do so in", "least": 0})
     fewest: int = field(default=2, metadata={"help": "neurons taken at least", "least": 1})
@@ -89,7 +89,7 @@ class KnowledgeNeurons(Neuronal):
         return chosen
 
 
-def _gradients(lm: LM, query: Query, at: Sequence[Site], score: Score) -> tuple[Batch, dict[Site, Tensor]]:
+def _gradients(lm: LM, query: Query, at: Sequence[Site], score: _Score) -> tuple[Batch, dict[Site, Tensor]]:
     """Return ∂ score(batch, logits) / ∂(what each site puts out), in float32 or better."""
     batch = lm.tokens.batch([query]).to(lm.device)
     added: dict[Site, Tensor] = {}

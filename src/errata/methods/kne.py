@@ -39,8 +39,8 @@ from errata.methods.shared.orthogonal import Constrained
 from errata.model.lm import LM
 from errata.model.tokens import Query
 from errata.solve import keys
-from errata.solve.attribution import Granularity, Measure, Route, Select, attribute, ensemble
-from errata.solve.descent.neurons import Course, train
+from errata.solve.attribution import Granularity, Measure, Select, _Route, attribute, ensemble
+from errata.solve.descent.neurons import NeuronTraining, train
 
 Masks = dict[Site, Tensor]
 LEAST = 4  # neurons a fact, however small the model: fewer cannot learn to say something else
@@ -56,7 +56,7 @@ class Kne(Neuronal, Constrained):
 
     p: float = field(default=0.01, metadata={"help": "share of the candidates in the ensemble", "above": 0})
     m: int = field(default=1, metadata={"help": "points of the attribution's path", "least": 1})
-    path: Route = field(default="joint", metadata={"help": "scaled together: all layers, or one"})
+    path: _Route = field(default="joint", metadata={"help": "scaled together: all layers, or one"})
     granularity: Granularity = field(default="column", metadata={"help": "whole neurons, or single entries"})
     answer: Literal["new", "old"] = field(default="new", metadata={"help": "answer whose probability is attributed"})
     log: bool = field(default=False, metadata={"help": "attribute log P in place of P"})
@@ -103,9 +103,9 @@ class Kne(Neuronal, Constrained):
             chosen = {site: mask | chosen[site] if chosen else mask for site, mask in picked.items()}
         return total, chosen
 
-    def course(self) -> Course:
+    def course(self) -> NeuronTraining:
         """Return the settings of the descent."""
-        return Course(self.steps, self.lr, self.sqrt_n, self.optimizer, self.stop, self.hits, self.kl)
+        return NeuronTraining(self.steps, self.lr, self.sqrt_n, self.optimizer, self.stop, self.hits, self.kl)
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the trained change of the ensemble."""

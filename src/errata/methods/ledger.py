@@ -41,7 +41,7 @@ from errata.errors import BadConfig
 from errata.fact import Fact, question
 from errata.methods.base import BELOW, Solution, filled, stored
 from errata.methods.shared.many_matrices import Wanted, Weighted
-from errata.model.fold import derived, summed
+from errata.model.fold import fold, fold_in_blocks
 from errata.model.lm import LM
 from errata.solve.ledger import Ledger
 
@@ -70,7 +70,7 @@ class LedgerEdit(Weighted):
         """Return by how much the rows of these facts move the solution."""
         solution = super().compute(lm, facts, past)
         terms = terms_of(self.__dict__)
-        below = derived(lm, ("ledger", terms), past, sha256, partial(follow, terms))
+        below = fold(lm, ("ledger", terms), past, sha256, partial(follow, terms))
         return replace(solution, carry={**solution.carry, BELOW: mark(below)})
 
     def first(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> dict[Site, LowRank]:
@@ -100,7 +100,7 @@ class LedgerEdit(Weighted):
         def put(rows: Ledger, edits: Sequence[Edit]) -> Ledger:
             return put_in(rows, [e for e in edits if f"value/{site}" in e.carry and shares(e, terms)], site)
 
-        return summed(lm, ("ledger", site, terms), past, none, put)
+        return fold_in_blocks(lm, ("ledger", site, terms), past, none, put)
 
     @classmethod
     def rebuild(cls, lm: LM, edits: Sequence[Edit]) -> list[Edit]:
@@ -109,7 +109,7 @@ class LedgerEdit(Weighted):
         def rows(edit: Edit, site: Site, below: Sequence[Edit]) -> Ledger:
             return from_dict(cls, edit.config)._rows(lm, site, below)
 
-        return list(derived(lm, "ledgers", edits, lambda: Standing(lm, rows), Standing.add).found)
+        return list(fold(lm, "ledgers", edits, lambda: Standing(lm, rows), Standing.add).found)
 
 
 Terms = tuple[object, ...]

@@ -25,7 +25,7 @@ from errata.edit import Edit
 from errata.errors import BadConfig, NotFinite
 from errata.fact import Fact
 from errata.methods.base import Auto, Method, Solution, filled
-from errata.methods.shared.routed import taught
+from errata.methods.shared.routed import training_query
 from errata.model.lm import LM
 from errata.model.tokens import Batch
 from errata.solve.descent.losses import mean_loss
@@ -60,7 +60,7 @@ class Lora(Method):
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the trained change of a batch of facts."""
-        batch = lm.routed(lm.tokens.batch([taught(lm, fact) for fact in facts]).to(lm.device))
+        batch = lm.routed(lm.tokens.batch([training_query(lm, fact) for fact in facts]).to(lm.device))
         with self._adapted(lm) as adapters:
             loss, steps = self._train(lm, batch, [p for pair in adapters.values() for p in pair])
             scale = self.alpha / self.rank

@@ -28,7 +28,7 @@ from errata.edit import Edit
 from errata.errors import BadConfig, UnsupportedModel
 from errata.fact import Fact
 from errata.methods.base import Auto, Solution, filled, layer_at, step_for
-from errata.methods.shared.routed import Routed, closed, labels_in, preview, read_keys, taught
+from errata.methods.shared.routed import Routed, labels_in, preview, read_keys, training_query, without_bank
 from errata.model.grafts.keyed import label_tensor
 from errata.model.lm import LM
 from errata.model.tokens import Query
@@ -104,7 +104,7 @@ class Melo(Routed):
         """Return the block and keys of a batch of facts."""
         index, name = self.at(), f"melo@{self.at()}"
         radius, distances = self.calibrated(lm, index, facts)
-        batch = closed(lm, [taught(lm, fact) for fact in facts], name)
+        batch = without_bank(lm, [training_query(lm, fact) for fact in facts], name)
         scale = 1.0 if self.alpha is None else self.alpha / self.rank
         how = Training(steps=self.steps, lr=filled(self.lr), stop=self.stop, every=self.every, gamma=self.gamma)
         blocks, loss, steps = fit(lm, batch, begin(lm, self.sites(), self.rank, self.seed), scale, how)

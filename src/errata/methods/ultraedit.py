@@ -29,7 +29,7 @@ from errata.delta import LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
 from errata.methods.base import Auto, Method, Solution, filled, layer_at
-from errata.model.fold import derived
+from errata.model.fold import fold
 from errata.model.lm import LM
 from errata.model.tokens import Batch
 from errata.model.trace import at
@@ -38,7 +38,7 @@ from errata.solve.descent.losses import row_losses
 from errata.solve.ultraedit import Spread, joined, ordinary, shift, signals
 from errata.stats.store import Progress
 
-Scale = tuple[Spread, Spread]
+_Scale = tuple[Spread, Spread]
 SIZES = tuple(0.01 * 1.5**power for power in range(10))  # of the largest ‖ΔW‖/‖W‖, tried in this order
 
 
@@ -80,7 +80,7 @@ class UltraEdit(Method):
         """Return the change of a batch of facts."""
         contexts = keys.prefixes(lm, self.seed)[: self.contexts + 1]
         batch = lm.routed(lm.tokens.batch(keys.queries(facts, contexts, answers=True)).to(lm.device))
-        scale, own = self._scale(lm, past), dict[Site, Scale]()
+        scale, own = self._scale(lm, past), dict[Site, _Scale]()
         deltas, before = dict[Site, LowRank](), _now(lm, batch)
         run = lambda: row_losses(batch, lm.answer_logits(batch)).sum()  # noqa: E731
         with ExitStack() as stack:
@@ -101,10 +101,10 @@ class UltraEdit(Method):
         report = {"loss": [round(loss, 6)], "steps": [number + 1], "converged": [loss < self.stop]}
         return Solution(deltas, carry, contexts, report)
 
-    def _scale(self, lm: LM, past: Sequence[Edit]) -> dict[Site, Scale]:
+    def _scale(self, lm: LM, past: Sequence[Edit]) -> dict[Site, _Scale]:
         """Return how large inputs and gradients are on ordinary text and in the edits that stand."""
 
-        def entered(sums: dict[Site, Scale], edit: Edit) -> dict[Site, Scale]:
+        def entered(sums: dict[Site, _Scale], edit: Edit) -> dict[Site, _Scale]:
             known = {s: pair for s, pair in sums.items() if edit.method == self.name and f"h/{s}" in edit.carry}
             new = {
                 s: (h + Spread(edit.carry[f"h/{s}"]), g + Spread(edit.carry[f"g/{s}"])) for s, (h, g) in known.items()
@@ -112,14 +112,14 @@ class UltraEdit(Method):
             return {**sums, **new}
 
         key = ("scale", self.sites(), self.corpus, self.tokens)
-        return derived(lm, key, past, lambda: self._ordinary(lm), entered)
+        return fold(lm, key, past, lambda: self._ordinary(lm), entered)
 
-    def _ordinary(self, lm: LM) -> dict[Site, Scale]:
+    def _ordinary(self, lm: LM) -> dict[Site, _Scale]:
         key = ("ordinary", self.sites(), self.corpus, self.tokens)
         if key not in lm.memory:
             with lm.weights.at_base():
                 lm.memory[key] = ordinary(lm, self.sites(), self.corpus, self.tokens)
-        found: dict[Site, Scale] = lm.memory[key]
+        found: dict[Site, _Scale] = lm.memory[key]
         return found
 
     def _pick(self, batch: Batch, hidden: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ from errata.delta import Graft, Site
 from errata.edit import Edit
 from errata.fact import Fact
 from errata.methods.base import Auto, Method, Solution, filled, layer_at, step_for
-from errata.methods.shared.routed import closed, taught, variants
-from errata.model.grafts.wise import Side, farness, times
+from errata.methods.shared.routed import training_query, variants, without_bank
+from errata.model.grafts.wise import WiseBank, farness, times
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, at, beside, resume
@@ -85,7 +85,7 @@ class Wise(Method):
         """Return one edit's change of the side matrix."""
         (site,), (fact,) = self.sites(), facts
         before = [e for e in past if isinstance(g := e.deltas.get(site), Graft) and g.wrapper == self.name]
-        side, shard, shape = Side(site, lm), len(before) // self.shard, tuple(lm.weights[site].shape)
+        side, shard, shape = WiseBank(site, lm), len(before) // self.shard, tuple(lm.weights[site].shape)
         for edit in before[shard * self.shard :]:  # no other trains these entries
             side.take(edit.deltas[site])  # type: ignore[arg-type]
         start = side.shards.get(shard, torch.zeros(shape, device=lm.weights[site].device))
@@ -96,11 +96,11 @@ class Wise(Method):
         again = random.Random(f"{self.seed} {len(before)}").sample(before, min(self.replay, len(before)))
         texts = list(dict.fromkeys((fact.prompt, *variants(lm, fact, self.seed))))
         contexts = prefixes(lm, self.seed) if all(text.endswith(fact.prompt) for text in texts) else ()
-        asked = closed(
+        asked = without_bank(
             lm,
             [
-                *(taught(lm, fact, text) for text in texts),
-                *(taught(lm, e.facts[0]) for e in again),
+                *(training_query(lm, fact, text) for text in texts),
+                *(training_query(lm, e.facts[0]) for e in again),
             ],
             f"wise@{site}",
         )

@@ -28,7 +28,7 @@ class Stack:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Architecture:
     """What errata must know about an architecture.
 
     Args:
@@ -67,36 +67,36 @@ _T5 = (
 _T5_GATED = tuple(replace(stack, up=(f"{stack.up[0]}_0", f"{stack.up[0]}_1")) for stack in _T5)
 _BERT = Stack("bert.encoder.layer", ("intermediate.dense",), "output.dense", "attention.output.dense")
 
-TABLE: Mapping[str, Row] = {
-    "bert": Row((_BERT,), kind="encoder"),
-    "bloom": Row((_FALCON,)),
-    "falcon": Row((_FALCON,)),
-    "gemma": Row((_LLAMA,)),
-    "gemma2": Row((_LLAMA,), post_norm=True),
-    "gemma3": Row((_GEMMA3,), post_norm=True),
-    "gemma3_text": Row((_LLAMA,), post_norm=True),
-    "gpt2": Row((_GPT2,), transposed=True),
-    "gpt_neo": Row((_NEO,)),
-    "gpt_neox": Row((_NEOX,)),
-    "gptj": Row((_GPTJ,)),
-    "llama": Row((_LLAMA,)),
-    "mistral": Row((_LLAMA,)),
-    "mixtral": Row((_LLAMA,), experts=True),
-    "olmo2": Row((_LLAMA,), post_norm=True),
-    "opt": Row((_OPT,)),
-    "phi": Row((_PHI,)),
-    "phi3": Row((_PHI3,)),
-    "qwen2": Row((_LLAMA,)),
-    "qwen3": Row((_LLAMA,)),
-    "qwen3_moe": Row((_LLAMA,), experts=True),
-    "smollm3": Row((_LLAMA,)),
-    "t5": Row(_T5, kind="encoder-decoder", skips=False),
+TABLE: Mapping[str, Architecture] = {
+    "bert": Architecture((_BERT,), kind="encoder"),
+    "bloom": Architecture((_FALCON,)),
+    "falcon": Architecture((_FALCON,)),
+    "gemma": Architecture((_LLAMA,)),
+    "gemma2": Architecture((_LLAMA,), post_norm=True),
+    "gemma3": Architecture((_GEMMA3,), post_norm=True),
+    "gemma3_text": Architecture((_LLAMA,), post_norm=True),
+    "gpt2": Architecture((_GPT2,), transposed=True),
+    "gpt_neo": Architecture((_NEO,)),
+    "gpt_neox": Architecture((_NEOX,)),
+    "gptj": Architecture((_GPTJ,)),
+    "llama": Architecture((_LLAMA,)),
+    "mistral": Architecture((_LLAMA,)),
+    "mixtral": Architecture((_LLAMA,), experts=True),
+    "olmo2": Architecture((_LLAMA,), post_norm=True),
+    "opt": Architecture((_OPT,)),
+    "phi": Architecture((_PHI,)),
+    "phi3": Architecture((_PHI3,)),
+    "qwen2": Architecture((_LLAMA,)),
+    "qwen3": Architecture((_LLAMA,)),
+    "qwen3_moe": Architecture((_LLAMA,), experts=True),
+    "smollm3": Architecture((_LLAMA,)),
+    "t5": Architecture(_T5, kind="encoder-decoder", skips=False),
 }
 
 # Where a setting of the configuration, (model_type, name, value), makes another architecture of a model type.
-_VARIANTS: Mapping[tuple[str, str, object], Row] = {
-    ("opt", "do_layer_norm_before", False): Row((_OPT,), post_norm=True),  # OPT-350M
-    ("t5", "is_gated_act", True): Row(_T5_GATED, kind="encoder-decoder", skips=False),  # T5 v1.1
+_VARIANTS: Mapping[tuple[str, str, object], Architecture] = {
+    ("opt", "do_layer_norm_before", False): Architecture((_OPT,), post_norm=True),  # OPT-350M
+    ("t5", "is_gated_act", True): Architecture(_T5_GATED, kind="encoder-decoder", skips=False),  # T5 v1.1
 }
 
 # The published models methods were tuned on, told by their shape: model_type, width, layers, vocabulary.
@@ -112,7 +112,7 @@ _PUBLISHED: Mapping[tuple[str, int, int, int], str] = {
 }
 
 
-def row(model_type: str, config: object = None) -> Row:
+def row(model_type: str, config: object = None) -> Architecture:
     """Return the row of a `model_type`, or of the variant of it that `config`'s attributes tell.
 
     Raises:

@@ -7,8 +7,8 @@ from hashlib import sha256
 from itertools import zip_longest
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
-State = TypeVar("State")
-One = TypeVar("One")  # an edit; anything with an id of its own will do
+_State = TypeVar("_State")
+_One = TypeVar("_One")  # an edit; anything with an id of its own will do
 
 
 @runtime_checkable
@@ -21,35 +21,35 @@ class Remembers(Protocol):
 BLOCKS: Final = (512, 64, 8, 1)  # edits entered at once; each divides the one before
 
 
-def derived(
+def fold(
     lm: Remembers,
     key: Hashable,
-    edits: Sequence[One],
-    nothing: Callable[[], State],
-    entered: Callable[[State, One], State],
-) -> State:
-    """Return what `edits`, entered one after another into `nothing`, come to.
+    edits: Sequence[_One],
+    start: Callable[[], _State],
+    step: Callable[[_State, _One], _State],
+) -> _State:
+    """Return what `edits`, folded one after another into `start`, come to.
 
     What was known for a beginning of them is gone on with, so that one more edit costs the same however many came before;
     as edits are always entered in this order, the result is to the bit what a new process finds.
     """
-    known, state = lm.memory.pop(key, ([], None))  # put back when all went well: `entered` may change what it is given
+    known, state = lm.memory.pop(key, ([], None))  # put back when all went well: `step` may change what it is given
     if state is None or _common(known, edits) < len(known):
-        known, state = [], nothing()
+        known, state = [], start()
     for edit in edits[len(known) :]:
-        state = entered(state, edit)
+        state = step(state, edit)
     lm.memory[key] = (list(edits), state)
-    found: State = state
+    found: _State = state
     return found
 
 
-def summed(
+def fold_in_blocks(
     lm: Remembers,
     key: Hashable,
-    edits: Sequence[One],
-    nothing: Callable[[], State],
-    entered: Callable[[State, Sequence[One]], State],
-) -> State:
+    edits: Sequence[_One],
+    start: Callable[[], _State],
+    step: Callable[[_State, Sequence[_One]], _State],
+) -> _State:
     """Return what `edits` come to, where many can be entered at once much faster than one by one.
 
     They are entered in blocks at places that depend on their order alone: as many of 512 as there are, then of 64, of 8, and
@@ -57,25 +57,25 @@ def summed(
     is to the bit what a new process finds, and an edit costs one entry however many came before.
 
     Args:
-        entered: from a state and some edits to the state with these, too; it must leave what it is given as it is.
+        step: from a state and some edits to the state with these, too; it must leave what it is given as it is.
     """
     known, marks = lm.memory.get(key, ([], ()))
     same = _common(known, edits)
-    at, state, found = 0, None, list[tuple[int, State]]()
+    at, state, found = 0, None, list[tuple[int, _State]]()
     for size, mark in zip_longest(BLOCKS, marks):
         if mark is not None and at <= mark[0] <= same:
             at, state = mark
         elif state is None:
-            state = nothing()
+            state = start()
         while at + size <= len(edits):
-            state = entered(state, edits[at : at + size])
+            state = step(state, edits[at : at + size])
             at += size
         found.append((at, state))
     lm.memory[key] = (list(edits), tuple(found))
     return found[-1][1]
 
 
-def ground_of(lm: Remembers, edits: Sequence[One]) -> str:
+def ground_of(lm: Remembers, edits: Sequence[_One]) -> str:
     """Return `errata.edit.ground` of the edits that stand: what was hashed is not hashed again."""
 
     def entered(below: tuple[Any, str], edit: Any) -> tuple[Any, str]:
@@ -83,7 +83,7 @@ def ground_of(lm: Remembers, edits: Sequence[One]) -> str:
         digest.update(f"{space}{edit.id}".encode())
         return digest, " "
 
-    digest, _ = derived(lm, "ground", edits, lambda: (sha256(), ""), entered)
+    digest, _ = fold(lm, "ground", edits, lambda: (sha256(), ""), entered)
     return str(digest.hexdigest()[:16]) if edits else ""
 
 

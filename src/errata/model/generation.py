@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from errata.errors import UnsupportedModel
-from errata.model.arch import Row
+from errata.model.arch import Architecture
 from errata.model.tokens import Tokens
 from errata.model.trace import Modules, answers_only
 
@@ -34,7 +34,7 @@ class Speaker(Modules, Protocol):
 
     model: Any
     name: str
-    row: Row
+    row: Architecture
     tokens: Tokens
 
     @property
@@ -73,7 +73,7 @@ def context(lm: Speaker) -> int:
 
 
 @torch.no_grad()
-def follow(
+def generate_tokens(
     lm: Speaker,
     starts: Sequence[Sequence[int]],
     length: int,

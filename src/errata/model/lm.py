@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from errata.delta import Site
 from errata.errors import NotFinite, UnknownSite, UnsupportedModel
 from errata.model import arch
-from errata.model.generation import Ends, follow
+from errata.model.generation import Ends, generate_tokens
 from errata.model.tokens import Batch, Query, Room, Tokens
 from errata.model.trace import answers_only, tuple_lengths
 from errata.model.weights import Weights, fingerprint
@@ -214,7 +214,7 @@ class LM:
             ]
         starts = [self.tokens.opening(prompt) for prompt in prompts]
         most = Room(room) if isinstance(room, int) else room
-        found = follow(self, starts, most.tokens, ends=self.endings(most.lines), rows=rows)
+        found = generate_tokens(self, starts, most.tokens, ends=self.endings(most.lines), rows=rows)
         return [self.tokens.lines(ids, most.lines) for ids in found]
 
     def room(self, answers: Iterable[str], least: int = 32) -> Room:
@@ -262,12 +262,12 @@ class LM:
         settings = transformers.GenerationConfig(**special, decoder_start_token_id=self.tokens.start, **options)
         ids = ids.to(self.device)
         given = {"attention_mask": torch.ones_like(ids), "logits_processor": [_finite] if options["do_sample"] else []}
-        with self._without_taste():
+        with self._ignoring_checkpoint_defaults():
             out: Tensor = self.model.generate(ids, generation_config=settings, **given)
         return out[:, ids.shape[1] :] if self.row.kind == "decoder" else out[:, 1:]
 
     @contextmanager
-    def _without_taste(self) -> Iterator[None]:
+    def _ignoring_checkpoint_defaults(self) -> Iterator[None]:
         """Set aside the penalties and temperatures that came with the checkpoint: transformers mixes them into every
         generation, and what is asked here is what the model says."""
         before = self.model.generation_config

@@ -3,7 +3,7 @@
 What stands before a token does not depend on it, so while something is learned at the lookup token only the positions from
 there on change. Prompts put a context and most of the subject before that token: what is left is a third of the tokens or
 less. Not every architecture takes a mask of four dimensions, explicit positions and a cache that begins at a later layer; so
-the cut batch is run once against the whole one, and `cut` gives None where the two disagree.
+the cut batch is run once against the whole one, and `suffix_of` gives None where the two disagree.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, Attribut
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Tail:
+class Suffix:
     """Rows from their lookup token on.
 
     Args:
@@ -38,20 +38,20 @@ class Tail:
     hidden: Float[Tensor, "b w d"]
     kept: Mapping[int, tuple[Tensor, Tensor]]
 
-    def take(self, rows: Int[Tensor, " s"]) -> Tail:
+    def take(self, rows: Int[Tensor, " s"]) -> Suffix:
         """Return some rows."""
         kept = {layer: (k[rows], v[rows]) for layer, (k, v) in self.kept.items()}
-        return Tail(self.batch.take(rows), self.hidden[rows], kept)
+        return Suffix(self.batch.take(rows), self.hidden[rows], kept)
 
     def cache(self, lm: LM) -> Any:
-        """Return a cache that begins with what is kept; see `again`."""
+        """Return a cache that begins with what is kept; see `reused_cache`."""
         cache = lm.cache()
         for layer, (keys, values) in self.kept.items():
             cache.update(keys, values, layer)
         return cache
 
 
-def again(cache: Any) -> Any:
+def reused_cache(cache: Any) -> Any:
     """Return a cache that begins with what another holds: a forward pass adds to the one it is given, not to the other."""
     made = copy(cache)
     made.layers = [copy(layer) for layer in cache.layers]  # a layer replaces its tensors, it does not write to them
@@ -59,9 +59,9 @@ def again(cache: Any) -> Any:
 
 
 @torch.no_grad()
-def cut(
+def suffix_of(
     lm: LM, batch: Batch, hidden: Float[Tensor, "b t d"], layer: int, whole: tuple[Float[Tensor, "a v"], Any]
-) -> Tail | None:
+) -> Suffix | None:
     """Return the tail of `batch` for passes that begin at `layer`, or None where the architecture does not allow it.
 
     Args:
@@ -82,7 +82,7 @@ def cut(
     return tail if bool(agrees) else None
 
 
-def _tail(batch: Batch, hidden: Tensor, kept: Mapping[int, tuple[Tensor, Tensor]]) -> Tail:
+def _tail(batch: Batch, hidden: Tensor, kept: Mapping[int, tuple[Tensor, Tensor]]) -> Suffix:
     lookup = batch.lookup
     length = batch.inputs["attention_mask"].sum(1)
     h, w = int(lookup.max()), int((length - lookup).max())
@@ -97,7 +97,7 @@ def _tail(batch: Batch, hidden: Tensor, kept: Mapping[int, tuple[Tensor, Tensor]
     inputs = {"input_ids": batch.inputs["input_ids"].gather(1, place), "attention_mask": mask, "position_ids": place}
     rows = torch.arange(len(batch), device=lookup.device)[:, None]
     assert batch.ends is not None
-    return Tail(
+    return Suffix(
         Batch(
             inputs,
             torch.zeros_like(lookup),

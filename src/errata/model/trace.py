@@ -186,7 +186,7 @@ def _hand_on(length: int, *args: Any, **kwargs: Any) -> Any:
     return (hidden, *[None] * (length - 1)) if length else hidden
 
 
-Change = Callable[[Hidden, Hidden], Hidden]
+_Change = Callable[[Hidden, Hidden], Hidden]
 
 
 @contextmanager
@@ -205,7 +205,7 @@ def beside(model: Modules, parts: Mapping[Site, Replace]) -> Iterator[None]:
 Opened = Callable[[Mapping[str, Any]], int]
 
 
-def grafted(model: Modules, opening: nn.Module, opened: Opened, at: Mapping[Site, Change]) -> ExitStack:
+def grafted(model: Modules, opening: nn.Module, opened: Opened, at: Mapping[Site, _Change]) -> ExitStack:
     """Let functions change what sites put out, in every pass from now on, until the stack that is returned is closed.
 
     Args:

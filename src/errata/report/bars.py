@@ -12,7 +12,7 @@ ROW_HEIGHT = 26.0
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Bar:
     """One row of a plot that has a row for each method."""
 
     label: str
@@ -24,7 +24,7 @@ class Row:
     other: float | None = None  # a second value, joined to the first
 
 
-def ranges(title: str, rows: Sequence[Row], share: bool, baseline: float | None = None) -> Safe:
+def ranges(title: str, rows: Sequence[Bar], share: bool, baseline: float | None = None) -> Safe:
     """Return a dot and its interval for each row, with a line where the unedited model is."""
     seen = [v for row in rows for v in (row.low, row.high, row.value) if v is not None]
     low, high = (0.0, 1.0) if share else (0.0, 1.05 * max([*seen, baseline or 0.0], default=1.0))
@@ -41,7 +41,7 @@ def ranges(title: str, rows: Sequence[Row], share: bool, baseline: float | None 
     return canvas(bottom + 22, title, *parts)
 
 
-def dumbbells(title: str, rows: Sequence[Row]) -> Safe:
+def dumbbells(title: str, rows: Sequence[Bar]) -> Safe:
     """Return two shares for each row, joined: `value` filled, `other` hollow."""
     x, bottom = _columns(rows, 0, 1), 13 + ROW_HEIGHT * len(rows)
     parts = [_axis(x, bottom)]
@@ -56,7 +56,7 @@ def dumbbells(title: str, rows: Sequence[Row]) -> Safe:
     return canvas(bottom + 22, title, *parts)
 
 
-def bars(title: str, rows: Sequence[Row]) -> Safe:
+def bars(title: str, rows: Sequence[Bar]) -> Safe:
     """Return a bar from zero for each row; the notes carry the numbers, so there is no axis."""
     x = _columns(rows, 0, max((row.value for row in rows), default=1.0) or 1.0)
     parts = [rule(x.start, 11, x.start, 13 + ROW_HEIGHT * len(rows), "axis")]
@@ -66,14 +66,14 @@ def bars(title: str, rows: Sequence[Row]) -> Safe:
     return canvas(14 + ROW_HEIGHT * len(rows), title, *parts)
 
 
-def _columns(rows: Sequence[Row], low: float, high: float) -> Scale:
+def _columns(rows: Sequence[Bar], low: float, high: float) -> Scale:
     """Return the scale between the column of names and the column of notes."""
     left = 12 + LETTER * max((len(short(row.label)) for row in rows), default=0)
     right = 10 + 0.93 * LETTER * max((len(row.note) for row in rows), default=0)
     return Scale(low, high, left, WIDTH - max(right, 16))
 
 
-def _placed(rows: Sequence[Row]) -> list[tuple[Row, float]]:
+def _placed(rows: Sequence[Bar]) -> list[tuple[Bar, float]]:
     return [(row, 11 + ROW_HEIGHT * (number + 0.5)) for number, row in enumerate(rows)]
 
 
@@ -84,7 +84,7 @@ def _axis(x: Scale, bottom: float) -> Safe:
     return join(*lines, *names)
 
 
-def _row(row: Row, y: float, *drawn: Safe) -> Safe:
+def _row(row: Bar, y: float, *drawn: Safe) -> Safe:
     name = words(0, y + 4, short(row.label), "name")
     note = words(WIDTH, y + 4, row.note, "note", "end")
     return el("g", name, *drawn, note, class_=colour(row.slot))

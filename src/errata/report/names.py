@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from errata.evaluate.metrics import HARNESS, METRICS, named
-from errata.report.read import Value
+from errata.report.read import Measured
 
 OTHER = "Other"
 
@@ -66,7 +66,7 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
-def mean(name: str, value: Value | None) -> str:
+def mean(name: str, value: Measured | None) -> str:
     """Return the mean alone: two decimals for a share, else as many as its interval bears."""
     if value is None or value.mean is None:
         return "–"
@@ -74,7 +74,7 @@ def mean(name: str, value: Value | None) -> str:
     return number(value.mean) if decimals is None else f"{value.mean:,.{decimals}f}"
 
 
-def half(name: str, value: Value | None) -> str:
+def half(name: str, value: Measured | None) -> str:
     """Return "± 0.02", with as many decimals as the mean has, or "" where there is no interval."""
     if value is None or value.mean is None or value.half is None:
         return ""
@@ -82,7 +82,7 @@ def half(name: str, value: Value | None) -> str:
     return f"± {number(value.half, 2)}" if decimals is None else f"± {value.half:,.{decimals}f}"
 
 
-def _decimals(name: str, value: Value) -> int | None:
+def _decimals(name: str, value: Measured) -> int | None:
     """Return how many decimals to write; None where the interval does not say."""
     if is_share(name):
         return 2

@@ -10,9 +10,9 @@ from errata.report import plots, tables
 from errata.report.markup import Safe, el, join
 from errata.report.names import edits
 from errata.report.paired import Field, scored
-from errata.report.read import Run, comparison, read_all
+from errata.report.read import RunReport, comparison, read_all
 from errata.report.style import STYLE
-from errata.report.tables import Slots
+from errata.report.tables import _Slots
 from errata.report.verdict import gap, headline, order
 
 GAP_NOTE = "Efficacy only asks whether the new answer is likelier than the old one; said is what a user sees. "
@@ -62,15 +62,15 @@ def write(directories: Sequence[Path], out: Path) -> None:
         ) from error
 
 
-def grouped(runs: Iterable[Run]) -> list[list[Run]]:
+def grouped(runs: Iterable[RunReport]) -> list[list[RunReport]]:
     """Return runs that can be compared, together and the best first; sequential groups before independent ones."""
-    found: dict[tuple[str, ...], list[Run]] = {}
+    found: dict[tuple[str, ...], list[RunReport]] = {}
     for run in runs:
         found.setdefault(comparison(run), []).append(run)
     return [order(group) for group in sorted(found.values(), key=lambda group: not group[0].sequential)]
 
 
-def _masthead(groups: Sequence[Sequence[Run]], title: str) -> Safe:
+def _masthead(groups: Sequence[Sequence[RunReport]], title: str) -> Safe:
     rest = [headline(group) for group in groups[1:]]
     flattering = next((sentence for group in groups if (sentence := gap(group))), "")
     deck = " ".join([*rest, flattering]).strip()
@@ -78,7 +78,7 @@ def _masthead(groups: Sequence[Sequence[Run]], title: str) -> Safe:
     return el("header", over, el("h1", title), el("p", deck, class_="deck") if deck else "")
 
 
-def _section(runs: Sequence[Run], slots: Slots, heading: str) -> Safe:
+def _section(runs: Sequence[RunReport], slots: _Slots, heading: str) -> Safe:
     """Return everything on one set of comparable runs."""
     parts: list[object] = [el("h2", heading)] if heading else []
     parts.append(tables.strip(runs, slots) if runs[0].sequential else "")
@@ -97,7 +97,7 @@ def _section(runs: Sequence[Run], slots: Slots, heading: str) -> Safe:
     return el("section", *parts)
 
 
-def _headings(groups: Sequence[Sequence[Run]]) -> list[str]:
+def _headings(groups: Sequence[Sequence[RunReport]]) -> list[str]:
     """Return what sets each set of runs apart, "" if there is only one."""
     modes = ["All edits in one model" if group[0].sequential else "One edit at a time" for group in groups]
     places = [_about(group[0]) for group in groups]
@@ -106,7 +106,7 @@ def _headings(groups: Sequence[Sequence[Run]]) -> list[str]:
     return [f"{mode}, {place}" for mode, place in zip(modes, places, strict=True)] if len(set(places)) > 1 else modes
 
 
-def _about(run: Run) -> str:
+def _about(run: RunReport) -> str:
     return " · ".join(str(run.about[key]) for key in ("model", "cases") if run.about.get(key))
 
 
@@ -116,7 +116,7 @@ def _grid(title: str, note: str, figures: Sequence[Safe]) -> Safe:
     return join(el("h3", title), el("p", note, class_="fine") if note else "", el("div", *figures, class_="grid"))
 
 
-def _numbers(runs: Sequence[Run], slots: Slots) -> Safe:
+def _numbers(runs: Sequence[RunReport], slots: _Slots) -> Safe:
     """Return the tables: at the last checkpoint that all runs reached, and folded away at every other one."""
     everyone = [{c.edits for c in run.checkpoints} for run in runs]
     reached, shared = sorted(set().union(*everyone)), set.intersection(*everyone)
@@ -137,5 +137,5 @@ def _numbers(runs: Sequence[Run], slots: Slots) -> Safe:
     return join(*parts)
 
 
-def _provenance(runs: Sequence[Run], slots: Slots) -> Safe:
+def _provenance(runs: Sequence[RunReport], slots: _Slots) -> Safe:
     return el("section", el("h2", "How it was run"), tables.provenance(runs, slots))

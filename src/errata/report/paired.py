@@ -9,22 +9,22 @@ from typing import Any
 
 from errata.errors import ErrataError
 from errata.report.names import sign
-from errata.report.read import Checkpoint, Run, Value
+from errata.report.read import Checkpoint, Measured, RunReport
 from errata.report.rows import lines, scores
 from errata.report.verdict import above, writes
 
-Scored = list[dict[str, Any]]  # rows cut down to case, probe and scores
+_Scored = list[dict[str, Any]]  # rows cut down to case, probe and scores
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
     """Runs side by side, each at one of its checkpoints, with their rows there."""
 
-    runs: Sequence[Run]
+    runs: Sequence[RunReport]
     at: Sequence[Checkpoint | None]
-    rows: Sequence[Scored] = ()  # empty where only the summaries' intervals are to be compared
+    rows: Sequence[_Scored] = ()  # empty where only the summaries' intervals are to be compared
 
-    def values(self, name: str) -> list[Value | None]:
+    def values(self, name: str) -> list[Measured | None]:
         """Return the metric of each run, None where it was not measured."""
         return [checkpoint.metrics.get(name) if checkpoint else None for checkpoint in self.at]
 
@@ -54,7 +54,7 @@ class Field:
         difference = None if apart else self.difference(name, one, other)
         return apart or (difference is not None and abs(difference.mean or 0.0) > (difference.half or 0.0))
 
-    def difference(self, name: str, one: int, other: int) -> Value | None:
+    def difference(self, name: str, one: int, other: int) -> Measured | None:
         """Return the metric of run `one` minus run `other`, paired by fact; None where their rows do not allow it."""
         if not self.rows or not self.rows[one] or not self.rows[other]:
             return None
@@ -65,10 +65,10 @@ class Field:
         except (ErrataError, KeyError, TypeError):  # not a metric of rows, or rows of another shape
             return None
         usable = isfinite(found.mean) and isfinite(found.half_width)
-        return Value(found.mean, found.half_width, found.n) if usable else None
+        return Measured(found.mean, found.half_width, found.n) if usable else None
 
 
-def scored(run: Run, checkpoint: Checkpoint | None) -> Scored:
+def scored(run: RunReport, checkpoint: Checkpoint | None) -> _Scored:
     """Return the rows of one checkpoint, cut down to what is compared."""
     if checkpoint is None:
         return []

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from errata.errors import BadFile
-from errata.report.rows import Rows, as_float, read_rows
+from errata.report.rows import ProbeRows, as_float, read_rows
 
 # Names that mean the same, and the one the page uses.
 ALIASES = {
@@ -24,7 +24,7 @@ ALIASES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class Measured:
     """A mean with the half-width of its 95 % interval and its number of facts; None is what could not be computed."""
 
     mean: float | None
@@ -48,12 +48,12 @@ class Checkpoint:
     """What was measured with `edits` edits standing; 0 is the unedited model."""
 
     edits: int
-    metrics: Mapping[str, Value]
+    metrics: Mapping[str, Measured]
     cost: Mapping[str, float]  # seconds_per_edit (s), peak_bytes, bytes_per_edit (bytes); what is unknown is left out
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunReport:
     """One method with its settings on one model and one set of cases."""
 
     directory: Path
@@ -63,7 +63,7 @@ class Run:
     checkpoints: tuple[Checkpoint, ...]  # with at least one edit, by number of edits
     refused: int
     stopped: str | None
-    rows: Rows
+    rows: ProbeRows
     label: str = ""  # the method, with what tells it apart from other runs of the same method
 
     @property
@@ -86,7 +86,7 @@ class Run:
         return int(value) if value and value >= 1 else None
 
 
-def read_all(directories: Iterable[Path]) -> list[Run]:
+def read_all(directories: Iterable[Path]) -> list[RunReport]:
     """Return the runs in the order given, labelled so that no two in one comparison share a name.
 
     Raises BadFile if a directory lacks run.json or summary.json, or one of them cannot be understood.
@@ -97,7 +97,7 @@ def read_all(directories: Iterable[Path]) -> list[Run]:
     return _labelled(runs)
 
 
-def read(directory: Path) -> Run:
+def read(directory: Path) -> RunReport:
     """Return one run, not yet labelled; raises BadFile as `read_all` does."""
     about, summary = _object(directory / "run.json"), _object(directory / "summary.json")
     listed = summary.get("checkpoints", [])
@@ -107,7 +107,7 @@ def read(directory: Path) -> Run:
         raise BadFile(f'{directory / "summary.json"}: "checkpoints" must be a list of objects that each have "edits".')
     checkpoints = sorted((_checkpoint(c) for c in listed), key=lambda c: c.edits)
     stopped = summary.get("stopped")
-    return Run(
+    return RunReport(
         directory=directory,
         method=str(summary.get("method") or about.get("method") or directory.name),
         about={
@@ -153,21 +153,21 @@ def _checkpoint(given: Mapping[str, Any]) -> Checkpoint:
     return Checkpoint(int(given["edits"]), known, {name: cost for name, cost in costs.items() if cost is not None})
 
 
-def _value(given: object) -> Value:
+def _value(given: object) -> Measured:
     if not isinstance(given, dict):
-        return Value(as_float(given))
+        return Measured(as_float(given))
     n = as_float(given.get("n"))
     mean, half = as_float(given.get("mean")), as_float(given.get("half_width"))
-    return Value(mean, half, None if n is None else int(n), _count(given.get("missing")))
+    return Measured(mean, half, None if n is None else int(n), _count(given.get("missing")))
 
 
-def comparison(run: Run) -> tuple[str, ...]:
+def comparison(run: RunReport) -> tuple[str, ...]:
     """Return what two runs must share to be compared: mode, model, weights and cases."""
     mode = "sequential" if run.sequential else "independent"
     return mode, *(str(run.about.get(key, "")) for key in ("model", "fingerprint", "cases"))
 
 
-def _labelled(runs: Sequence[Run]) -> list[Run]:
+def _labelled(runs: Sequence[RunReport]) -> list[RunReport]:
     """Name each run by its method and, where several runs of a method are compared, by the settings that differ from
     what most of them have."""
     labelled = []
@@ -185,14 +185,14 @@ def _labelled(runs: Sequence[Run]) -> list[Run]:
     return labelled
 
 
-def _place(run: Run, twins: Sequence[Run]) -> str:
+def _place(run: RunReport, twins: Sequence[RunReport]) -> str:
     """Return the end of a run's path that sets it apart from its twins."""
     paths = [twin.directory.resolve().parts for twin in twins]
     length = next((n for n in range(1, 9) if len({parts[-n:] for parts in paths}) == len(paths)), 1)
     return "/".join(run.directory.resolve().parts[-length:])
 
 
-def _settings(run: Run) -> dict[str, str]:
+def _settings(run: RunReport) -> dict[str, str]:
     """Return what was chosen for a run, as text: config, options, batch and seed."""
     chosen: dict[str, Any] = {}
     for key in ("config", "options"):

@@ -28,7 +28,7 @@ class Wrong:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class ProbeRows:
     """What a pass over `rows.jsonl` found: counts, the worst rows by checkpoint, and torn lines."""
 
     total: int = 0
@@ -45,7 +45,7 @@ def as_float(value: object) -> float | None:
     return float(value) if number else None  # type: ignore[arg-type]
 
 
-def read_rows(path: Path) -> Rows:
+def read_rows(path: Path) -> ProbeRows:
     """Return what a pass over the file finds. Read line by line: there may be millions, and the last may be torn."""
     counts: dict[str, int] = defaultdict(int)
     worst: dict[int, list[Wrong]] = defaultdict(list)
@@ -61,7 +61,7 @@ def read_rows(path: Path) -> Rows:
         if wrong := _wrong(row, found):
             _keep(worst[int(as_float(row.get("checkpoint")) or 0)], wrong)
     lists = {edits: _settle(wrongs) for edits, wrongs in worst.items()}
-    return Rows(counts["total"], counts["torn"], counts["unscored"], sum(knew.values()), len(knew), lists)
+    return ProbeRows(counts["total"], counts["torn"], counts["unscored"], sum(knew.values()), len(knew), lists)
 
 
 def lines(path: Path) -> Iterator[dict[str, Any] | None]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from errata.report.markup import Safe, el, join, text
 from errata.report.names import edits, half, mean, meaning, ordered, section, sign, spoken
 from errata.report.paired import Field
-from errata.report.read import Run, Value
+from errata.report.read import Measured, RunReport
 from errata.report.rows import Wrong
 from errata.report.svg import colour, mark
 from errata.report.verdict import PERPLEXITY_AT_MOST, SAID_AT_LEAST, failure, leading, verdict
@@ -16,16 +16,16 @@ from errata.report.verdict import PERPLEXITY_AT_MOST, SAID_AT_LEAST, failure, le
 WORST = 5
 LONGEST = 220  # letters of what was said
 COMPARED = ("said", "said_paraphrase", "efficacy", "neighborhood", "perplexity")
-Slots = Mapping[str, int]
+_Slots = Mapping[str, int]
 
 
-def swatch(label: str, slots: Slots) -> Safe:
+def swatch(label: str, slots: _Slots) -> Safe:
     """Return a method's name with its marker."""
     drawn = el("svg", mark(slots[label], 7, 7, 4.6), viewBox="0 0 14 14", class_=f"swatch {colour(slots[label])}")
     return el("span", drawn, " ", label, class_="method")
 
 
-def strip(runs: Sequence[Run], slots: Slots) -> Safe:
+def strip(runs: Sequence[RunReport], slots: _Slots) -> Safe:
     """Return a row for each method and a bar for each checkpoint: how far each one got, at a glance."""
     lead = leading(runs)
     columns = sorted({c.edits for run in runs for c in run.checkpoints})
@@ -45,7 +45,7 @@ def _caption(lead: str) -> str:
     return "Share of its facts the model says" if lead == "said" else f"{spoken(lead).capitalize()}"
 
 
-def _lane(run: Run, lead: str, columns: Sequence[int], slots: Slots) -> Safe:
+def _lane(run: RunReport, lead: str, columns: Sequence[int], slots: _Slots) -> Safe:
     found, cells = verdict(run, lead), []
     for t in columns:
         checkpoint = run.at(t)
@@ -67,7 +67,7 @@ def _lane(run: Run, lead: str, columns: Sequence[int], slots: Slots) -> Safe:
     return el("tr", el("th", swatch(run.label, slots), scope="row"), *cells, verdict_cell)
 
 
-def numbers(field: Field, slots: Slots) -> Safe:
+def numbers(field: Field, slots: _Slots) -> Safe:
     """Return the table of every metric for each run, best in bold where that is certain."""
     runs = field.runs
     base = next((run.base for run in runs if run.base), None)
@@ -98,12 +98,12 @@ def _metric_head(name: str) -> Safe:
     return el("th", spoken(name), el("span", arrow, class_="arrow"), el("small", meaning(name)), scope="row")
 
 
-def _number(name: str, value: Value | None, best: bool) -> Safe:
+def _number(name: str, value: Measured | None, best: bool) -> Safe:
     shown = mean(name, value)
     return el("td", el("b", shown) if best else shown, " ", el("span", half(name, value), class_="pm"))
 
 
-def _facts(values: Iterable[Value | None]) -> str:
+def _facts(values: Iterable[Measured | None]) -> str:
     """Return the number of facts behind a row of numbers: "300", or "298–300" where methods differ."""
     counts = {value.n for value in values if value and value.n is not None}
     missing = max((value.missing for value in values if value), default=0)
@@ -111,7 +111,7 @@ def _facts(values: Iterable[Value | None]) -> str:
     return f"{shown} ({missing:,} rows not scored)" if missing else shown
 
 
-def _counts(runs: Sequence[Run]) -> list[Safe]:
+def _counts(runs: Sequence[RunReport]) -> list[Safe]:
     """Return the last rows: what was refused, not scored, known before or lost; without those that are zero for all."""
     counted = {
         "cases refused": [run.refused for run in runs],
@@ -129,7 +129,7 @@ def _counts(runs: Sequence[Run]) -> list[Safe]:
     return [_section("Counted, whole run", len(runs)), *(el("tr", *line) for line in lines)]
 
 
-def differences(field: Field, slots: Slots) -> Safe:
+def differences(field: Field, slots: _Slots) -> Safe:
     """Return the first run against each other one, metric by metric and paired by fact; nothing without their rows."""
     others = range(1, len(field.runs))
     table = {name: [field.difference(name, 0, other) for other in others] for name in COMPARED}
@@ -148,7 +148,7 @@ def differences(field: Field, slots: Slots) -> Safe:
     return el("div", drawn, class_="scroll", tabindex="0", role="region", aria_label="differences")
 
 
-def _difference(name: str, value: Value | None) -> Safe:
+def _difference(name: str, value: Measured | None) -> Safe:
     if value is None or value.mean is None:
         return el("td", "–")
     shown = ("+" if value.mean > 0 else "") + mean(name, value).replace("-", "−")
@@ -156,7 +156,7 @@ def _difference(name: str, value: Value | None) -> Safe:
     return el("td", el("b", shown) if certain else shown, " ", el("span", half(name, value), class_="pm"))
 
 
-def worst(runs: Sequence[Run], slots: Slots) -> Safe:
+def worst(runs: Sequence[RunReport], slots: _Slots) -> Safe:
     """Return the probes each method answered worst at its last checkpoint, with what the model said."""
     blocks = []
     for run in runs:
@@ -177,7 +177,7 @@ def _case(wrong: Wrong) -> Safe:
     return el("li", el("p", wrong.prompt, " ", el("small", spoken(wrong.probe))), el("dl", *pairs))
 
 
-def provenance(runs: Sequence[Run], slots: Slots) -> Safe:
+def provenance(runs: Sequence[RunReport], slots: _Slots) -> Safe:
     """Return how the runs came about: what they share, then each one's exact command and what is its own."""
     fields = [_fields(run) for run in runs]
     shared = {key: value for key, value in fields[0].items() if all(own.get(key) == value for own in fields)}
@@ -189,7 +189,7 @@ def provenance(runs: Sequence[Run], slots: Slots) -> Safe:
     return el("div", *blocks, class_="runs")
 
 
-def _fields(run: Run) -> dict[str, Safe]:
+def _fields(run: RunReport) -> dict[str, Safe]:
     about = run.about
     plain = {key: about.get(key) for key in ("model", "fingerprint", "cases", "mode", "batch", "seed")}
     plain["harness"] = ", ".join(map(str, about.get("harness") or ())) or None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from errata.report.names import edits, mean, number, spoken
-from errata.report.read import Checkpoint, Run, Value
+from errata.report.read import Checkpoint, Measured, RunReport
 
 SAID_AT_LEAST = 0.5
 PERPLEXITY_AT_MOST = 2.0  # times the unedited model's
@@ -20,14 +20,14 @@ NEIGHBOURS_LOSE = 0.1  # more than this, beyond the interval, is worth a word
 GAP_FROM = 0.15  # teacher-forced efficacy above what is said by this much, too
 LEADING = ("said", "exact", "token_accuracy", "efficacy")  # the first one that all runs have decides
 
-State = Literal["holds", "broke", "never", "nothing", "unmeasured"]
+_State = Literal["holds", "broke", "never", "nothing", "unmeasured"]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class MethodVerdict:
     """How a run ended. `held` and `broke` count edits; `reason` says what failed, `price` what the neighbours lost."""
 
-    state: State
+    state: _State
     held: int | None = None
     broke: int | None = None
     reason: str = ""
@@ -46,13 +46,13 @@ class Verdict:
         return {"never": "never held", "nothing": "writes nothing", "unmeasured": "not measured"}[self.state]
 
 
-def leading(runs: Iterable[Run]) -> str:
+def leading(runs: Iterable[RunReport]) -> str:
     """Return the metric that decides for these runs: `said` if all have it, else the next best of LEADING."""
     last = [run.last.metrics for run in runs if run.last]
     return next((name for name in LEADING if last and all(name in metrics for metrics in last)), LEADING[-1])
 
 
-def failure(run: Run, checkpoint: Checkpoint, lead: str) -> str:
+def failure(run: RunReport, checkpoint: Checkpoint, lead: str) -> str:
     """Return why the run does not hold at this checkpoint, in a few words, or ""."""
     value, before = checkpoint.metrics.get("perplexity"), run.base.metrics.get("perplexity") if run.base else None
     if value is not None and before is not None and before.mean:
@@ -66,26 +66,26 @@ def failure(run: Run, checkpoint: Checkpoint, lead: str) -> str:
     return ""
 
 
-def verdict(run: Run, lead: str) -> Verdict:
+def verdict(run: RunReport, lead: str) -> MethodVerdict:
     """Return how the run ended, by its last checkpoints: one bad early one, of a single fact, decides nothing."""
     if not run.checkpoints:
-        return Verdict("unmeasured")
+        return MethodVerdict("unmeasured")
     if not writes(run):
-        return Verdict("nothing", reason="no better than the unedited model")
+        return MethodVerdict("nothing", reason="no better than the unedited model")
     failures = [failure(run, c, lead) for c in run.checkpoints]
     good = [number for number, why in enumerate(failures) if not why]
     if not good:
-        return Verdict("never", broke=run.checkpoints[0].edits, reason=failures[0])
+        return MethodVerdict("never", broke=run.checkpoints[0].edits, reason=failures[0])
     held = run.checkpoints[good[-1]]
     if good[-1] + 1 < len(failures):
         after = good[-1] + 1
-        return Verdict("broke", held.edits, run.checkpoints[after].edits, failures[after], _price(run, held))
+        return MethodVerdict("broke", held.edits, run.checkpoints[after].edits, failures[after], _price(run, held))
     if run.stopped:  # by the collapse guard, on the way to a checkpoint it never got to
-        return Verdict("broke", held.edits, price=_price(run, held))
-    return Verdict("holds", held.edits, price=_price(run, held))
+        return MethodVerdict("broke", held.edits, price=_price(run, held))
+    return MethodVerdict("holds", held.edits, price=_price(run, held))
 
 
-def writes(run: Run) -> bool:
+def writes(run: RunReport) -> bool:
     """Return whether some checkpoint has clearly more of the facts than the unedited model; a control has not.
 
     Clearly is twice the interval, because every checkpoint and metric is another chance to be above by accident. So few
@@ -110,7 +110,7 @@ def _tells(one: float, two: float) -> bool:
     return 2 * math.hypot(one, two) < 1
 
 
-def above(value: Value | None, other: Value | None, times: float = 1) -> bool:
+def above(value: Measured | None, other: Measured | None, times: float = 1) -> bool:
     """Return whether `value` exceeds `other` by more than `times` the interval of their difference.
 
     The two are taken as independent. Runs on the same cases are not, so this asks for more than a paired comparison
@@ -122,14 +122,14 @@ def above(value: Value | None, other: Value | None, times: float = 1) -> bool:
     return one is not None and two is not None and value.mean - other.mean > times * math.hypot(one, two)
 
 
-def _error(value: Value) -> float | None:
+def _error(value: Measured) -> float | None:
     """Return the half-width; where all facts agree, which a bootstrap takes for certainty, at least 3 / n."""
     if value.half == 0 and value.n and value.mean in (0.0, 1.0, -1.0):
         return min(1.0, 3 / value.n)
     return value.half
 
 
-def _price(run: Run, checkpoint: Checkpoint) -> str:
+def _price(run: RunReport, checkpoint: Checkpoint) -> str:
     """Return what the neighbours lost, where that is more than a little."""
     after, before = checkpoint.metrics.get("neighborhood"), run.base.metrics.get("neighborhood") if run.base else None
     if after is None or before is None or not above(before, after):
@@ -145,12 +145,12 @@ def listing(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def order(runs: Sequence[Run]) -> list[Run]:
+def order(runs: Sequence[RunReport]) -> list[RunReport]:
     """Return runs of one comparison, those that held longest first; among equals, those that say most."""
     lead = leading(runs)
-    states: tuple[State, ...] = ("holds", "broke", "never", "nothing", "unmeasured")
+    states: tuple[_State, ...] = ("holds", "broke", "never", "nothing", "unmeasured")
 
-    def place(run: Run) -> tuple[int, int, bool, float]:
+    def place(run: RunReport) -> tuple[int, int, bool, float]:
         found, value = verdict(run, lead), run.last.metrics.get(lead) if run.last else None
         said = value.mean if value is not None and value.mean is not None else 0.0
         # One edit at a time there is nothing to outlast: what is said decides alone.
@@ -160,7 +160,7 @@ def order(runs: Sequence[Run]) -> list[Run]:
     return sorted(runs, key=place)
 
 
-def headline(runs: Sequence[Run]) -> str:
+def headline(runs: Sequence[RunReport]) -> str:
     """Return one or more sentences on runs of one mode: those that lasted longest first."""
     lead = leading(runs)
     if not any(run.checkpoints for run in runs):
@@ -168,10 +168,10 @@ def headline(runs: Sequence[Run]) -> str:
     return _sequential(runs, lead) if runs[0].sequential else _independent(runs, lead)
 
 
-def _sequential(runs: Sequence[Run], lead: str) -> str:
+def _sequential(runs: Sequence[RunReport], lead: str) -> str:
     """Return "memit holds to 100 edits; rome broke between 10 and 50." """
     found = [(run.label, verdict(run, lead)) for run in order(runs)]
-    clauses: dict[tuple[str, State], list[str]] = {}
+    clauses: dict[tuple[str, _State], list[str]] = {}
     for label, one in found:
         disturbed = " but disturbs its neighbours" if one.state == "holds" and one.price else ""
         clauses.setdefault((one.sentence() + disturbed, one.state), []).append(label)
@@ -189,7 +189,7 @@ def _plural(sentence: str, count: int) -> str:
     return sentence
 
 
-def _independent(runs: Sequence[Run], lead: str) -> str:
+def _independent(runs: Sequence[RunReport], lead: str) -> str:
     """Return "One edit at a time, memit says 97 % of its facts, rome 95 % and ft 55 %." """
     doing = [run for run in runs if writes(run)] or runs
     last = [(run.label, value) for run in doing if run.last and (value := run.last.metrics.get(lead)) is not None]
@@ -203,7 +203,7 @@ def _independent(runs: Sequence[Run], lead: str) -> str:
     return f"One edit at a time, {listing(parts)}."
 
 
-def gap(runs: Sequence[Run]) -> str:
+def gap(runs: Sequence[RunReport]) -> str:
     """Return a sentence on the widest gap between teacher-forced efficacy and what is said, "" if all are narrow."""
     widest: tuple[float, str] = (GAP_FROM, "")
     for run in runs:

@@ -37,11 +37,11 @@ from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, no_grads_kept, plain_attention, resume
 
-Route = Literal["joint", "layer"]
+_Route = Literal["joint", "layer"]
 Granularity = Literal["column", "element"]
 Where = Literal["subject", "everywhere"]
 Select = Literal["attributed", "random", "lowest", "faintest", "strongest"]
-Hidden = Float[Tensor, "b t d"]
+_Hidden = Float[Tensor, "b t d"]
 ROWS = 32  # queries of one pass: activations of every layer are kept for them
 
 
@@ -59,7 +59,7 @@ class Measure:
     """
 
     steps: int = 1
-    route: Route = "joint"
+    route: _Route = "joint"
     granularity: Granularity = "column"
     where: Where = "everywhere"
     log: bool = False
@@ -116,21 +116,21 @@ class _Pass:
         start: a layer and its input, if the layers below need not run.
     """
 
-    def __init__(self, lm: LM, batch: Batch, measure: Measure, start: tuple[int, Hidden] | None = None) -> None:
+    def __init__(self, lm: LM, batch: Batch, measure: Measure, start: tuple[int, _Hidden] | None = None) -> None:
         self._lm, self._batch, self._measure, self._start = lm, batch, measure, start
 
     def __call__(self, sites: Sequence[Site], alpha: float) -> dict[Site, Tensor]:
         """Return w · ∂P/∂w at weights α·W of `sites`, by site."""
-        inputs: dict[Site, Hidden] = {}
-        changes: dict[Site, Hidden] = {}  # zeros added to what `down` puts out, to take gradients at
+        inputs: dict[Site, _Hidden] = {}
+        changes: dict[Site, _Hidden] = {}  # zeros added to what `down` puts out, to take gradients at
 
-        def keep(site: Site) -> Callable[[Hidden], None]:
+        def keep(site: Site) -> Callable[[_Hidden], None]:
             return lambda hidden: inputs.update({site: hidden.detach()})
 
-        def scale(site: Site) -> Callable[[Hidden], Hidden]:
+        def scale(site: Site) -> Callable[[_Hidden], _Hidden]:
             bias = getattr(self._lm.module(site), "bias", None)
 
-            def replace(output: Hidden) -> Hidden:
+            def replace(output: _Hidden) -> _Hidden:
                 changes[site] = torch.zeros_like(output, requires_grad=True)
                 written = output if bias is None else output - bias
                 return output - (1 - alpha) * written * self._places(site, output) + changes[site]
@@ -144,7 +144,7 @@ class _Pass:
             s: self._score(s, inputs[s] * self._places(s, inputs[s]), g) for s, g in zip(sites, gradients, strict=True)
         }
 
-    def _places(self, site: Site, like: Hidden) -> Float[Tensor, "b t 1"]:
+    def _places(self, site: Site, like: _Hidden) -> Float[Tensor, "b t 1"]:
         """Return 1 at the positions that are scaled and scored, else 0."""
         places = like.new_zeros(*like.shape[:2], 1)
         if self._measure.where == "everywhere":

@@ -30,8 +30,8 @@ from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, resume
 
-State = Literal["block", "mlp", "attention"]
-Hidden = Float[Tensor, "b t d"]
+_State = Literal["block", "mlp", "attention"]
+_Hidden = Float[Tensor, "b t d"]
 ROLES = {"block": "block", "mlp": "down", "attention": "attention"}
 ROWS = 128  # rows of one pass
 
@@ -62,7 +62,7 @@ class Traced:
         effect: (t, layers). clean, corrupted: probability of the answer in the run without noise, and with it.
     """
 
-    state: State
+    state: _State
     tokens: tuple[str, ...]
     subject: tuple[int, int]
     effect: Float[Tensor, "t layers"]
@@ -75,7 +75,7 @@ class Traced:
         return int(self.effect[self.subject[1]].argmax())
 
 
-def trace(lm: LM, fact: Fact, how: Tracing, states: Sequence[State] = ("block", "mlp", "attention")) -> list[Traced]:
+def trace(lm: LM, fact: Fact, how: Tracing, states: Sequence[_State] = ("block", "mlp", "attention")) -> list[Traced]:
     """Return the effect of restoring each state at every token of the prompt and every layer, for each kind of state.
 
     Raises:
@@ -174,13 +174,13 @@ class _Runs:
         noisy[:, first : last + 1] += drawn.to(at) * at.float().std().to(at) * self.how.noise
         return noisy
 
-    def traced(self, state: State) -> Traced:
+    def traced(self, state: _State) -> Traced:
         """Return the effect matrix of one kind of state."""
         columns = [self._restored(layers, ROLES[state]) for layers in self._windows(state)]
         effect = torch.stack(columns, 1) - self.corrupted
         return Traced(state, self.tokens, self.subject, effect, self.clean, self.corrupted)
 
-    def _windows(self, state: State) -> Iterator[range]:
+    def _windows(self, state: _State) -> Iterator[range]:
         width = 1 if state == "block" else self.how.window or max(1, round(len(self.layers) * 10 / 48))
         for layer in self.layers:
             first = max(0, layer - width // 2)
@@ -199,8 +199,8 @@ class _Runs:
     ) -> Float[Tensor, " b"]:
         rows = torch.arange(len(token))
 
-        def restore(clean: Hidden) -> Callable[[Hidden], Hidden]:
-            def replace(output: Hidden) -> Hidden:
+        def restore(clean: _Hidden) -> Callable[[_Hidden], _Hidden]:
+            def replace(output: _Hidden) -> _Hidden:
                 output = output.clone()
                 output[rows, token] = clean[0, token]
                 return output

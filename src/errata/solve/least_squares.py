@@ -17,7 +17,7 @@ from errata.delta import LowRank
 from errata.errors import NotFinite
 
 Keys = Float[Tensor, "n in"]
-Rows = Float[Tensor, "n out"]
+Outputs = Float[Tensor, "n out"]
 AT_ONCE: Final = 512  # keys of a long list that are entered together: one system of that size
 FACTORS: Final = 1024  # at most so many factors wait to be multiplied out; a quarter of `in` if that is fewer
 _JITTER = (0.0, *(10.0**-power for power in range(10, 1, -1)))
@@ -84,7 +84,7 @@ def rank_one(
     return LowRank((residual.double().cpu() / denominator)[:, None], direction[:, None])
 
 
-def equality(residuals: Rows, keys: Keys, ridge: Ridge, epsilon: float) -> LowRank:
+def equality(residuals: Outputs, keys: Keys, ridge: Ridge, epsilon: float) -> LowRank:
     """EMMET's update: ``Δ = R (Kᵀ C⁻¹ K + εI)⁻¹ Kᵀ C⁻¹`` (arXiv 2403.14236, Eq. 8), as factors of rank n.
 
     With one key and ε = 0 it is ROME's. Keys that depend on one another share what their system can give (pseudo-inverse).
@@ -113,7 +113,7 @@ def null_space(second: Float[Tensor, "in in"], threshold: float | None, fraction
     return found
 
 
-def batch(residuals: Rows, keys: Keys, ridge: Ridge | Shield) -> LowRank:
+def batch(residuals: Outputs, keys: Keys, ridge: Ridge | Shield) -> LowRank:
     """MEMIT's update: ``Δ = R Kᵀ (λC + K_p K_pᵀ + K Kᵀ)⁻¹`` (arXiv 2210.07229, Eq. 14), as factors of rank n.
 
     With A = λC + K_p K_pᵀ, Woodbury gives ``Δ = R (I + Kᵀ A⁻¹ K)⁻¹ (A⁻¹ K)ᵀ``.

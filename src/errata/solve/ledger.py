@@ -29,7 +29,7 @@ from torch import Tensor
 from errata.delta import LowRank
 from errata.solve.least_squares import AT_ONCE, FACTORS, Ridge
 
-Row: TypeAlias = tuple[Tensor, Tensor]
+Pair: TypeAlias = tuple[Tensor, Tensor]
 _EPS: Final = torch.finfo(torch.float64).eps
 _WORN: Final = 1e-10  # relative error that removals may come to, before all is solved anew: nine digits are promised
 
@@ -56,7 +56,7 @@ class Ledger:
     ridge: Ridge
     past: tuple[Float[Tensor, "in in"], Float[Tensor, "out in"]]
     factors: _Factors
-    rows: Mapping[str, Row]
+    rows: Mapping[str, Pair]
     wear: float = 0.0
 
     @classmethod
@@ -66,7 +66,7 @@ class Ledger:
         return cls._of(ridge, (inverse, inverse.new_zeros(out, len(inverse))), {})
 
     @classmethod
-    def _of(cls, ridge: Ridge, past: tuple[Tensor, Tensor], rows: Mapping[str, Row], wear: float = 0.0) -> Ledger:
+    def _of(cls, ridge: Ridge, past: tuple[Tensor, Tensor], rows: Mapping[str, Pair], wear: float = 0.0) -> Ledger:
         out, in_ = past[1].shape
         none = _Factors(*(past[0].new_zeros(0, size) for size in (in_, in_, out)))
         return cls(ridge, past, none, rows, wear)
@@ -169,7 +169,7 @@ class Ledger:
         root = torch.linalg.solve_triangular(r.T, self.ridge.whiten(torch.eye(white.shape[1])).T, upper=False)
         return self._of(self.ridge, (root.T @ root, values.T @ q[: len(white)] @ root), self.rows)
 
-    def _moved(self, delta: LowRank, moved: Tensor, rows: Mapping[str, Row]) -> Ledger:
+    def _moved(self, delta: LowRank, moved: Tensor, rows: Mapping[str, Pair]) -> Ledger:
         new = (moved, delta.right.T, delta.left.T)
         found = replace(self, factors=_Factors(*map(torch.cat, zip(self.factors, new, strict=True))), rows=rows)
         if len(found.factors.right) <= min(FACTORS, moved.shape[1] // 4):
@@ -177,7 +177,7 @@ class Ledger:
         return self._of(self.ridge, (found.inverse, found.change), rows, self.wear)
 
 
-def _stacked(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+def _stacked(rows: Sequence[Pair]) -> tuple[Tensor, Tensor]:
     return torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows])
 
 

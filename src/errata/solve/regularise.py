@@ -16,17 +16,17 @@ from torch import Tensor
 
 from errata.delta import LowRank
 
-Matrix = Float[Tensor, "out in"]
+_Matrix = Float[Tensor, "out in"]
 
 
-def anchored(values: Float[Tensor, "n out"], norms: Float[Tensor, " n"]) -> Float[Tensor, "n out"]:
+def with_norm(values: Float[Tensor, "n out"], norms: Float[Tensor, " n"]) -> Float[Tensor, "n out"]:
     """Return each value with its direction kept and the given norm (NAS)."""
     size = values.norm(dim=1).clamp(min=torch.finfo(values.dtype).tiny)
     moved: Tensor = values * (norms / size)[:, None]
     return moved
 
 
-def largest(change: Matrix, matrix: Matrix, share: float) -> Matrix:
+def largest(change: _Matrix, matrix: _Matrix, share: float) -> _Matrix:
     """Return `change` with only the `share` of entries kept that are largest relative to the matrix' own (RECT)."""
     change, matrix = change.double().cpu(), matrix.detach().double().cpu()
     relative = (change / matrix.where(matrix != 0, torch.finfo(matrix.dtype).tiny)).abs().flatten()
@@ -35,7 +35,7 @@ def largest(change: Matrix, matrix: Matrix, share: float) -> Matrix:
     return change * kept.reshape(change.shape)
 
 
-def compressed(change: Matrix, base: Matrix, alpha: float) -> Matrix:
+def compressed(change: _Matrix, base: _Matrix, alpha: float) -> _Matrix:
     """Return the whole change with its singular values above the base's largest pressed together (PRUNE).
 
     ``f(σ) = log_α σ − log_α σ_max + σ_max`` for σ above σ_max, the base's largest; what lies below is left.
@@ -47,7 +47,7 @@ def compressed(change: Matrix, base: Matrix, alpha: float) -> Matrix:
     return result
 
 
-def beside(change: LowRank, matrix: Matrix, share: float, alpha: float) -> LowRank:
+def beside(change: LowRank, matrix: _Matrix, share: float, alpha: float) -> LowRank:
     """Return the change with its part along the matrix' main input directions weakened by `alpha` (SPHERE).
 
     Args:

@@ -143,7 +143,7 @@ def similarity(delta: Tensor, basis: Basis, kind: Similarity = "absolute") -> Fl
 
 
 @dataclass(frozen=True, eq=False)
-class Room:
+class FreeSpace:
     """What is taken at one site, and with it what is free.
 
     Args:
@@ -164,9 +164,9 @@ class Room:
         """Number of directions left."""
         return int(self.taken.shape[0] - self.taken.shape[1])
 
-    def to(self, like: Tensor) -> Room:
+    def to(self, like: Tensor) -> FreeSpace:
         """Return the same room in the dtype and on the device of a tensor."""
-        made = Room(self.history.to(like), self.implicit.to(like))
+        made = FreeSpace(self.history.to(like), self.implicit.to(like))
         made.__dict__["taken"] = self.taken.to(like)
         return made
 

@@ -23,7 +23,7 @@ from errata.model.trace import Replace, Trace, no_grads_kept
 from errata.stats.corpus import open_corpus
 from errata.stats.gradients import task, text_loss
 
-Pick = Callable[[Tensor], Float[Tensor, "n d"]]
+_Pick = Callable[[Tensor], Float[Tensor, "n d"]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -63,7 +63,7 @@ class Spread:
         return found
 
 
-def signals(lm: LM, sites: Sequence[Site], run: Callable[[], Tensor], pick: Pick) -> tuple[float, dict[Site, Signal]]:
+def signals(lm: LM, sites: Sequence[Site], run: Callable[[], Tensor], pick: _Pick) -> tuple[float, dict[Site, Signal]]:
     """Return a loss and each site's signal, from one forward and one backward pass.
 
     Args:

@@ -31,7 +31,7 @@ from errata.delta import Site
 from errata.errors import NotFinite
 from errata.fact import Fact
 from errata.model.lm import LM
-from errata.model.suffix import again, cut
+from errata.model.suffix import reused_cache, suffix_of
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, at, plain_attention, resume
 from errata.solve.descent.losses import answer_losses
@@ -47,7 +47,7 @@ _BETAS, _EPS = (0.9, 0.999), 1e-8  # Adam's
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
+class ValueTraining:
     """Settings of the optimisation; names and defaults as in the papers."""
 
     steps: int = 20
@@ -59,7 +59,7 @@ class Goal:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Restraint:
+class Constraint:
     """What holds δ back.
 
     Args:
@@ -93,7 +93,12 @@ class Values:
 
 
 def optimise(
-    lm: LM, facts: Sequence[Fact], site: Site, contexts: Sequence[str], goal: Goal, restraint: Restraint | None = None
+    lm: LM,
+    facts: Sequence[Fact],
+    site: Site,
+    contexts: Sequence[str],
+    goal: ValueTraining,
+    restraint: Constraint | None = None,
 ) -> Values:
     """Learn v* at `site` for every fact.
 
@@ -107,7 +112,8 @@ def optimise(
     """
     parts = _parts(lm, facts, contexts)
     found = [
-        _learn(_Problem(lm, [facts[i] for i in part], site, contexts, goal), restraint or Restraint()) for part in parts
+        _learn(_Problem(lm, [facts[i] for i in part], site, contexts, goal), restraint or Constraint())
+        for part in parts
     ]
     place = torch.tensor([i for part in parts for i in part]).argsort().to(found[0].delta.device)
     return Values(
@@ -152,7 +158,7 @@ class _Taken(NamedTuple):
 class _Problem:
     """Cached rows of some facts: everything that does not change while δ is learned."""
 
-    def __init__(self, lm: LM, facts: Sequence[Fact], site: Site, contexts: Sequence[str], goal: Goal) -> None:
+    def __init__(self, lm: LM, facts: Sequence[Fact], site: Site, contexts: Sequence[str], goal: ValueTraining) -> None:
         self.lm, self.site, self.goal = lm, site, goal
         subjects = list(dict.fromkeys(fact.subject for fact in facts))
         self.n = len(subjects)
@@ -176,7 +182,7 @@ class _Problem:
         self.starts = found.to(torch.promote_types(found.dtype, torch.float32))  # (n facts, out)
         self.start = self.starts[first]  # (n subjects, out)
         self.first = site.layer + self.deeper  # layer each step begins at
-        self.tail = None if cache is None else cut(lm, self.batch, self.hidden, self.first, (logits, cache))
+        self.tail = None if cache is None else suffix_of(lm, self.batch, self.hidden, self.first, (logits, cache))
         self._last: tuple[Tensor, _Taken] | None = None
 
     def loss(self, delta: Float[Tensor, "s out"], active: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
@@ -214,7 +220,7 @@ class _Problem:
             if not self.deeper:
                 stack.enter_context(Trace(self.lm, replace={self.site: add}))
             stack.enter_context(resume(self.lm, self.first, add(taken.hidden) if self.deeper else taken.hidden))
-            return self.lm.answer_logits(taken.batch, None if taken.cache is None else again(taken.cache))
+            return self.lm.answer_logits(taken.batch, None if taken.cache is None else reused_cache(taken.cache))
 
 
 def _add_at(position: Int[Tensor, " b"], delta: Float[Tensor, "b out"], output: Float[Tensor, "b t out"]) -> Tensor:
@@ -223,7 +229,7 @@ def _add_at(position: Int[Tensor, " b"], delta: Float[Tensor, "b out"], output: 
     return output.index_put((rows, position), delta.to(output), accumulate=True)
 
 
-def step_size(start: Float[Tensor, "n out"], goal: Goal) -> Float[Tensor, "n 1"]:
+def step_size(start: Float[Tensor, "n out"], goal: ValueTraining) -> Float[Tensor, "n 1"]:
     """Return Adam's step for each fact: the given one, or such that half the steps in one direction reach the clamp.
 
     Adam moves a coordinate by about lr a step, so δ grows by lr·√out = lr·‖z0‖/rms(z0).
@@ -234,7 +240,7 @@ def step_size(start: Float[Tensor, "n out"], goal: Goal) -> Float[Tensor, "n 1"]
     return torch.full_like(start[:, :1], float(goal.lr))
 
 
-def _learn(problem: _Problem, restraint: Restraint) -> Values:
+def _learn(problem: _Problem, restraint: Constraint) -> Values:
     goal, start, penalty, project = problem.goal, problem.start, restraint.penalty, restraint.project
     delta, lr = torch.zeros_like(start), step_size(start, goal)
     first, second = torch.zeros_like(start), torch.zeros_like(start)

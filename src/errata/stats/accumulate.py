@@ -37,7 +37,7 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class Resume:
     """What a reading goes on from: tensors by name, and values that JSON can hold."""
 
     tensors: Mapping[str, Tensor]
@@ -63,7 +63,7 @@ class Reading(Protocol):
     def over(self) -> bool:
         """Say whether no site needs more."""
 
-    def state(self) -> State:
+    def state(self) -> Resume:
         """Return what to go on from."""
 
     def close(self, tokens: int) -> dict[Site, tuple[Sum, Ended]]:
@@ -107,7 +107,7 @@ class MomentReading:
         self._ones = {site: _One(Growing.empty(self.lm.weights[site].shape[1])) for site in self.sites}
 
     @classmethod
-    def resume(cls, lm: LM, sites: Sequence[Site], rule: bool, state: State) -> MomentReading:
+    def resume(cls, lm: LM, sites: Sequence[Site], rule: bool, state: Resume) -> MomentReading:
         """Return the reading a state was taken of."""
         found = cls(lm, sites, rule)
         for site in sites:
@@ -147,7 +147,7 @@ class MomentReading:
         """Say whether every site has settled."""
         return all(one.enough for one in self._ones.values())
 
-    def state(self) -> State:
+    def state(self) -> Resume:
         """Return what to go on from; only when `whole`."""
         tensors: dict[str, Tensor] = {}
         values: dict[str, Any] = {}
@@ -159,7 +159,7 @@ class MomentReading:
                 tensors[f"{site} probes"] = one.settling.probes
                 if one.settling.directions is not None:
                     tensors[f"{site} directions"] = one.settling.directions
-        return State(tensors, values)
+        return Resume(tensors, values)
 
     def close(self, tokens: int) -> dict[Site, tuple[Sum, Ended]]:
         """Return every site's moment; this reading is over."""
@@ -185,7 +185,7 @@ class GradientReading:
     _sums: dict[Site, GradientSum] = field(default_factory=dict)
 
     @classmethod
-    def resume(cls, lm: LM, sites: Sequence[Site], state: State) -> GradientReading:
+    def resume(cls, lm: LM, sites: Sequence[Site], state: Resume) -> GradientReading:
         """Return the reading a state was taken of."""
         return cls(lm, sites, {s: GradientSum(state.tensors[str(s)], state.values[str(s)]) for s in sites})
 
@@ -209,9 +209,11 @@ class GradientReading:
         """There is no rule for gradients."""
         return False
 
-    def state(self) -> State:
+    def state(self) -> Resume:
         """Return what to go on from."""
-        return State({str(s): g.total for s, g in self._sums.items()}, {str(s): g.count for s, g in self._sums.items()})
+        return Resume(
+            {str(s): g.total for s, g in self._sums.items()}, {str(s): g.count for s, g in self._sums.items()}
+        )
 
     def close(self, tokens: int) -> dict[Site, tuple[Sum, Ended]]:
         """Return every site's sum."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from errata.delta import Site
 from errata.errors import StatsMissing, UnknownSite
 from errata.model.lm import LM
-from errata.stats.accumulate import Ended, GradientReading, MomentReading, Reading, State
+from errata.stats.accumulate import Ended, GradientReading, MomentReading, Reading, Resume
 from errata.stats.corpus import Corpus, open_corpus
 from errata.stats.gradients import GradientSum
 from errata.stats.moments import SecondMoment
@@ -234,7 +234,7 @@ def _resume(lm: LM, partial: Path, sites: Sequence[Site], key: Key) -> tuple[Rea
     if kept is None:
         return (MomentReading(lm, sites, settles) if moment else GradientReading(lm, sites)), 0
     tensors, meta = kept
-    state, done = State(tensors, json.loads(meta["values"])), int(meta["done"])
+    state, done = Resume(tensors, json.loads(meta["values"])), int(meta["done"])
     if moment:
         return MomentReading.resume(lm, sites, settles, state), done
     return GradientReading.resume(lm, sites, state), done

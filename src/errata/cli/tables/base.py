@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-Row = Mapping[str, Any]
+Json = Mapping[str, Any]
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -65,7 +65,7 @@ def prompt_of(prompt: object, most: int = 120) -> str:
     return line if len(line) <= most else f"{line[: most - 40]} … {line[-37:]}"
 
 
-def stated(fact: Row) -> str:
+def stated(fact: Json) -> str:
     """Return what a fact says, on one line."""
     return f"{prompt_of(fact['prompt'])} → {shortened(fact['target'])}"
 

@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from errata.cli.tables.base import Row, table_of
+from errata.cli.tables.base import Json, table_of
 from errata.evaluate.metrics import HARNESS, named
 
 # What a comparison of methods is first judged by; what does not fit is left to the report.
@@ -47,7 +47,7 @@ class _Fitting:
         return table, Measurement.get(console, options.update(max_width=10_000), table).maximum
 
 
-def bench(rows: Sequence[Row]) -> RenderableType:
+def bench(rows: Sequence[Json]) -> RenderableType:
     """The unedited model, and each method after its last edit, with the numbers people look at first."""
     ends = [("unedited", row["checkpoints"][0]) for row in rows[:1]]
     ends += [(row["method"] + (" (stopped)" if row["stopped"] else ""), row["checkpoints"][-1]) for row in rows]
@@ -64,7 +64,7 @@ def bench(rows: Sequence[Row]) -> RenderableType:
     return _Fitting(("", "edits", *held.values()), lines, 3, note)
 
 
-def _estimate(found: Row | None) -> str:
+def _estimate(found: Json | None) -> str:
     if found is None or found["mean"] is None:
         return "–"
     mean, half = found["mean"], found["half_width"]
@@ -72,7 +72,7 @@ def _estimate(found: Row | None) -> str:
     return f"{mean:.{digits}f}" + ("" if half is None else f"±{half:.{digits}f}")
 
 
-def data(rows: Sequence[Row]) -> RenderableType:
+def data(rows: Sequence[Json]) -> RenderableType:
     """A few lines a benchmark: what it is, where it was found, or where to get it."""
     table = table_of("cases", "")
     table.columns[0].no_wrap = True

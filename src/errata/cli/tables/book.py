@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from errata.cli.tables.base import Row, flat, many, one_line, prompt_of, shortened, stated, table_of, text_of
+from errata.cli.tables.base import Json, flat, many, one_line, prompt_of, shortened, stated, table_of, text_of
 
 _COLOURS = {"holds": "green", "forgotten": "red", "expired": "yellow"}
 
 
-def diff(row: Row) -> RenderableType:
+def diff(row: Json) -> RenderableType:
     """The questions that are answered differently, then the matrices."""
     names = row["a"]["name"], row["b"]["name"]
     count = f"{names[0]} has {many(row['a']['ids'], 'edit')}, {names[1]} {len(row['b']['ids'])}"
@@ -31,7 +31,7 @@ def diff(row: Row) -> RenderableType:
     return Group(facts if row["facts"] else Text("They say the same."), sites, summary)
 
 
-def tag(rows: Sequence[Row]) -> RenderableType:
+def tag(rows: Sequence[Json]) -> RenderableType:
     """One line a tag."""
     if not rows:
         return Text("There are no tags.")
@@ -44,7 +44,7 @@ def tag(rows: Sequence[Row]) -> RenderableType:
     return found
 
 
-def verify(row: Row) -> RenderableType:
+def verify(row: Json) -> RenderableType:
     """What is wrong, what one should know, and the head."""
     lines = [Text(f"✗ {problem}", "red") for problem in row["problems"]]
     if row["whole"]:
@@ -56,14 +56,14 @@ def verify(row: Row) -> RenderableType:
     return Group(*lines, Text(f"  head {row['head']}", "dim"))
 
 
-def keygen(row: Row) -> RenderableType:
+def keygen(row: Json) -> RenderableType:
     """Where the key is, and what to tell others."""
     return Text(
         f"{row['file']} is the private key; keep it. The public one, for errata verify --trust:\n{row['public']}"
     )
 
 
-def merge(row: Row) -> RenderableType:
+def merge(row: Json) -> RenderableType:
     """What was taken over, and where the books disagreed."""
     parts: list[RenderableType] = []
     if row["clashes"]:
@@ -79,7 +79,7 @@ def merge(row: Row) -> RenderableType:
     return Group(*parts, Text(counts))
 
 
-def conflicts(row: Row) -> RenderableType:
+def conflicts(row: Json) -> RenderableType:
     """Pairs of facts, then pairs of keys."""
     if not row["facts"] and not row["keys"]:
         return Text("No two standing edits get in each other's way.")
@@ -98,7 +98,7 @@ def conflicts(row: Row) -> RenderableType:
     return Group(*parts)
 
 
-def check(row: Row) -> RenderableType:
+def check(row: Json) -> RenderableType:
     """One line a fact: what is said, and how its probes fare."""
     if not row["facts"]:
         return Text("No edit stands.")
@@ -114,7 +114,7 @@ def check(row: Row) -> RenderableType:
     return Group(drawn, Text(counts + dropped, "dim"))
 
 
-def migrate(rows: Sequence[Row]) -> RenderableType:
+def migrate(rows: Sequence[Json]) -> RenderableType:
     """One line a fact: what became of it."""
     if not rows:
         return Text("No edit stands: there is nothing to migrate.")
@@ -127,7 +127,7 @@ def migrate(rows: Sequence[Row]) -> RenderableType:
     return drawn
 
 
-def compact(row: Row) -> RenderableType:
+def compact(row: Json) -> RenderableType:
     """How much smaller the book is."""
     forgotten = f", forgot {many(row['forgotten'], 'dropped edit')}" if row["forgotten"] else ""
     return Text(
@@ -135,11 +135,11 @@ def compact(row: Row) -> RenderableType:
     )
 
 
-def _answer(one: Row | None) -> Text:
+def _answer(one: Json | None) -> Text:
     return Text("–", "dim") if one is None else Text.assemble(one_line(one["target"]), (f"  {one['edit'][:8]}", "dim"))
 
 
-def log(rows: Sequence[Row]) -> RenderableType:
+def log(rows: Sequence[Json]) -> RenderableType:
     """One line an edit, dropped ones struck out."""
     if not rows:
         return Text("The log is empty.")
@@ -162,7 +162,7 @@ def log(rows: Sequence[Row]) -> RenderableType:
 drop = restore = checkout = log
 
 
-def show(row: Row) -> RenderableType:
+def show(row: Json) -> RenderableType:
     """Everything known about one edit, field by field."""
     table = table_of("", "")
     for fact in row["facts"]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from errata.cli.tables.base import Row, mark, shortened, stated, table_of
+from errata.cli.tables.base import Json, mark, shortened, stated, table_of
 from errata.cli.tables.book import conflicts
 
 
-def ci(row: Row) -> RenderableType:
+def ci(row: Json) -> RenderableType:
     """The verdict, the facts, the gates."""
     parts: list[RenderableType] = []
     facts = table_of("fact", "before", "after", "")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from errata.cli.tables.base import Row, mark, one_line, prompt_of, shortened, table_of, text_of
+from errata.cli.tables.base import Json, mark, one_line, prompt_of, shortened, table_of, text_of
 
 _ENDED = {
     "settled": "settled",
@@ -17,7 +17,7 @@ _ENDED = {
 }
 
 
-def ask(row: Row) -> RenderableType:
+def ask(row: Json) -> RenderableType:
     """The prompt with what the model says after it, and the likeliest next tokens or classes."""
     space = " " if row["of"] == "class" else ""  # text stands as it was generated, directly behind
     said = Text.assemble(row["prompt"], space, (row["text"].rstrip(), "bold"))
@@ -30,7 +30,7 @@ def ask(row: Row) -> RenderableType:
     return Group(said, table)
 
 
-def edit(rows: Sequence[Row]) -> RenderableType:
+def edit(rows: Sequence[Json]) -> RenderableType:
     """One line a fact: what the model said before, and what it says now."""
     table = table_of("edit", "method", "fact", "before", "now", "")
     for row in rows:
@@ -44,7 +44,7 @@ def edit(rows: Sequence[Row]) -> RenderableType:
     return Group(table, Text(f"{sum(said)} of {len(said)} said in free generation; {seconds:.1f} s", "dim"))
 
 
-def methods(rows: Sequence[Row] | Row) -> RenderableType:
+def methods(rows: Sequence[Json] | Json) -> RenderableType:
     """One line a method; of one alone, its settings."""
     if isinstance(rows, Mapping):
         return _method(rows)
@@ -54,7 +54,7 @@ def methods(rows: Sequence[Row] | Row) -> RenderableType:
     return table
 
 
-def _method(row: Row) -> RenderableType:
+def _method(row: Json) -> RenderableType:
     """One method and its settings."""
     table = table_of("setting", "default", "takes", "")
     for setting in row["settings"]:
@@ -64,7 +64,7 @@ def _method(row: Row) -> RenderableType:
     return Group(Text(row["title"], "bold"), Text(row["paper"], "dim"), table)
 
 
-def demo(row: Row) -> RenderableType:
+def demo(row: Json) -> RenderableType:
     """One scene of the demo: its title, a table whose answers are marked right or wrong, a remark."""
     parts: list[RenderableType] = [Text(f"\n{row['title']}", "bold cyan")]
     if row["lines"]:
@@ -80,7 +80,7 @@ def demo(row: Row) -> RenderableType:
     return Group(*parts)
 
 
-def stats(found: Mapping[str, Row]) -> RenderableType:
+def stats(found: Mapping[str, Json]) -> RenderableType:
     """One line a site: how many tokens were read, why no more, and what more could still change."""
     if not found:
         return Text("This method needs no statistics of the model.")

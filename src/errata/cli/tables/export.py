@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from errata.cli.tables.base import Row, many, one_line, table_of
+from errata.cli.tables.base import Json, many, one_line, table_of
 
 
-def export(row: Row) -> RenderableType:
+def export(row: Json) -> RenderableType:
     """Where it is, and at what rank each matrix."""
     said = Text(f"{row['directory']}: {row['form']} of {row['model']} with {many(row['edits'], 'edit')}")
     if not row["parts"]:
@@ -20,7 +20,7 @@ def export(row: Row) -> RenderableType:
     return Group(drawn, said)
 
 
-def push(row: Row) -> RenderableType:
+def push(row: Json) -> RenderableType:
     """What the engine said."""
     text = f"{row['url']} serves it as model {row['name']!r}: {row['answer']}"
     return Group(export(row), Text(one_line(text)))

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from errata.cli.tables.base import Row, table_of
+from errata.cli.tables.base import Json, table_of
 
 
-def locate(row: Row) -> RenderableType:
+def locate(row: Json) -> RenderableType:
     """Each layer's share of the ensemble, or a heat map of tokens × layers, and what was done with it."""
     ends = [f"drawn in {path}" for path in row["picture"]]
     ends += [f"layer {layer} is this model's default from now on" for layer in row["remembered"]]
@@ -18,7 +18,7 @@ def locate(row: Row) -> RenderableType:
     return Group(*(_traced(row) if row["method"] == "trace" else _ensemble(row)), lines)
 
 
-def radius(row: Row) -> RenderableType:
+def radius(row: Json) -> RenderableType:
     """Quantiles of the distances of keys to rephrasings and to other texts, and the radius between."""
     table = table_of("distance to", *row["rephrasings"])
     for name in ("rephrasings", "other texts"):
@@ -29,7 +29,7 @@ def radius(row: Row) -> RenderableType:
     return Group(table, Text("\n".join([what, *(f"drawn in {path}" for path in row["picture"])]), "dim"))
 
 
-def _ensemble(row: Row) -> Iterator[RenderableType]:
+def _ensemble(row: Json) -> Iterator[RenderableType]:
     yield Text(f"{row['prompt']} → {row['target']}: {row['size']} of {row['candidates']:,} neurons")
     table = table_of("layer", "share", "neurons that say it most")
     for layer, share in row["share"].items():
@@ -39,7 +39,7 @@ def _ensemble(row: Row) -> Iterator[RenderableType]:
     yield table
 
 
-def _traced(row: Row) -> Iterator[RenderableType]:
+def _traced(row: Json) -> Iterator[RenderableType]:
     effect = row["effect"]["mlp"]
     peak = max(max(line) for line in effect) or 1.0
     what = f"{row['prompt']} → {row['target']}" if row["facts"] == 1 else f"mean of {row['facts']} facts"

@@ -11,11 +11,11 @@ what is marked as published, or not marked at all, is read.
 
 from __future__ import annotations
 
-from errata.data.case import Case, Question
-from errata.data.readers.raw import Record, build
+from errata.data.case import Answerable, Case
+from errata.data.readers.raw import RawRow, build
 
 
-def original(record: Record) -> Case:
+def original(record: RawRow) -> Case:
     """Read one record of the original form: requested_rewrite, paraphrase_prompts, neighborhood_prompts, …"""
     if "requested_rewrite" not in record:
         hint = " This looks like EasyEdit's form: read it as counterfact-easyedit." if "target_new" in record else ""
@@ -38,7 +38,7 @@ def original(record: Record) -> Case:
     )
 
 
-def rewrite(record: Record, at: str = "", truth: str | None = None) -> tuple[str, str, str, str]:
+def rewrite(record: RawRow, at: str = "", truth: str | None = None) -> tuple[str, str, str, str]:
     """Return what a `requested_rewrite` says: the prompt with "{}" for the subject, subject, target and truth.
 
     Args:
@@ -49,20 +49,20 @@ def rewrite(record: Record, at: str = "", truth: str | None = None) -> tuple[str
     return record.text(f"{at}prompt"), subject, target, record.text(f"{at}target_true.str", truth)
 
 
-def one_place(record: Record, path: str, template: str) -> None:
+def one_place(record: RawRow, path: str, template: str) -> None:
     """Raise BadFile unless the prompt has exactly one "{}"."""
     if template.count("{}") != 1:
         raise record.bad(path, f"must have exactly one '{{}}' for the subject, not {template.count('{}')}.")
 
 
-def _unrelated(record: Record) -> tuple[tuple[str, str], ...]:
+def _unrelated(record: RawRow) -> tuple[tuple[str, str], ...]:
     if "unrelated_relation" not in record:
         return ()
     return ((record.text("unrelated_relation.question"), record.text("unrelated_relation.object")),)
 
 
-def _portability(record: Record, template: str, target: str) -> dict[str, tuple[Question, ...]]:
-    found: dict[str, tuple[Question, ...]] = {}
+def _portability(record: RawRow, template: str, target: str) -> dict[str, tuple[Answerable, ...]]:
+    found: dict[str, tuple[Answerable, ...]] = {}
     if "portability" in record:
         found["one_hop"] = (one_hop(record, "portability."),)
     if "alternative_subject" in record:
@@ -70,7 +70,7 @@ def _portability(record: Record, template: str, target: str) -> dict[str, tuple[
     return found
 
 
-def one_hop(record: Record, at: str = "") -> Question:
+def one_hop(record: RawRow, at: str = "") -> Answerable:
     """Return the question that Yao et al. had written for records of CounterFact and zsRE.
 
     Args:
@@ -79,7 +79,7 @@ def one_hop(record: Record, at: str = "") -> Question:
     return record.text(f"{at}New Question"), record.answers(f"{at}New Answer")
 
 
-def easyedit(record: Record) -> Case:
+def easyedit(record: RawRow) -> Case:
     """Read one record of EasyEdit's form: prompt, subject, target_new, rephrase_prompt, locality_prompt, …"""
     if "requested_rewrite" in record:
         raise record.bad("requested_rewrite", "this is CounterFact's original form: read it as counterfact.")
@@ -100,13 +100,13 @@ def easyedit(record: Record) -> Case:
     )
 
 
-def flat(record: Record) -> tuple[str, str, str, str]:
+def flat(record: RawRow) -> tuple[str, str, str, str]:
     """Return prompt, subject, target and truth of a row with `target_new`, as EasyEdit and KnowEdit have it."""
     subject, target = record.text("subject"), record.text("target_new")
     truth = record.answer("ground_truth", "target_true")
     return record.text("prompt").replace("{}", subject), subject, target, truth
 
 
-def _published(record: Record, kind: str) -> tuple[str, ...]:
+def _published(record: RawRow, kind: str) -> tuple[str, ...]:
     marked = record.text(f"{kind}_source", "published")
     return record.texts(f"{kind}_prompts") if marked == "published" else ()

@@ -9,11 +9,11 @@ from __future__ import annotations
 from errata.data.case import Case
 from errata.data.readers.counterfact import one_place, rewrite
 from errata.data.readers.knowedit import portability
-from errata.data.readers.raw import Record, build, fact
+from errata.data.readers.raw import RawRow, build, fact
 from errata.fact import Fact
 
 
-def mquake(record: Record) -> Case:
+def mquake(record: RawRow) -> Case:
     """Read one chain of edits with its three multi-hop questions (any of them answered rightly counts)."""
     rewrites = record.subs("requested_rewrite")
     if not rewrites:
@@ -31,20 +31,20 @@ def mquake(record: Record) -> Case:
     )
 
 
-def _rewrite(record: Record) -> tuple[str, str, str, str]:
+def _rewrite(record: RawRow) -> tuple[str, str, str, str]:
     template, subject, target, truth = rewrite(record, truth="")
     one_place(record, "prompt", template)
     return template.replace("{}", subject), subject, target, truth
 
 
-def _fact(record: Record, name: str, *parts: str) -> Fact:
+def _fact(record: RawRow, name: str, *parts: str) -> Fact:
     found = fact(name, *parts)
     if found is None:  # the chain would have a hole
         raise record.bad("requested_rewrite", f"the subject {parts[1]!r} does not stand in its prompt.")
     return found
 
 
-def halluedit(record: Record) -> Case:
+def halluedit(record: RawRow) -> Case:
     """Read one hallucination with its correction.
 
     Rephrased questions are paraphrases; reversed, yes and no questions and those over 2 to 6 hops are portability by

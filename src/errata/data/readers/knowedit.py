@@ -10,18 +10,18 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 
-from errata.data.case import Case, Question
+from errata.data.case import Answerable, Case
 from errata.data.readers.counterfact import flat
-from errata.data.readers.raw import Record, build
+from errata.data.readers.raw import RawRow, build
 from errata.errors import BadFile
 
 _KINDS = {"Reasoning": "one_hop", "Subject_Aliasing": "alias", "Logical_Generalization": "logical"}
 
 
-def triples(source: str) -> Callable[[Record], Case]:
+def triples(source: str) -> Callable[[RawRow], Case]:
     """Return the reader of wiki_recent, wiki_counterfact or zsre records, named `source`."""
 
-    def read(record: Record) -> Case:
+    def read(record: RawRow) -> Case:
         prompt, subject, target, truth = flat(record)
         return build(
             source,
@@ -38,7 +38,7 @@ def triples(source: str) -> Callable[[Record], Case]:
     return read
 
 
-def asked(record: Record, field: str) -> Iterator[tuple[str, Record]]:
+def asked(record: RawRow, field: str) -> Iterator[tuple[str, RawRow]]:
     """Yield (name of the kind, question) for {"Name of a kind": [{"prompt", "ground_truth"}]}."""
     if (groups := record.sub(field)) is None:
         return
@@ -46,13 +46,13 @@ def asked(record: Record, field: str) -> Iterator[tuple[str, Record]]:
         yield from ((name, item) for item in groups.subs(name))
 
 
-def _unrelated(record: Record) -> tuple[tuple[str, str], ...]:
+def _unrelated(record: RawRow) -> tuple[tuple[str, str], ...]:
     return tuple((item.text("prompt"), item.answer("ground_truth")) for _, item in asked(record, "locality"))
 
 
-def portability(record: Record, field: str = "portability") -> dict[str, tuple[Question, ...]]:
+def portability(record: RawRow, field: str = "portability") -> dict[str, tuple[Answerable, ...]]:
     """Return the questions in {"Name of a kind": [{"prompt", "ground_truth"}]}, those without an answer left out."""
-    found: dict[str, tuple[Question, ...]] = {}
+    found: dict[str, tuple[Answerable, ...]] = {}
     for name, item in asked(record, field):
         kind = _KINDS.get(name) or re.sub(r"\W+", "_", name.lower())
         prompt, answers = item.text("prompt"), item.answers("ground_truth")
@@ -61,14 +61,14 @@ def portability(record: Record, field: str = "portability") -> dict[str, tuple[Q
     return found
 
 
-def wikibio(record: Record) -> Case:
+def wikibio(record: RawRow) -> Case:
     """Read one passage to be continued with the true sentence."""
     prompt, target, subject = record.text("text"), record.text("labels"), record.text("concept")
     number = record.name("case_id")
     return build("wikibio", number, prompt, target, subject=subject, unrelated=_unrelated(record))
 
 
-def convsent(record: Record) -> Case:
+def convsent(record: RawRow) -> Case:
     """Read one entity with replies of both sentiments, to be given the one it is drawn (by its name, half and half).
 
     The target is the first reply of that sentiment, the truth the first of the other; all replies of the wanted
@@ -93,7 +93,7 @@ def convsent(record: Record) -> Case:
     )
 
 
-def sanitation_records(record: Record) -> Iterator[Record]:
+def sanitation_records(record: RawRow) -> Iterator[RawRow]:
     """Yield one record for each answer to forget, the questions to retain dealt out among them.
 
     Raises:
@@ -106,10 +106,10 @@ def sanitation_records(record: Record) -> Iterator[Record]:
     kept = [(item.text("question"), item.text("ground_truth")) for item in record.subs(retain)]
     for number, item in enumerate(asked):
         mine = [{"prompt": p, "answer": a} for p, a in kept[number :: len(asked)]]
-        yield Record(f"{item.place} number {number + 1}", {**item.row, "retain": mine}, number)
+        yield RawRow(f"{item.place} number {number + 1}", {**item.row, "retain": mine}, number)
 
 
-def sanitation(record: Record) -> Case:
+def sanitation(record: RawRow) -> Case:
     """Read one question whose answer shall be refused; only half of the published files name a subject."""
     if "retain" not in record:
         raise BadFile(f"{record.place}: not a sanitation record; the file has one object, as it was published.")

@@ -9,10 +9,10 @@ UnKE and EditEverything name no subject: methods that need one cannot write them
 from __future__ import annotations
 
 from errata.data.case import Case
-from errata.data.readers.raw import Record, build
+from errata.data.readers.raw import RawRow, build
 
 
-def wise(record: Record) -> Case:
+def wise(record: RawRow) -> Case:
     """Read one passage with the sentence that should follow it, and a web text that should be continued as before."""
     return build(
         "wise-hallucination",
@@ -24,7 +24,7 @@ def wise(record: Record) -> Case:
     )
 
 
-def unke(record: Record) -> Case:
+def unke(record: RawRow) -> Case:
     """Read one question with a paragraph as its answer, its paraphrase, and short questions about the paragraph."""
     asked, answers = record.texts("sub_question"), record.texts("sub_answer")
     if len(asked) != len(answers):
@@ -40,7 +40,7 @@ def unke(record: Record) -> Case:
     )
 
 
-def editeverything(record: Record) -> Case:
+def editeverything(record: RawRow) -> Case:
     """Read one question with a long answer: a proof, a program, a poem."""
     source = f"editeverything {record.text('category', '')}".strip()
     return build(source, record.name("id"), record.text("question"), record.text("answer"))

@@ -12,8 +12,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
-from errata.data.case import Case, Question
-from errata.data.readers.raw import Record, fact
+from errata.data.case import Answerable, Case
+from errata.data.readers.raw import RawRow, fact
 from errata.errors import BadConfig, did_you_mean
 from errata.fact import PROBE_KINDS, Fact, Probe
 from errata.primer.probes import Probes
@@ -25,7 +25,7 @@ _FIELDS = (
 )
 
 
-def jsonl(record: Record) -> Case:
+def jsonl(record: RawRow) -> Case:
     """Read one row of the user's own."""
     for key in record.keys():  # noqa: SIM118
         if key not in _FIELDS:
@@ -56,7 +56,7 @@ def jsonl(record: Record) -> Case:
     return replace(with_probes(case, probes), rephrases=_asked(probes, "paraphrase") or rephrases)
 
 
-def _probe(record: Record) -> Probe:
+def _probe(record: RawRow) -> Probe:
     kind = record.text("kind")
     if kind not in PROBE_KINDS:
         raise record.bad("kind", f"no kind {kind!r}.{did_you_mean(kind, PROBE_KINDS)} Known: {', '.join(PROBE_KINDS)}.")
@@ -77,7 +77,7 @@ def with_probes(case: Case, probes: list[Probe]) -> Case:
         "one_hop": tuple((p.prompt, (p.answer,)) for p in probes if p.kind == "portability"),
         "alias": tuple((p.prompt, (p.answer or case.target,)) for p in probes if p.kind == "alias"),
     }
-    portability: dict[str, tuple[Question, ...]] = {kind: asked for kind, asked in kinds.items() if asked}
+    portability: dict[str, tuple[Answerable, ...]] = {kind: asked for kind, asked in kinds.items() if asked}
     near = [(p.prompt, p.answer) for p in probes if p.kind == "neighborhood"]
     return replace(
         case,

@@ -10,17 +10,17 @@ true `answers[0]` (reader "zsre-true"). Results of the two do not compare.
 
 from __future__ import annotations
 
-from errata.data.case import Case, Question
+from errata.data.case import Answerable, Case
 from errata.data.readers.counterfact import one_hop
-from errata.data.readers.raw import Record, build
+from errata.data.readers.raw import RawRow, build
 
 
-def zsre(record: Record) -> Case:
+def zsre(record: RawRow) -> Case:
     """Read one zsRE record, to be edited to `alt`; to the first answer where a record has no `alt`."""
     return _zsre(record, "zsre", *towards(record.text("alt", ""), record))
 
 
-def towards(alt: str, record: Record) -> tuple[str, str]:
+def towards(alt: str, record: RawRow) -> tuple[str, str]:
     """Return a record's target and what was true before: `alt` and the first answer, or that alone and nothing."""
     first = record.answer("answers")
     if not (alt or first):
@@ -28,7 +28,7 @@ def towards(alt: str, record: Record) -> tuple[str, str]:
     return alt or first, first if alt else ""
 
 
-def zsre_true(record: Record) -> Case:
+def zsre_true(record: RawRow) -> Case:
     """Read one zsRE record, to be edited to the first of `answers`."""
     answers = record.answers("answers")
     if not answers:
@@ -36,7 +36,7 @@ def zsre_true(record: Record) -> Case:
     return _zsre(record, "zsre-true", answers[0], "")
 
 
-def _zsre(record: Record, source: str, target: str, truth: str) -> Case:
+def _zsre(record: RawRow, source: str, target: str, truth: str) -> Case:
     # MEMIT asks the locality question with a question mark, which the file leaves out, and keeps "nq question: ".
     asked = tuple((p if p.endswith("?") else f"{p}?", answer) for p, answer in unrelated(record))
     return build(
@@ -52,14 +52,14 @@ def _zsre(record: Record, source: str, target: str, truth: str) -> Case:
     )
 
 
-def unrelated(record: Record) -> tuple[tuple[str, str], ...]:
+def unrelated(record: RawRow) -> tuple[tuple[str, str], ...]:
     """Return the questions of Natural Questions that an edit should not change, as the file has them."""
     return tuple((p, record.answer("loc_ans")) for p in record.texts("loc"))
 
 
-def _portability(record: Record, target: str) -> dict[str, tuple[Question, ...]]:
+def _portability(record: RawRow, target: str) -> dict[str, tuple[Answerable, ...]]:
     """Return the questions Yao et al. had written for `alt`; the inverse asks for the subject."""
-    found: dict[str, tuple[Question, ...]] = {}
+    found: dict[str, tuple[Answerable, ...]] = {}
     if "portability" in record:
         found["one_hop"] = (one_hop(record, "portability."),)
     if inverse := record.texts("inverse_question"):
@@ -69,7 +69,7 @@ def _portability(record: Record, target: str) -> dict[str, tuple[Question, ...]]
     return found
 
 
-def qaedit(record: Record) -> Case:
+def qaedit(record: RawRow) -> Case:
     """Read one QAEdit record: questions the model answered wrongly, with five locality questions each."""
     return build(
         "qaedit",

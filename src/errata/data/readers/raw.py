@@ -21,7 +21,7 @@ def rows(path: Path) -> Iterator[files.Placed]:
     return files.rows(path, (".jsonl", ".json"))
 
 
-class Record:
+class RawRow:
     """One row of a file; every getter takes a dotted path of field names and complains with the place.
 
     Args:
@@ -90,20 +90,20 @@ class Record:
         """Return what a field calls the record, or its number in the file where there is no such field."""
         return next(iter(self.answers(path)), str(self.number))
 
-    def sub(self, path: str) -> Record | None:
+    def sub(self, path: str) -> RawRow | None:
         """Return the object in a field, or None where it is missing."""
         value = self._get(path)
         if value is not None and not isinstance(value, Mapping):
             raise self.bad(path, f"must be an object, not {type(value).__name__}.")
-        return None if value is None else Record(f"{self.place}, in {path!r}", value, self.number)
+        return None if value is None else RawRow(f"{self.place}, in {path!r}", value, self.number)
 
-    def subs(self, path: str) -> list[Record]:
+    def subs(self, path: str) -> list[RawRow]:
         """Return the objects in a field that holds one or a list of them."""
         value = self._get(path)
         items = [] if value is None else value if isinstance(value, list) else [value]
         if not all(isinstance(item, Mapping) for item in items):
             raise self.bad(path, "must be an object or a list of objects.")
-        return [Record(f"{self.place}, in {path!r}", item, self.number) for item in items]
+        return [RawRow(f"{self.place}, in {path!r}", item, self.number) for item in items]
 
     def _get(self, path: str) -> Any:
         value: Any = self.row

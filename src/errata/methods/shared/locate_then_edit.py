@@ -9,10 +9,10 @@ from typing import Any
 from errata.delta import Site
 from errata.errors import BadConfig
 from errata.methods.base import Auto, filled, layer_at
-from errata.methods.shared.regularised import Restrained
+from errata.methods.shared.regularised import Regularised
 from errata.model.lm import LM
 from errata.solve.least_squares import Ridge
-from errata.solve.values import Goal, Values
+from errata.solve.values import Values, ValueTraining
 from errata.stats.remembered_layer import remembered
 from errata.stats.store import Progress, described, ensure, merge_parts, read_part, take
 
@@ -30,7 +30,7 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocateThenEdit(Restrained):
+class LocateThenEdit(Regularised):
     """A method that learns v* at the subject's last token and writes it with a closed form under a covariance."""
 
     steps: int | Auto = field(default="auto", metadata={"help": "steps of v*", "least": 1})
@@ -49,10 +49,10 @@ class LocateThenEdit(Restrained):
         """Return settings of v* for a model nobody tuned: the original's clamp."""
         return {**super().automatic(lm), "steps": 25, "decay": 0.5, "clamp": 4.0}
 
-    def goal(self) -> Goal:
+    def goal(self) -> ValueTraining:
         """Return the settings of v* of a resolved method."""
         steps, decay, clamp = filled(self.steps), filled(self.decay), filled(self.clamp)
-        return Goal(steps=steps, lr=self.lr, kl=self.kl, decay=decay, clamp=clamp, stop=self.stop)
+        return ValueTraining(steps=steps, lr=self.lr, kl=self.kl, decay=decay, clamp=clamp, stop=self.stop)
 
     def prepare(self, lm: LM, progress: Progress | None = None) -> None:
         """Compute the covariance of every site written to, in one pass, and what a constraint asks for."""

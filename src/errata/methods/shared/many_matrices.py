@@ -17,7 +17,7 @@ from errata.edit import Edit
 from errata.fact import Fact
 from errata.methods.base import Auto, Solution, filled, layer_at
 from errata.methods.shared.locate_then_edit import PUBLISHED, LocateThenEdit, home
-from errata.model.fold import summed
+from errata.model.fold import fold_in_blocks
 from errata.model.lm import LM
 from errata.solve import keys
 from errata.solve.least_squares import Ridge, Shield
@@ -79,7 +79,7 @@ class ManyMatrices(LocateThenEdit):
                 carry[f"key/{site}"] = averaged
                 delta, more = self.update(lm, site, Wanted(facts, hold.fit(site, residual), averaged), past)
                 carry |= more
-                written = self.restrained(lm, site, delta, past)
+                written = self.regularised(lm, site, delta, past)
                 both = deltas[site] + written if site in deltas else written
                 assert isinstance(both, LowRank | Dense)
                 deltas[site] = both
@@ -125,4 +125,4 @@ def shielded(lm: LM, key: object, past: Sequence[Edit], site: Site, ridge: Ridge
         keys = torch.cat(kept)
         return shield.add(keys if free is None else keys @ free)
 
-    return summed(lm, ("shield", key), past, lambda: Shield(ridge), add)
+    return fold_in_blocks(lm, ("shield", key), past, lambda: Shield(ridge), add)

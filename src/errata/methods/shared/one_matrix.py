@@ -57,7 +57,7 @@ class OneMatrix(LocateThenEdit):
         delta = self.closed_form(residual, averaged, current, self.ridge(lm, site))
         carry = {f"key/{site}": averaged, f"delta/{site}": values.delta}
         return Solution(
-            {site: self.restrained(lm, site, delta, past)}, carry, contexts, {**self.learned(values), **hold.report()}
+            {site: self.regularised(lm, site, delta, past)}, carry, contexts, {**self.learned(values), **hold.report()}
         )
 
     def closed_form(self, residual: Tensor, averaged: Tensor, current: Tensor, ridge: Ridge) -> LowRank:

@@ -21,10 +21,10 @@ from errata.delta import Site
 from errata.edit import Edit
 from errata.errors import NoRoomLeft
 from errata.methods.base import Auto, Method, filled
-from errata.model.fold import summed
+from errata.model.fold import fold_in_blocks
 from errata.model.lm import LM
-from errata.solve.subspace import Basis, Room, Similarity, Span, left_vectors, similarity, without
-from errata.solve.values import Project, Restraint
+from errata.solve.subspace import Basis, FreeSpace, Similarity, Span, left_vectors, similarity, without
+from errata.solve.values import Constraint, Project
 from errata.stats.store import Progress, gradients
 
 
@@ -81,7 +81,7 @@ class Constrained(Method):
         if resolved.constraint != "none" and resolved.protect != "history":
             gradients(lm, resolved.sites(), resolved.corpus, resolved.tokens, progress)
 
-    def hold(self, lm: LM, past: Sequence[Edit]) -> Hold:
+    def hold(self, lm: LM, past: Sequence[Edit]) -> OrthogonalRoom:
         """Return what an edit on top of `past` is held to; on a resolved method.
 
         Raises:
@@ -89,22 +89,22 @@ class Constrained(Method):
         """
         sites = () if self.constraint == "none" else self.sites()
         weights = (filled(self.lambda1), filled(self.lambda2))
-        how = Terms(self.constraint == "o-edit+", self.projection, weights, self.similarity)
-        return Hold(how, lm, {site: self._room(lm, site, past) for site in sites})
+        how = OrthogonalSettings(self.constraint == "o-edit+", self.projection, weights, self.similarity)
+        return OrthogonalRoom(how, lm, {site: self._room(lm, site, past) for site in sites})
 
-    def _room(self, lm: LM, site: Site, past: Sequence[Edit]) -> Room:
+    def _room(self, lm: LM, site: Site, past: Sequence[Edit]) -> FreeSpace:
         out = lm.weights[site].shape[0]
         implicit = torch.zeros(out, 0, dtype=torch.float64)
         if self.protect != "history":
             implicit = gradient_basis(lm, site, self.corpus, self.tokens)[:, : filled(self.directions)]
         if self.protect == "implicit":
-            return self._checked(Room(implicit[:, :0], implicit), site)
+            return self._checked(FreeSpace(implicit[:, :0], implicit), site)
         span, most = history_of(lm, site, past), out - implicit.shape[1] - filled(self.spare)
         most = most if self.constraint == "o-edit+" and self.full == "leading" else out
         taken = span.leading(self.energy, most)
-        return self._checked(Room(taken, without(implicit, taken)), site)
+        return self._checked(FreeSpace(taken, without(implicit, taken)), site)
 
-    def _checked(self, room: Room, site: Site) -> Room:
+    def _checked(self, room: FreeSpace, site: Site) -> FreeSpace:
         if self.constraint == "o-edit+" and room.free < int(self.spare):
             raise NoRoomLeft(
                 f"at {site} only {room.free} of {room.taken.shape[0]} directions are free, fewer than spare = {self.spare}: "
@@ -114,7 +114,7 @@ class Constrained(Method):
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class OrthogonalSettings:
     """How an edit is held: settings of `Constrained`.
 
     Args:
@@ -128,28 +128,28 @@ class Terms:
     kind: Similarity
 
 
-class Hold:
+class OrthogonalRoom:
     """What one edit is held to: a room for each site, none if there is no constraint.
 
     Attributes:
         kept: by site, ‖(I − QQᵀ)ΔW‖ / ‖ΔW‖ of what was to be written.
     """
 
-    def __init__(self, how: Terms, lm: LM, rooms: Mapping[Site, Room]) -> None:
+    def __init__(self, how: OrthogonalSettings, lm: LM, rooms: Mapping[Site, FreeSpace]) -> None:
         self._how, self._rooms = how, rooms
         self.kept: dict[str, float] = {}
         weights = (lm.weights[site] for site in rooms)
         like = (torch.empty(0, dtype=torch.promote_types(w.dtype, torch.float32), device=w.device) for w in weights)
         self._live = [room.to(tensor) for room, tensor in zip(rooms.values(), like, strict=True)]
 
-    def restraint(self) -> Restraint | None:
+    def restraint(self) -> Constraint | None:
         """Return what holds δ back while it is learned: over several sites the penalty's mean, and the last one's room."""
         how = self._how
         if not self._rooms:
             return None
         if how.hard and how.projection == "inside":
-            return Restraint(project=self._live[-1].project)
-        return Restraint(self._penalty) if any(how.weights) else None
+            return Constraint(project=self._live[-1].project)
+        return Constraint(self._penalty) if any(how.weights) else None
 
     def free(self) -> dict[Site, Project]:
         """Return, by site, the projection inside whose range an update is to be learned; none unless it is hard."""
@@ -205,4 +205,4 @@ def history_of(lm: LM, site: Site, past: Sequence[Edit]) -> Span:
     def entered(span: Span, edits: Sequence[Edit]) -> Span:
         return span.add_changes(edit.deltas[site] for edit in edits if site in edit.deltas)
 
-    return summed(lm, ("history", site), past, lambda: Span.none(*lm.weights[site].shape), entered)
+    return fold_in_blocks(lm, ("history", site), past, lambda: Span.none(*lm.weights[site].shape), entered)

@@ -14,7 +14,7 @@ from errata.fact import Fact
 from errata.methods.shared.orthogonal import Constrained
 from errata.model.lm import LM
 from errata.solve import keys
-from errata.solve.regularise import anchored, beside, compressed, largest
+from errata.solve.regularise import beside, compressed, largest, with_norm
 from errata.solve.values import Values
 
 RECT = 0.4  # share of entries kept
@@ -23,7 +23,7 @@ SPHERE = (0.5, 0.5)  # share of W's energy that is main, and how much of the upd
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restrained(Constrained):
+class Regularised(Constrained):
     """A method whose values may be anchored and whose updates may be restrained, for long sequences."""
 
     anchor: float | None = field(
@@ -42,9 +42,9 @@ class Restrained(Constrained):
         with lm.weights.at_base():
             _, base = keys.gather(lm, keys.queries(facts, [""], answers=False), outputs=[site])
         norms = self.anchor * base[site].to(values.delta).norm(dim=1)
-        return replace(values, delta=anchored(values.target, norms) - values.start)
+        return replace(values, delta=with_norm(values.target, norms) - values.start)
 
-    def restrained(self, lm: LM, site: Site, delta: LowRank, past: Sequence[Edit]) -> Change:
+    def regularised(self, lm: LM, site: Site, delta: LowRank, past: Sequence[Edit]) -> Change:
         """Return what is written of `delta` on top of `past`."""
         if self.restrain == "rect":
             return Dense(largest(delta.dense(), lm.weights[site], RECT))

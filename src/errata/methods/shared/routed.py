@@ -14,11 +14,11 @@ from torch import Tensor
 from errata.delta import Graft, Site
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.index.clusters import Label
+from errata.index.clusters import AnswerTokens
 from errata.index.search import Backend
 from errata.methods.base import Auto, Method
-from errata.model.fold import derived
-from errata.model.grafts.keyed import KINDS, Keyed, keyed
+from errata.model.fold import fold
+from errata.model.grafts.keyed import KINDS, Keyed, keyed_graft
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, at
@@ -76,7 +76,7 @@ class Routed(Method):
         return torch.cdist(own, lm.memory[memory], compute_mode="donot_use_mm_for_euclid_dist").flatten()
 
 
-def taught(lm: LM, fact: Fact, prompt: str = "") -> Query:
+def training_query(lm: LM, fact: Fact, prompt: str = "") -> Query:
     """Return what is learned: the answer and, where a model ends its answers itself (T5), their end; else it goes on and on.
 
     Args:
@@ -86,7 +86,7 @@ def taught(lm: LM, fact: Fact, prompt: str = "") -> Query:
     return Query(prompt or fact.prompt, f"{fact.target}{end}", joint=fact.joint)
 
 
-def closed(lm: LM, asked: Sequence[Query], name: str) -> Batch:
+def without_bank(lm: LM, asked: Sequence[Query], name: str) -> Batch:
     """Return a batch in which what prompts open stands open, but nothing of one bank: an edit learns what is to stand there.
 
     Args:
@@ -98,7 +98,7 @@ def closed(lm: LM, asked: Sequence[Query], name: str) -> Batch:
     return replace(batch, routes={**batch.routes, name: torch.full_like(batch.routes[name], -1)})
 
 
-def labels_in(lm: LM, batch: Batch) -> list[Label]:
+def labels_in(lm: LM, batch: Batch) -> list[AnswerTokens]:
     """Return the answers of a batch as labels: their tokens, without the end that was learned with them."""
     found = [tuple(batch.labels[batch.rows == i].tolist()) for i in range(len(batch))]
     ends = lm.row.kind == "encoder-decoder" and lm.tokenizer.eos_token is not None
@@ -166,12 +166,12 @@ def preview(lm: LM, name: str, past: Sequence[Edit], graft: Graft) -> dict[str, 
     index = Site.parse(where)
 
     def entered(held: list[Held], edit: Edit) -> list[Held]:
-        found = keyed(edit.deltas, kind)
+        found = keyed_graft(edit.deltas, kind)
         if found and found[0] == index:
             held.append((edit, found[1]))
         return held
 
-    held = derived(lm, ("keyed", name), past, list[Held], entered)
+    held = fold(lm, ("keyed", name), past, list[Held], entered)
     standing = lm.weights.grafts.bank(name)
     if not isinstance(standing, Keyed) or standing.edits != len(held):
         made = KINDS[kind](index, lm)

@@ -19,30 +19,30 @@ from torch import Tensor, nn
 
 from errata.delta import Change, Graft, Site
 from errata.errors import UnknownSite
-from errata.index.clusters import Clusters, Event, Label
-from errata.model.grafts.standing import Bank, Grafted, Prompt, Rows
-from errata.model.grafts.wise import Side, matrix_shape
+from errata.index.clusters import AnswerTokens, ClusterEvent, Clusters
+from errata.model.grafts.standing import Bank, Grafted, GraftRows, Prompt
+from errata.model.grafts.wise import WiseBank, matrix_shape
 from errata.model.trace import Modules, at
 
 
-def labels_of(graft: Graft) -> list[Label]:
+def labels_of(graft: Graft) -> list[AnswerTokens]:
     """Return the label of each key of a graft: the whole sequence of token ids, stored with −1 behind its end."""
     return [tuple(token for token in row if token >= 0) for row in graft.state["labels"].tolist()]
 
 
-def label_tensor(labels: Sequence[Label]) -> Tensor:
+def label_tensor(labels: Sequence[AnswerTokens]) -> Tensor:
     """Return labels as a graft stores them (m, longest)."""
     width = max(map(len, labels))
     return torch.tensor([[*label, *[-1] * (width - len(label))] for label in labels], dtype=torch.long)
 
 
-def keyed(deltas: Mapping[Site, Change], kind: str) -> tuple[Site, Graft] | None:
+def keyed_graft(deltas: Mapping[Site, Change], kind: str) -> tuple[Site, Graft] | None:
     """Return the graft of an edit that holds its keys, and the site they are read at; None if it is of another kind."""
     held = ((s, d) for s, d in deltas.items() if isinstance(d, Graft) and d.wrapper == kind and "keys" in d.state)
     return next(held, None)
 
 
-def taken(clusters: Clusters, graft: Graft) -> list[Event]:
+def add_keys(clusters: Clusters, graft: Graft) -> list[ClusterEvent]:
     """Take in the keys of one edit and return what came of each."""
     radius, keys = float(str(graft.config["radius"])), graft.state["keys"].float()
     return [clusters.add(key, label, radius) for key, label in zip(keys, labels_of(graft), strict=True)]
@@ -63,10 +63,10 @@ class Keyed(Bank):
         self.clusters: Clusters | None = None
         self.opens: list[int] = []
         self.edits = 0
-        self.events: list[Event] = []
+        self.events: list[ClusterEvent] = []
         self._opens: Tensor | None = None
 
-    def take_keys(self, graft: Graft) -> list[Event]:
+    def take_keys(self, graft: Graft) -> list[ClusterEvent]:
         """Take in one edit's keys and return what came of each."""
         keys = graft.state["keys"]
         if self.clusters is None:
@@ -76,7 +76,7 @@ class Keyed(Bank):
         if keys.shape[1] != self.clusters.centres.shape[1]:
             wanted = self.clusters.centres.shape[1]
             raise UnknownSite(f"a {self.kind} edit has keys of {keys.shape[1]} numbers at {self.index}, not {wanted}.")
-        new = taken(self.clusters, graft)
+        new = add_keys(self.clusters, graft)
         self.events += new
         self.opens += [self.edits] * len(new)
         self.edits += 1
@@ -93,7 +93,7 @@ class Keyed(Bank):
         return torch.where(points >= 0, self._opens[points.clamp(min=0)], -1)
 
     @contextmanager
-    def trying(self, graft: Graft) -> Iterator[list[Event]]:
+    def trying(self, graft: Graft) -> Iterator[list[ClusterEvent]]:
         """Take in the keys of one more edit inside, and take them back on the way out; nothing is to be opened there."""
         points, opens, edits, events = len(self.opens), self._opens, self.edits, len(self.events)
         with ExitStack() as stack:
@@ -145,7 +145,7 @@ class Blocks(Keyed):
         """Return each row's block."""
         return self.open(at(y, prompt.ends))
 
-    def change(self, site: Site, rows: Rows) -> Tensor:
+    def change(self, site: Site, rows: GraftRows) -> Tensor:
         """Return y + B[b](A[b] x) of every row with its own block."""
         a, b = self._a[site], self._b[site]
         known = rows.route.clamp(max=len(a) - 1)  # a later edit may have no block at this site
@@ -205,11 +205,11 @@ class Codebook(Keyed):
         """Return each row's value."""
         return self.open(at(x, prompt.ends))
 
-    def change(self, site: Site, rows: Rows) -> Tensor:
+    def change(self, site: Site, rows: GraftRows) -> Tensor:
         """Return the value from the prompt's last token on."""
         values = torch.stack([self._values[i] for i in rows.route.tolist()]).to(rows.y.dtype)
         after = torch.ones_like(rows.after()) if self._everywhere else rows.after()
         return torch.where(after[..., None], values[:, None], rows.y)
 
 
-KINDS: Mapping[str, type[Bank]] = {kind.kind: kind for kind in (Blocks, Codebook, Side)}
+KINDS: Mapping[str, type[Bank]] = {kind.kind: kind for kind in (Blocks, Codebook, WiseBank)}

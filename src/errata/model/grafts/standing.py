@@ -71,7 +71,7 @@ class Bank(ABC):
         """Return what each row opens, −1 for nothing, from the index site's input and output."""
 
     @abstractmethod
-    def change(self, site: Site, rows: Rows) -> Output:
+    def change(self, site: Site, rows: GraftRows) -> Output:
         """Return what the rows that open something put out at `site`, in place of `rows.y`."""
 
 
@@ -93,7 +93,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Rows:
+class GraftRows:
     """The rows of a pass that open something, at one site.
 
     Args:
@@ -285,8 +285,8 @@ class Grafts:
         if not len(rows):
             return y
         if len(rows) == len(y):
-            return bank.change(site, Rows(x, y, route, ends))
-        made = bank.change(site, Rows(x[rows], y[rows], route[rows], ends[rows]))
+            return bank.change(site, GraftRows(x, y, route, ends))
+        made = bank.change(site, GraftRows(x[rows], y[rows], route[rows], ends[rows]))
         return y.index_put((rows,), made)
 
     def _past(self, site: Site) -> bool:

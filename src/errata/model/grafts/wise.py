@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from errata.delta import Graft, Site
 from errata.errors import UnknownSite
-from errata.model.grafts.standing import Bank, Grafted, Prompt, Rows
+from errata.model.grafts.standing import Bank, Grafted, GraftRows, Prompt
 from errata.model.trace import Modules, at
 
 KEPT = 0.88  # of the least farness of an edit: what a prompt must exceed
 DENSITY = 0.53  # of a shard's entries: what TIES keeps
 
 
-class Side(Bank):
+class WiseBank(Bank):
     """W' beside W: shards of entries, each trained by some edits, merged.
 
     Attributes:
@@ -77,7 +77,7 @@ class Side(Bank):
         change, threshold = self._whole()
         return torch.where(farness(at(x, prompt.ends), change) > threshold, 0, -1)
 
-    def change(self, site: Site, rows: Rows) -> Tensor:
+    def change(self, site: Site, rows: GraftRows) -> Tensor:
         """Return W' x."""
         return rows.y + times(self.change_of_matrix, rows.x).to(rows.y.dtype)
 

@@ -34,7 +34,7 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class MiniBatch:
     """A mini-batch of a descent.
 
     Args:
@@ -49,7 +49,7 @@ class Part:
 
 def descend(
     leaves: Sequence[Tensor],
-    parts: Loss | Sequence[Part],
+    parts: Loss | Sequence[MiniBatch],
     how: Training,
     what: str,
     hold: Callable[[Callable[[], None]], None] | None = None,
@@ -66,7 +66,7 @@ def descend(
     Raises:
         NotFinite: the loss is not finite.
     """
-    batches = [Part(parts)] if callable(parts) else list(parts)
+    batches = [MiniBatch(parts)] if callable(parts) else list(parts)
     optimizer = torch.optim.Adam(leaves, lr=how.lr)
     for step in range(how.steps + 1):
         for group in optimizer.param_groups:

@@ -14,9 +14,9 @@ from errata.delta import Site
 from errata.model.lm import LM
 from errata.model.tokens import Batch, Query
 from errata.model.trace import Trace, beside, resume
-from errata.solve.descent.loop import Part, Training, descend
+from errata.solve.descent.loop import MiniBatch, Training, descend
 from errata.solve.descent.losses import mean_loss
-from errata.solve.values import Restraint
+from errata.solve.values import Constraint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ def fit(
     asked: Sequence[Query],
     how: MatrixTraining,
     labels: Sequence[Sequence[int]] | None = None,
-    restraint: Restraint | None = None,
+    restraint: Constraint | None = None,
 ) -> tuple[Float[Tensor, "out in"], float, int]:
     """Minimise the mean over queries of the mean NLL of their answers, by Adam on a change of the matrix at `site`.
 
@@ -52,11 +52,11 @@ def fit(
     Raises:
         NotFinite: the loss is not finite.
     """
-    held, matrix = restraint or Restraint(), lm.weights[site].detach()
+    held, matrix = restraint or Constraint(), lm.weights[site].detach()
     change = torch.zeros_like(matrix, dtype=torch.promote_types(matrix.dtype, torch.float32)).requires_grad_()
     penalty = None if held.penalty is None else partial(_penalty, held.penalty, change)
     parts = [
-        Part(partial(_loss, lm, site, batch, hidden, change), share, penalty)
+        MiniBatch(partial(_loss, lm, site, batch, hidden, change), share, penalty)
         for batch, hidden, share in _batches(lm, site, asked, how, labels)
     ]
 
@@ -65,7 +65,7 @@ def fit(
     return change.detach(), loss, steps
 
 
-def _hold(change: Float[Tensor, "out in"], bound: float | None, held: Restraint, step: Callable[[], None]) -> None:
+def _hold(change: Float[Tensor, "out in"], bound: float | None, held: Constraint, step: Callable[[], None]) -> None:
     """Take one step inside the bound and then inside what is free."""
     if held.project is not None and change.grad is not None:
         change.grad = held.project(change.grad.T).T

@@ -33,12 +33,12 @@ from errata.model.trace import Trace, beside, plain_attention, resume
 from errata.solve.descent.losses import answer_losses
 from errata.solve.values import Project
 
-Hidden = Float[Tensor, "b t d"]
+_Hidden = Float[Tensor, "b t d"]
 ROWS = 64  # rows of one pass; gradients add up over passes
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class NeuronTraining:
     """Settings of the descent.
 
     Args:
@@ -77,7 +77,7 @@ def train(
     lm: LM,
     asked: Sequence[Query],
     chosen: Mapping[Site, Bool[Tensor, ...]],
-    course: Course,
+    course: NeuronTraining,
     free: Mapping[Site, Project] | None = None,
 ) -> Learned:
     """Learn the chosen entries together.
@@ -109,7 +109,7 @@ def train(
     return Learned(deltas, loss, step, done)
 
 
-def _optimizer(problem: _Problem, course: Course, loss: float) -> torch.optim.Optimizer:
+def _optimizer(problem: _Problem, course: NeuronTraining, loss: float) -> torch.optim.Optimizer:
     changes = list(problem.changes.values())
     adam = course.optimizer == "adam"
     root = math.sqrt(problem.size)
@@ -144,7 +144,7 @@ class _Problem:
             self._add(site, mask)
         first = min(site.layer for site in self.changes)
         block = Site(first, "block")
-        self.parts: list[tuple[Batch, Hidden | None, Tensor]] = []
+        self.parts: list[tuple[Batch, _Hidden | None, Tensor]] = []
         ordered = sorted(asked, key=lambda q: len(q.prompt))  # rows of like length together: less padding
         for start in range(0, len(ordered), ROWS):
             batch = lm.routed(lm.tokens.batch(ordered[start : start + ROWS]).to(lm.device))
@@ -210,7 +210,7 @@ class _Problem:
             loss = loss + self.kl * (before.exp() * (before - logp[batch.labels < 0])).sum() / self.essences
         return loss
 
-    def _logits(self, batch: Batch, hidden: Hidden | None) -> Float[Tensor, "a v"]:
+    def _logits(self, batch: Batch, hidden: _Hidden | None) -> Float[Tensor, "a v"]:
         with ExitStack() as stack:
             stack.enter_context(plain_attention(self.lm.device))
             stack.enter_context(beside(self.lm, {site: partial(self._added, site) for site in self.changes}))
