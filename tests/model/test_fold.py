@@ -126,7 +126,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_an_edit_is_to_the_bit_the_same_in_a_process_that_lived_through_all(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fold, "BLOCKS", (4, 2, 1))
+    monkeypatch.setattr("errata.model.fold.BLOCKS", (4, 2, 1))
     how, lived, edits = make(name, {"tokens": 300, **OPTIONS[name]}), tiny.build("llama"), list[Edit]()
     facts = [*tiny.FACTS, *reversed(tiny.FACTS), tiny.FACTS[1]]
     for fact in facts:
@@ -149,7 +149,7 @@ def test_in_blocks_is_one_by_one_to_rounding(name: str, monkeypatch: pytest.Monk
         lm.weights.stand([edit.deltas for edit in edits])
     made = list[Edit]()
     for blocks in ((4, 2, 1), (1,)):
-        monkeypatch.setattr(fold, "BLOCKS", blocks)
+        monkeypatch.setattr("errata.model.fold.BLOCKS", blocks)
         made.append(how.solve(standing(build(), edits), [tiny.FACTS[0]], edits))
     for site in made[0].deltas:
         one, other = (edit.deltas[site].dense().double() for edit in made)
