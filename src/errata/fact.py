@@ -214,15 +214,28 @@ def _fill(prompt: str, subject: str) -> str:
 
 
 def occurrences(text: str, word: str) -> list[tuple[int, int]]:
-    """Return all spans at which `word` stands in `text` without being part of a longer word."""
+    """Return all spans at which `word` stands in `text` without being part of a longer word, as written or as it looks."""
     spans = []
     start = text.find(word)
     while start >= 0:
-        end = start + len(word)
-        if not _joined(text, start) and not _joined(text, end):
-            spans.append((start, end))
+        spans.append((start, start + len(word)))
         start = text.find(word, start + 1)
-    return spans
+    spans = spans or _written_otherwise(text, word)
+    return [(start, end) for start, end in spans if not _joined(text, start) and not _joined(text, end)]
+
+
+def _written_otherwise(text: str, word: str) -> list[tuple[int, int]]:
+    """Return where text stands that looks the same: accents of their own, other kinds of spaces."""
+    wanted = _seen(word)
+    if not wanted.strip() or wanted not in _seen(text):
+        return []
+    most = 3 * len(word)  # a letter and its accents, apart
+    ends = range(len(text) + 1)
+    return [(i, j) for i in ends for j in ends[i + 1 : i + most + 1] if _seen(text[i:j]) == wanted]
+
+
+def _seen(text: str) -> str:
+    return "".join(" " if char.isspace() else char for char in unicodedata.normalize("NFC", text))
 
 
 def _joined(text: str, at: int) -> bool:

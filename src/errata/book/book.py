@@ -203,20 +203,20 @@ class Book:
         restore: Iterable[str] = (),
         write: Sequence[Item] = (),
         note: Note | None = None,
+        notes: Mapping[str, Note] | None = None,
     ) -> list[Record]:
         """Drop, restore and write edits in one transaction, in this order; return those dropped and restored.
 
         Args:
-            note: who and why; of what is written, the description's own author and reason unless given here.
+            note: who and why. notes: by id, of what is written; unless given, the description's own author and reason.
 
         Raises:
-            UnknownEdit, BadBook, BookOfAnotherModel, CorruptEdit: as `drop`, `restore` and `append`. Nothing is changed then.
+            UnknownEdit, BadBook, BookOfAnotherModel, CorruptEdit: as `drop`, `restore`, `append`. Nothing is changed then.
         """
         with self.lock(), self._query() as db:
             dropped = [edit.id for edit in admission.droppable(db, drop)]
             restored = [edit.id for edit in admission.restorable(db, restore, self.read)]
             again = admission.admit(db, [meta for meta, _ in write], self)
-            new = {meta["id"] for meta, _ in write} - again.keys()
             stored: list[tuple[str, int]] = []
             try:
                 for meta, data in write:
@@ -229,7 +229,14 @@ class Book:
                     for id in restored:
                         self._tell(db, "restore", id, note)
                     for (meta, _), (sha256, size) in zip(write, stored, strict=True):
-                        self._add(db, meta, sha256, size, new=meta["id"] in new, note=note)
+                        self._add(
+                            db,
+                            meta,
+                            sha256,
+                            size,
+                            new=meta["id"] not in again,
+                            note=(notes or {}).get(meta["id"], note),
+                        )
             except BaseException:
                 self._sweep([sha256 for sha256, _ in stored])
                 raise

@@ -50,6 +50,10 @@ def edit(
     valid_from: opt.ValidFrom = "",
     valid_until: opt.ValidUntil = "",
     gate: opt.Gate = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave bad rows of the file out, and say which.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 3 if a fact is not said afterwards.")] = False,
     model: opt.Model = "primer",
     book: opt.BookPath = opt.HERE,
     corpus: opt.Corpus = None,
@@ -69,13 +73,16 @@ def edit(
     )  # fmt: skip
     options = {"seed": seed, **parse_flags(errata.methods.get(method), settings or ())}
     limits = gates.read(gate) if gate is not None else None
-    wanted = _facts(facts, prompt=prompt, subject=subject, target=target)
+    notes: list[str] = []
+    wanted = _facts(facts, notes, skip_bad, prompt=prompt, subject=subject, target=target)
     with errata.open(
         model, book=book, corpus=corpus, device=device, dtype=dtype, trust_remote_code=trust_remote_code
     ) as editor:
         edits = editor.write_all(wanted, method, label=label, gates=limits, **options)
         rows = [wire.edit(written, editor.book.get(written.id).bytes) for written in edits]
-    return Shown(rows, as_json, each=True, notes=[note for one in edits for note in one.report.notes])
+    notes += [note for one in edits for note in one.report.notes]
+    unsaid = any(not row["said"] for one in edits for row in one.report.facts)
+    return Shown(rows, as_json, each=True, notes=notes, code=3 if strict and unsaid else 0)
 
 
 def save(
@@ -139,8 +146,8 @@ def demo(as_json: opt.Json = False) -> Shown:
     return Shown((scene.to_dict() for scene in tell()), as_json, each=True)
 
 
-def _facts(path: Path | None, **one: str | None) -> list[Fact]:
-    """Return the facts of the file, or the one fact the options spell out."""
+def _facts(path: Path | None, notes: list[str], skip_bad: bool, **one: str | None) -> list[Fact]:
+    """Return the facts of the file, or the one fact the options spell out; `notes` says what of the file was left out."""
     from errata.data.facts import read_facts
     from errata.fact import Fact
 
@@ -148,7 +155,7 @@ def _facts(path: Path | None, **one: str | None) -> list[Fact]:
     if path is not None and len(missing) < len(one):
         raise InputError("--facts names a file of facts and --prompt, --subject, --target spell out one: use either.")
     if path is not None:
-        return read_facts(path)
+        return read_facts(path, skip_bad=skip_bad, notes=notes)
     if missing:
         raise InputError(f"{' and '.join(missing)} missing: give --prompt, --subject and --target, or --facts FILE.")
     return [Fact(prompt=one["prompt"] or "", subject=one["subject"] or "", target=one["target"] or "")]

@@ -7,6 +7,8 @@ these packed as `.gz`. Every row may be
   are separated by "|" or written as a JSON list, and probes are a JSON list;
 - EasyEdit's and KnowEdit's: prompt, subject, target_new, ground_truth, rephrase_prompt, locality, portability, …;
 - CounterFact's: requested_rewrite, paraphrase_prompts, neighborhood_prompts, …;
+- EasyEdit's arguments: one object with the lists prompts, target_new, subject and others side by side;
+- FastEdit's: prompt with a {}, subject, target, queries;
 - zsRE's in MEND's form: src, subject, alt, answers, rephrase, loc, loc_ans. The target is `alt`, as EasyEdit has it;
   the first of `answers`, which ROME and MEMIT edit towards, is the truth, or the target where there is no `alt`.
 
@@ -26,29 +28,57 @@ from errata.data.readers.raw import RawRow
 from errata.errors import BadFact, BadFile
 from errata.fact import Fact, Probe
 
+SHOWN: Final = 20  # bad rows that a message names
 _SUFFIXES: Final = (".jsonl", ".json", ".csv")
+_EASYEDIT: Final = {"prompts": "prompt", "rephrase_prompts": "rephrase_prompt"}  # its arguments, and its files
 _KINDS: Final = {"neighborhood": "neighborhood", "Subject_Aliasing": "alias"}  # KnowEdit's that are kinds of probes
 
 
-def read_facts(path: str | Path) -> list[Fact]:
+def read_facts(path: str | Path, *, skip_bad: bool = False, notes: list[str] | None = None) -> list[Fact]:
     """Return all facts of a file, in its order.
 
+    Args:
+        skip_bad: leave rows that are broken or no facts out. notes: is told what was left out, a sentence each.
+
     Raises:
-        BadFile: the file is missing, a directory, empty, not UTF-8 or of another kind, or a row is broken or no fact.
-            The message names file, line (record, for `.json`) and field; nothing of such a file is returned.
+        BadFile: the file is missing, a directory, empty, not UTF-8 or of another kind, or rows are broken or no facts. The
+            message names file, line (record, for `.json`) and field of each; nothing of such a file is returned.
     """
     path = Path(path)
-    facts = []
-    for place, row in files.rows(path, _SUFFIXES):
-        if isinstance(row, BadFile):
-            raise row
+    facts, bad, told = list[Fact](), list[str](), list[str]() if notes is None else notes
+    for place, row in _one_by_one(files.rows(path, _SUFFIXES, told)):
         try:
+            if isinstance(row, BadFile):
+                raise row
             facts.append(_fact(place, row))
         except BadFact as error:
-            raise BadFile(f"{place}: {error}") from error
+            bad.append(f"{place}: {error}")
+        except BadFile as error:
+            bad.append(str(error))
+    if bad and not skip_bad:
+        more = f" And {len(bad) - SHOWN} more." if len(bad) > SHOWN else ""
+        raise BadFile(bad[0] if len(bad) == 1 else f"{len(bad)} bad rows. {' '.join(bad[:SHOWN])}{more}")
+    told += [f"left out: {sentence}" for sentence in bad]
     if not facts:
-        raise BadFile(f"{path} holds no facts: it is empty.")
+        raise BadFile(f"{path} holds no facts: {'every row is bad' if bad else 'it is empty'}.")
     return facts
+
+
+def _one_by_one(rows: Iterable[files.Placed]) -> Iterator[files.Placed]:
+    """Yield rows, and of EasyEdit's arguments, lists side by side in one object, a row for each place."""
+    for place, row in rows:
+        if not (
+            isinstance(row, dict) and isinstance(row.get("prompts"), list) and isinstance(row.get("target_new"), list)
+        ):
+            yield place, row
+            continue
+        lists = {name: values for name, values in row.items() if isinstance(values, list)}
+        if len({len(values) for values in lists.values()}) > 1:
+            yield place, BadFile(f"{place}: prompts, target_new and the other lists must be of one length.")
+            continue
+        for number, values in enumerate(zip(*lists.values(), strict=True), start=1):
+            one = {_EASYEDIT.get(name, name): value for name, value in zip(lists, values, strict=True)}
+            yield f"{place}, item {number}", one
 
 
 def _fact(place: str, row: Any) -> Fact:
@@ -63,6 +93,8 @@ def _fact(place: str, row: Any) -> Fact:
             return form(_Row(place, row))
     if isinstance(row.get("id"), int):
         row["id"] = str(row["id"])
+    if isinstance(asked := row.pop("queries", None), list) and "probes" not in row:  # FastEdit's list
+        row["probes"] = [{"kind": "paraphrase", "prompt": query, "answer": row.get("target", "")} for query in asked]
     return Fact.from_dict(row)
 
 

@@ -19,19 +19,25 @@ from errata.errors import BadFile
 Placed = tuple[str, Any]  # file and line or record, and what was parsed there
 
 
-def rows(path: Path, suffixes: Sequence[str]) -> Iterator[Placed]:
+def rows(path: Path, suffixes: Sequence[str], notes: list[str] | None = None) -> Iterator[Placed]:
     """Yield each row of a file with its place.
 
     A broken line of a .jsonl file comes as its BadFile, so that the caller may go on.
 
     Args:
         suffixes: the kinds that are read, of ".jsonl", ".json" and ".csv"; each also packed as .gz.
+        notes: is told what of a table is left out.
 
     Raises:
         BadFile: the file is of another kind or cannot be read at all.
     """
     kind = _kind(path, suffixes)
-    return {".jsonl": _jsonl, ".json": _json, ".csv": _csv}[kind](path, read_text(path))
+    text = read_text(path)
+    return (
+        _csv(path, text, [] if notes is None else notes)
+        if kind == ".csv"
+        else {".jsonl": _jsonl, ".json": _json}[kind](path, text)
+    )
 
 
 def _kind(path: Path, suffixes: Sequence[str]) -> str:
@@ -94,7 +100,7 @@ def parse_json(place: str, text: str) -> Any:
         raise BadFile(f"{place}: JSON that cannot be read ({error}).") from error
 
 
-def _csv(path: Path, text: str) -> Iterator[Placed]:
+def _csv(path: Path, text: str, notes: list[str]) -> Iterator[Placed]:
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)  # spreadsheets of many countries write ";"
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -107,8 +113,12 @@ def _csv(path: Path, text: str) -> Iterator[Placed]:
                 continue
             if header is None:
                 header = _csv_header(place, cells)
-            else:
-                yield place, _csv_row(place, header, cells)
+                continue
+            if header[0] == "" and len(header) > 1 and cells[0].strip().isdigit():  # as DataFrame.to_csv writes it
+                said = f"{path}: the first column has no name and holds row numbers; it is left out."
+                notes += [] if said in notes else [said]
+                cells[0] = ""
+            yield place, _csv_row(place, header, cells)
     except csv.Error as error:
         raise BadFile(f"{path}, line {start}: broken CSV ({error}).") from error
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, overload
 
 from errata import methods
-from errata.book.book import Book, Record
+from errata.book.book import Book, Note, Record
 from errata.delta import Change, Site
 from errata.edit import Edit, Label, split
 from errata.editing import standing
 from errata.editing.gates import GateCheck, Gates, of_book
-from errata.editing.writing import check_fits, labelled, outcome, solve
+from errata.editing.writing import Near, check_fits, labelled, outcome, solve
 from errata.errors import BookOfAnotherModel, InputError, UnknownEdit, did_you_mean
 from errata.export import adapter
 from errata.export.blocks import blocks
@@ -166,11 +166,11 @@ class Editor:
         with self.book.lock():
             self._refresh()
             keeper = GateCheck(self.lm, gates or of_book(self.book.path), facts, self._standing)
-            written: list[Edit] = []
+            near, written = Near(self.lm, facts, self._standing), list[Edit]()
             try:
                 for group in groups:
                     written.append(self._write_one(how, group, [*self._standing, *written], label))
-                return self._keep(keeper.let_through(written))
+                return self._keep(keeper.let_through(near.noted(written)))
             except BaseException:
                 self.lm.weights.stand(self._deltas)
                 raise
@@ -178,7 +178,8 @@ class Editor:
     def _keep(self, written: list[Edit]) -> list[Edit]:
         """Add edits that stand in the model to the book."""
         files = [(e, e.to_bytes()) for e in map(self._as_first_written, written)]
-        self.book.append([(e.meta(), file) for e, file in files])
+        notes = {edit.id: Note(edit.author, edit.reason) for edit in written}
+        self.book.change(write=[(e.meta(), file) for e, file in files], notes=notes)
         self._refresh({hashlib.sha256(file).hexdigest(): edit for edit, file in files})
         return written
 

@@ -199,11 +199,11 @@ class LM:
         values, ids = p.topk(min(count, len(p)))
         return [(self.word(int(i)), float(v)) for i, v in zip(ids, values, strict=True)]
 
-    def generate(self, prompts: Sequence[str], room: int | Room = 32, rows: int = 64) -> list[str]:
+    def generate(self, prompts: Sequence[str], max_new_tokens: int | Room = 32, rows: int = 64) -> list[str]:
         """Return what the model says after each prompt, to the character: greedy, up to the end of the text or line.
 
         Args:
-            room: most tokens, or tokens and lines, as `room` measures them for some answers.
+            max_new_tokens: the most, or tokens and lines, as `room` measures them for some answers.
 
         Prompts of one length run together, so there is no padding and a batch says what its rows say alone. A classifier
         says the name of the class it takes each for.
@@ -213,7 +213,7 @@ class LM:
                 self.word(int(c)) for at in range(0, len(prompts), rows) for c in self._classes(prompts[at : at + rows])
             ]
         starts = [self.tokens.opening(prompt) for prompt in prompts]
-        most = Room(room) if isinstance(room, int) else room
+        most = Room(max_new_tokens) if isinstance(max_new_tokens, int) else max_new_tokens
         found = generate_tokens(self, starts, most.tokens, ends=self.endings(most.lines), rows=rows)
         return [self.tokens.lines(ids, most.lines) for ids in found]
 
