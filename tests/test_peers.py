@@ -193,7 +193,7 @@ def test_both_sides_are_counted_and_judged(
     assert said[0].startswith("rome on ")
     assert said[2] == "| one edit | errata | easyedit | unedited |"
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said[4:]]
-    names = ["seconds", "first_seconds", "forwards", "backwards", "tokens", "gflop", "efficacy", "neighborhood", "said"]
+    names = ["seconds", "first_seconds", "forwards", "backwards", "tokens", "gflop", "said", "efficacy", "neighborhood"]
     assert [row[0] for row in rows] == names
     assert [row[3] for row in rows[:6]] == ["–"] * 6
     assert rows[3][1:] == ["4", "30", "–"]

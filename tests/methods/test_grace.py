@@ -36,7 +36,7 @@ def test_the_value_is_put_out_from_the_prompts_last_token_on(name: str, models: 
     lm.weights.stand([edit.deltas])
     with torch.no_grad(), Trace(lm, outputs=[site]) as after:
         lm.forward(batch)
-    said = lm.logprobs([training_query(lm, FACT.prompt, FACT.target)])[0]
+    said = lm.logprobs([training_query(lm, FACT)])[0]
     lm.weights.stand([])
     assert batch.ends is not None
     end = int(batch.ends[0])

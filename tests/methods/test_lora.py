@@ -25,7 +25,7 @@ def test_the_merged_change_has_the_loss_that_training_ended_with(name: str, mode
     lm = models(name)
     edit = Lora(steps=8, stop=0.0).solve(lm, [FACT])
     lm.weights.stand([edit.deltas])
-    said = lm.logprobs([training_query(lm, FACT.prompt, FACT.target)])[0]
+    said = lm.logprobs([training_query(lm, FACT)])[0]
     lm.weights.stand([])
     assert float(-said.mean()) == pytest.approx(edit.report["loss"][0], abs=2e-3)  # type: ignore[index]
     assert len(edit.deltas) == 2 * lm.depth

@@ -79,7 +79,7 @@ def test_the_loss_it_reports_is_the_loss_with_the_edit_standing(name: str, model
     lm = models(name)
     edit = quick(stop=0.0).solve(lm, [FACT, OTHER])
     lm.weights.stand([edit.deltas])
-    found = lm.logprobs([training_query(lm, f.prompt, f.target) for f in (FACT, OTHER)])
+    found = lm.logprobs([training_query(lm, f) for f in (FACT, OTHER)])
     lm.weights.stand([])
     mean = float(-sum(logp.mean() for logp in found) / 2)
     assert mean == pytest.approx(edit.report["loss"][0], abs=1e-3)  # type: ignore[index]

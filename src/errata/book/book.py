@@ -229,14 +229,8 @@ class Book:
                     for id in restored:
                         self._tell(db, "restore", id, note)
                     for (meta, _), (sha256, size) in zip(write, stored, strict=True):
-                        self._add(
-                            db,
-                            meta,
-                            sha256,
-                            size,
-                            new=meta["id"] not in again,
-                            note=(notes or {}).get(meta["id"], note),
-                        )
+                        told = (notes or {}).get(meta["id"], note)
+                        self._add(db, meta, sha256, size, new=meta["id"] not in again, note=told)
             except BaseException:
                 self._sweep([sha256 for sha256, _ in stored])
                 raise
