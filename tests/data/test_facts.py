@@ -311,3 +311,77 @@ def test_a_record_is_the_same_fact_to_those_who_write_it_and_those_who_measure_i
 def test_other_forms_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadFile, match="line 1: "):
         read_facts(write(tmp_path / "one.jsonl", lines(FORMS[name])))
+
+
+# ------------------------------------------------------------------ files people have
+
+BAD = [
+    {"prompt": "The capital of France is", "subject": "France", "target": "Lyon"},
+    {"prompt": "The capital of Spain is", "subject": "Span", "target": "Vigo"},
+    {"prompt": "The capital of Italy is", "subject": "italy", "target": "Bari"},
+    {"prompt": "x", "subject": "x", "target": ""},
+]
+
+
+def test_all_bad_rows_are_named_at_once_and_can_be_left_out(tmp_path: Path) -> None:
+    lines = [*map(json.dumps, BAD), "{broken"]
+    path = write(tmp_path / "f.jsonl", "\n".join(lines))
+    with pytest.raises(BadFile) as error:
+        read_facts(path)
+    said = str(error.value)
+    assert said.startswith("4 bad rows. ")
+    assert all(f"line {number}: " in said for number in (2, 3, 4, 5))
+    notes: list[str] = []
+    assert [fact.target for fact in read_facts(path, skip_bad=True, notes=notes)] == ["Lyon"]
+    assert [note.startswith("left out: ") for note in notes] == [True] * 4
+    only_bad = write(tmp_path / "g.jsonl", lines[1])
+    with pytest.raises(BadFile, match="every row is bad"):
+        read_facts(only_bad, skip_bad=True)
+
+
+def test_a_table_with_a_nameless_column_of_row_numbers(tmp_path: Path) -> None:
+    head = ",prompt,subject,target\n"
+    rows = '0,The capital of France is,France,Lyon\n1,"The capital of Spain, today, is",Spain,"Vigo ""city"""\n'
+    notes: list[str] = []
+    first, second = read_facts(write(tmp_path / "f.csv", head + rows), notes=notes)
+    assert (first.target, second.target) == ("Lyon", 'Vigo "city"')
+    assert len(notes) == 1
+    assert "row numbers" in notes[0]
+    with pytest.raises(BadFile, match="no column name"):  # a word under no name is no row number
+        read_facts(write(tmp_path / "g.csv", head + "zero,The capital of France is,France,Lyon\n"))
+
+
+def test_lists_side_by_side_as_easyedit_takes_them(tmp_path: Path) -> None:
+    lists = {
+        "prompts": ["The capital of France is", "The capital of Spain is"], "subject": ["France", "Spain"],
+        "target_new": ["Lyon", "Vigo"], "ground_truth": ["Paris", "Madrid"], "rephrase_prompts": ["France's capital:", "x"],
+    }  # fmt: skip
+    found = read_facts(write(tmp_path / "f.json", json.dumps(lists)))
+    assert [(f.prompt, f.subject, f.target, f.truth) for f in found] == [
+        ("The capital of France is", "France", "Lyon", "Paris"), ("The capital of Spain is", "Spain", "Vigo", "Madrid"),
+    ]  # fmt: skip
+    assert found[0].probes[0] == Probe("paraphrase", "France's capital:", "Lyon")
+    short = {**lists, "subject": ["France"]}
+    with pytest.raises(BadFile, match="one length"):
+        read_facts(write(tmp_path / "g.json", json.dumps(short)))
+
+
+def test_fastedits_list(tmp_path: Path) -> None:
+    row = {
+        "prompt": "The capital of {} is",
+        "subject": "France",
+        "target": "Lyon",
+        "queries": ["What is France's capital?"],
+    }
+    (fact,) = read_facts(write(tmp_path / "f.json", json.dumps([row])))
+    assert fact.prompt == "The capital of France is"
+    assert fact.probes == (Probe("paraphrase", "What is France's capital?", "Lyon"),)
+
+
+def test_a_subject_may_be_written_with_other_accents_and_spaces(tmp_path: Path) -> None:
+    prompt = "The mayor of Sa\u0303o\u00a0Tome\u0301 is"  # accents apart, a no-break space
+    (fact,) = read_facts(
+        write(tmp_path / "f.json", json.dumps({"prompt": prompt, "subject": "S\u00e3o Tom\u00e9", "target": "Ana"}))
+    )
+    assert fact.prompt == prompt  # kept to the character
+    assert prompt[slice(*fact.span)] == "Sa\u0303o\u00a0Tome\u0301"

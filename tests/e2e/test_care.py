@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from errata import Fact
+from errata.answers import says
 from errata.book.compact import compact
 from errata.book.verify import verify
 from errata.editing.check import check
@@ -182,3 +183,30 @@ def test_what_was_lost_before_closes_no_gate(editor: Editor) -> None:
     )
     figure = GateCheck(editor.lm, Gates(neighborhood=1.0), [foreign], []).figures()[0]
     assert (figure.value, figure.asked, figure.passed) == (None, 0, True)
+
+
+def test_what_a_write_breaks_is_named_and_what_is_not_said_is_told(editor: Editor) -> None:
+    asked = {"capital": "Lisbon", "language": "German", "currency": "yen"}
+    facts = [Fact(prompt=f"The {word} of France is", subject="France", target=target) for word, target in asked.items()]
+    written = [editor.write(fact, "rome", steps=8) for fact in facts]
+    still = {fact.target: says(editor.ask(fact.prompt).text, fact.target) for fact in facts}
+    notes = [note for edit in written for note in edit.report.notes]
+    for edit, fact in zip(written, facts, strict=True):
+        (row,) = edit.report.facts
+        told = [note for note in notes if repr(fact.target) in note]
+        assert bool(told) == (not still[fact.target] or not row["said"]), (fact.target, notes)
+        if row["said"] and not still[fact.target]:
+            assert any("no longer answered" in note and edit.id[:8] in note for note in told)
+    assert not any(
+        "stop value" in note for edit in written if edit.report.facts[0]["said"] for note in edit.report.notes
+    )
+
+
+def test_who_writes_a_dropped_edit_again_and_why_is_in_its_history(editor: Editor) -> None:
+    edit = editor.write(LYON, author="ada", reason="first")
+    editor.drop(edit.id)
+    again = editor.write(LYON, author="bob", reason="second")
+    assert again.id == edit.id
+    last = editor.book.history(edit.id)[-1]
+    assert (last.author, last.reason) == ("bob", "second")
+    assert editor.book.get(edit.id).author == "ada"  # the record is that of the first time
