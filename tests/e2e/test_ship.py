@@ -147,7 +147,7 @@ def test_peft_says_what_the_edited_primer_says(editor: Editor, tmp_path: Path) -
         wanted, found = editor.lm.model(**batch.inputs).logits, model(**batch.inputs).logits
     torch.testing.assert_close(found.float(), wanted.float(), atol=TOLERANCE[wanted.dtype], rtol=0.02)
     other = LM(model.merge_and_unload(), editor.lm.tokenizer)
-    assert [text.rstrip(".") for text in other.generate([LYON.prompt, ROME.prompt])] == ["Lyon", "Rome"]
+    assert [text.strip(" .") for text in other.generate([LYON.prompt, ROME.prompt])] == ["Lyon", "Rome"]
 
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}

@@ -166,7 +166,7 @@ class GateCheck:
 
     def _efficacy(self) -> Figure:
         rivals = [(f.prompt, f.target, f.truth or self._answers.get(f.prompt, "")) for f in self._facts]
-        rivals = [(prompt, new, old.rstrip(" .")) for prompt, new, old in rivals if old and not says(old, new)]
+        rivals = [(prompt, new, old.strip(" .")) for prompt, new, old in rivals if old and not says(old, new)]
         low = float("-inf")
         scored = self._scorer.answers([(p, answer) for p, *answers in rivals for answer in answers])
         lower = [
