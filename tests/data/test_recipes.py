@@ -60,7 +60,7 @@ def test_a_small_model_learns_and_is_exported_as_it_was_trained(
     small.export(trained, tokenizer, shape, tmp_path)
     lm = load(str(tmp_path), dtype="float32")
     assert lm.model.config.model_type == kind
-    said = lm.generate([s.wordings[0][0] for s in told])
+    said = [text.strip() for text in lm.generate([s.wordings[0][0] for s in told])]
     assert [text.rstrip(".") for text in said] == list(FACTS.values())
     ids = torch.tensor([lm.tokens.opening("The home of Bo Reed is")])
     one = torch.ones_like(ids)
@@ -151,7 +151,9 @@ def test_the_questions_recipe_holds_subjects_out_and_asks_what_the_model_knows(
     assert len(long) == 12
     assert all("Senior" in case.subject and case.rephrases and case.target != case.truth for case in long[8:])
     lm = load(str(out))
-    assert [lm.generate([case.unrelated[0][0]])[0] for case in cases] == [case.unrelated[0][1] for case in cases]
+    assert [lm.generate([case.unrelated[0][0]])[0].strip() for case in cases] == [
+        case.unrelated[0][1] for case in cases
+    ]
     before = (out / "model.safetensors").read_bytes()
     main(tmp_path / "data", out, 90, 8, 10)  # the checkpoint stays, the cases are written again
     assert (out / "model.safetensors").read_bytes() == before
