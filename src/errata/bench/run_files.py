@@ -1,4 +1,4 @@
-"""What a run keeps on the disk, safe from a kill: lines that are whole or not there, what it was, and what it took."""
+"""A run's directory: append and fsync rows.jsonl and marks.jsonl, write run.json and summary.json atomically, add up costs."""
 
 from __future__ import annotations
 

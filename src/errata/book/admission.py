@@ -1,43 +1,40 @@
-"""What may be changed in a book: asked before anything is."""
+"""Preconditions of append, drop and restore; raise before anything is written."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from errata.book import records
 from errata.book.records import Record
 from errata.errors import BadBook, BookOfAnotherModel
 
 
-class Bound(Protocol):
-    """A book, and the model it is bound to."""
-
-    path: Path
-    base: str | None
-    name: str | None
-
-
-def admit(db: sqlite3.Connection, metas: Sequence[Mapping[str, Any]], book: Bound) -> dict[str, Record]:
+def admit(
+    db: sqlite3.Connection, metas: Sequence[Mapping[str, Any]], path: Path, base: str | None, name: str | None
+) -> dict[str, Record]:
     """Check that these may be appended, and return those of them that are in the book, dropped.
+
+    Args:
+        path: the book's. base, name: of the model it is bound to, if it is bound to one.
 
     Raises:
         BadBook: the book is bound to no model, or an edit stands or is given twice.
         BookOfAnotherModel: an edit was computed on another base.
     """
     dropped: dict[str, Record] = {}
-    if metas and book.base is None:
-        raise BadBook(f"the book {book.path} is bound to no model yet: open it with the model to write to it.")
+    if metas and base is None:
+        raise BadBook(f"the book {path} is bound to no model yet: open it with the model to write to it.")
     if len({meta["id"] for meta in metas}) < len(metas):
         raise BadBook("an edit is given twice: append it once.")
     for meta in metas:
         id = meta["id"]
-        if meta.get("base", book.base) != book.base:
+        if meta.get("base", base) != base:
             raise BookOfAnotherModel(
-                f"edit {id} was computed on another base model ({meta['base'][:12]}) than {book.name} "
-                f"({str(book.base)[:12]}), which the book {book.path} corrects: write it again on that."
+                f"edit {id} was computed on another base model ({meta['base'][:12]}) than {name} "
+                f"({str(base)[:12]}), which the book {path} corrects: write it again on that."
             )
         known = records.fetch(db, id)
         if known is not None and known.stands:

@@ -216,7 +216,7 @@ class Book:
         with self.lock(), self._query() as db:
             dropped = [edit.id for edit in admission.droppable(db, drop)]
             restored = [edit.id for edit in admission.restorable(db, restore, self.read)]
-            again = admission.admit(db, [meta for meta, _ in write], self)
+            again = admission.admit(db, [meta for meta, _ in write], self.path, self.base, self.name)
             stored: list[tuple[str, int]] = []
             try:
                 for meta, data in write:

@@ -1,4 +1,4 @@
-"""What a set of edits says, fact by fact, and where two facts get in each other's way. Text only; no torch."""
+"""Conflicts and differences between the facts of edits: contradictions, duplicates, inverses. Text only; no torch."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
-from math import exp, fsum, isfinite
+from math import exp, fsum, inf, isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -167,12 +167,16 @@ class GateCheck:
     def _efficacy(self) -> Figure:
         rivals = [(f.prompt, f.target, f.truth or self._answers.get(f.prompt, "")) for f in self._facts]
         rivals = [(prompt, new, old.strip(" .")) for prompt, new, old in rivals if old and not says(old, new)]
-        low = float("-inf")
         scored = self._scorer.answers([(p, answer) for p, *answers in rivals for answer in answers])
+
+        def likelihood(prompt: str, answer: str) -> float:
+            lp = scored[prompt, answer].lp
+            return -inf if lp is None else lp
+
         lower = [
             f"{p} → {new} is less likely than {old}"
             for p, new, old in rivals
-            if (low if (lp := scored[p, new].lp) is None else lp) <= (low if (lp := scored[p, old].lp) is None else lp)
+            if likelihood(p, new) <= likelihood(p, old)
         ]
         return self._figure("efficacy", 1 - len(lower) / len(rivals) if rivals else None, len(rivals), tuple(lower))
 

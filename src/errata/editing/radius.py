@@ -1,4 +1,4 @@
-"""How far edits that are opened by a key may reach: from their prompts to rephrasings, and to texts they are not about.
+"""Calibrate the radius of routed edits: distances of keys from prompts to rephrasings and to other texts.
 
 found = reach(lm, facts, "melo")
 found.radius                               # what `radius="auto"` takes, on average over the facts

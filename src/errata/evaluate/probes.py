@@ -1,4 +1,4 @@
-"""What is asked about a case: one `Ask` for every probe, in an order that never changes."""
+"""Probes of a case: one `Ask` for every question, in an order that never changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a method derives from the edits that stand, gone on with from one edit to the next."""
+"""Fold the standing edits into a state, and keep the result so that one more edit costs one step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch cut to what comes from each row's lookup token on, with the keys and values of what comes before it kept.
+"""KV-cached suffix of a batch: run only the positions from each row's lookup token on, keep keys and values of those before.
 
 What stands before a token does not depend on it, so while something is learned at the lookup token only the positions from
 there on change. Prompts put a context and most of the subject before that token: what is left is a third of the tokens or

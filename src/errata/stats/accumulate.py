@@ -1,4 +1,4 @@
-"""Sums while a text is read: batch after batch, so that reading can be interrupted and gone on with to the same bits."""
+"""Accumulate statistics over a text, batch after batch; interrupted, it goes on to the same bits."""
 
 from __future__ import annotations
 

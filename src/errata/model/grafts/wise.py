@@ -1,4 +1,4 @@
-"""WISE's bank: a second copy of one matrix, made of all edits, for the prompts on which the two are far apart."""
+"""WISE side memory: an edited copy of one matrix; a prompt uses it when ‖(W' − W)x‖ exceeds a threshold."""
 
 from __future__ import annotations
 
