@@ -1,7 +1,7 @@
 """The command line: finds the command, runs it, prints what it returns; the only file that prints.
 
-Exit codes: 0 done, 1 failed, 2 what was given cannot be used, 130 interrupted. An error is one sentence on stderr;
-`--debug`, anywhere on the line, adds the traceback.
+Exit codes: 0 done, 1 failed, 2 what was given cannot be used, 3 a fact is not said (edit --strict), 130 interrupted. An error
+is one sentence on stderr; `--debug`, anywhere on the line, adds the traceback.
 """
 
 from __future__ import annotations
