@@ -118,7 +118,7 @@ def _split(word: str) -> list[str]:
     """Return a word in parts where its script puts no spaces: each character, with the marks that belong to it."""
     parts: list[str] = []
     for char in word:
-        own = not parts or unicodedata.name(char, "").startswith(UNSPACED) or is_unspaced(parts[-1][0])
+        own = not parts or is_unspaced(char) or is_unspaced(parts[-1][0])
         if own and not unicodedata.category(char).startswith("M"):
             parts.append(char)
         else:
