@@ -35,7 +35,7 @@ from errata.methods.shared.routed import read_keys
 from errata.model.grafts.keyed import Keyed
 from errata.model.lm import LM
 from errata.model.loading import load
-from errata.model.tokens import Query
+from errata.model.query import Query
 
 Row = dict[str, Any]
 SHARES = (0.05, 0.25, 0.5, 1.0, 2.0, 4.0)  # of the calibrated radius

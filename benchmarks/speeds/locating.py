@@ -8,7 +8,7 @@ from torch import Tensor, cat
 
 from errata.delta import Site
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from errata.primer.probes import edits
 from errata.solve.attribution import Measure, attribute
 from speeds.measure import Row, alternately, counted, rounded

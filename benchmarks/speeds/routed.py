@@ -8,7 +8,7 @@ import torch
 
 from errata.methods.melo import Melo
 from errata.model.loading import load
-from errata.model.tokens import Query
+from errata.model.query import Query
 from errata.primer.probes import edits
 from speeds.measure import Row, alternately, rounded
 

@@ -13,7 +13,7 @@ from errata.delta import Site
 from errata.fact import Fact
 from errata.model.lm import LM
 from errata.model.loading import load
-from errata.model.tokens import Query
+from errata.model.query import Query
 from errata.model.trace import Trace, at
 from errata.primer.probes import edits
 from errata.solve import keys

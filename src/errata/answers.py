@@ -34,12 +34,24 @@ _WORD: Final = re.compile(
     r"|(?P<word>\w+)"
     r"|(?P<sign>[^\w\s])"
 )
+# Where a sentence ends; after fewer than four letters it may be an abbreviation, such as "St.".
+_ENDS: Final = re.compile(r"(?:[^\W\d_]{4}|\d)[)\]\"'”’]*[.!?]+\s+(?=[^\Wa-z])|[。！？]|\n")
 _GROUPED: Final = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 Word = tuple[str, str]  # folded, as it was written
 
 
-def says(text: str, answer: str) -> bool:
-    """Return whether a text begins with an answer, and the answer's last word ends there."""
+def says(text: str, answer: str, *, reply: bool = False) -> bool:
+    """Return whether a text begins with an answer, and the answer's last word ends there.
+
+    Args:
+        reply: the text is somebody's turn in a conversation, who may put the answer into a sentence ("The capital of France
+            is Lyon."): it is enough that the first sentence holds it, and does not deny it ("… is not Lyon").
+    """
+    if reply and not says(text, answer):
+        text = text.strip()
+        ends = (found.end() for found in _ENDS.finditer(text))
+        first = next((text[:end] for end in ends if len(text[:end].split()) > 2), text)  # "Sure!" is none yet
+        return contains(first, answer) and not contains(first, f"not {answer}")
     forms = _forms(text, answer)
     if not forms[0][1]:  # of marks only, such as "+"
         return bool(answer.strip()) and text.strip().startswith(answer.strip())

@@ -13,12 +13,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from errata.answers import is_unspaced, same_answer
+from errata.answers import is_unspaced, same_answer, says
 from errata.errors import BadFact, did_you_mean
 
 PROBE_KINDS: Final = ("paraphrase", "neighborhood", "portability", "alias", "unrelated")
 
+ROLES: Final = ("system", "user", "assistant")
+
 Question = tuple[str, str]  # subject, and the prompt around it: what is asked
+Message = tuple[str, str]  # role, and what is said: one turn of a conversation
 GONE: Final = "…"  # stands where the subject was
 
 
@@ -67,7 +70,8 @@ class Fact:
     Args:
         prompt: text up to where the answer begins; a single "{}" is filled with the subject if the subject is not
             in the prompt already.
-        subject: what the fact is about; stands in the prompt as whole words.
+        subject: what the fact is about; stands in the prompt as whole words. Methods that do not look a fact up at its
+            subject (lora, melo, grace, wise, ft, locft) need none.
         target: the answer to be said.
         id: the caller's own name for the fact.
         truth: what was said before the edit, where known.
@@ -76,15 +80,21 @@ class Fact:
         source: where the fact comes from.
         reason: why it is written.
         joint: what stands between prompt and target, "" or " "; None leaves it to `errata.model.tokens.Tokens.join`.
+        chat: whether the prompt is a user's turn, put into the model's chat template, and the answer is the model's turn.
+            Rephrases and probes are then asked in the same way.
+        messages: the conversation that leads to the answer, as chat APIs have it: ``{"role": …, "content": …}`` with a system
+            message and earlier turns where there are any, and the prompt as the last turn of the user, which may be left out
+            either here or as `prompt`. Empty where the prompt is all there is.
 
     All text is kept to the character: what is written here is what the model reads.
 
     Raises:
-        BadFact: prompt, subject or target is empty or not text, or the subject does not stand in the prompt.
+        BadFact: prompt, subject or target is empty or not text, the subject does not stand in the prompt, or the messages
+            do not lead to it.
     """
 
-    prompt: str
-    subject: str
+    prompt: str = ""
+    subject: str = ""
     target: str
     id: str = ""
     truth: str = ""
@@ -93,15 +103,20 @@ class Fact:
     source: str = ""
     reason: str = ""
     joint: str | None = None
+    chat: bool = False
+    messages: tuple[Message, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.joint not in (None, "", " "):
-            raise BadFact(f"joint is what stands between prompt and target: '' or ' ', not {self.joint!r}.")
+        self._check_form()
         for name in ("prompt", "subject", "target", "id", "truth", "source", "reason"):
             object.__setattr__(self, name, _text(name, getattr(self, name)))
-        for name in ("subject", "prompt", "target"):
+        for name in ("prompt", "target"):
             if not getattr(self, name).strip():
-                raise BadFact(f"the fact's {name} is empty{self._whose()}: a fact needs prompt, subject and target.")
+                raise BadFact(f"the fact's {name} is empty{self._whose()}: a fact needs a prompt and a target.")
+        if self.subject and not self.subject.strip():
+            raise BadFact(
+                f"the fact's subject is empty{self._whose()}: name what stands in the prompt, or leave it out."
+            )
         object.__setattr__(self, "rephrases", tuple(_text("rephrase", r) for r in _items("rephrases", self.rephrases)))
         if not all(text.strip() for text in self.rephrases):
             raise BadFact(f"one of the rephrases is empty{self._whose()}: leave it out.")
@@ -109,11 +124,37 @@ class Fact:
         if not all(isinstance(p, Probe) for p in self.probes):
             raise BadFact(f"the fact's probes must be Probe objects{self._whose()}.")
         object.__setattr__(self, "prompt", _fill(self.prompt, self.subject))
+        if self.messages:
+            object.__setattr__(self, "messages", (*self.messages[:-1], ("user", self.prompt)))
+
+    def _check_form(self) -> None:
+        """Look at how the prompt is put to the model, and take in the conversation that leads to it."""
+        if not isinstance(self.chat, bool):
+            raise BadFact(f"chat is true or false, not {self.chat!r}.")
+        if self.joint not in (None, "", " "):
+            raise BadFact(f"joint is what stands between prompt and target: '' or ' ', not {self.joint!r}.")
+        if self.messages:
+            self._converse(_messages(self.messages))
+
+    def _converse(self, turns: tuple[Message, ...]) -> None:
+        """Take in a conversation that ends in the prompt, or to which the prompt is to be added."""
+        last = turns[-1][1] if turns[-1][0] == "user" else ""
+        if not (last or self.prompt) or (last and self.prompt not in ("", last)):
+            raise BadFact(f"the last of the messages must be the user's, and is the prompt{self._whose()}.")
+        turns = turns if last else (*turns, ("user", self.prompt))
+        object.__setattr__(self, "chat", True)
+        object.__setattr__(self, "prompt", turns[-1][1])
+        object.__setattr__(self, "messages", turns if len(turns) > 1 else ())
 
     @property
-    def span(self) -> tuple[int, int]:
-        """Characters [start, end) of the prompt's last whole-word occurrence of the subject."""
-        return occurrences(self.prompt, self.subject)[-1]
+    def earlier(self) -> tuple[Message, ...]:
+        """The turns of the conversation before the prompt."""
+        return self.messages[:-1]
+
+    @property
+    def span(self) -> tuple[int, int] | None:
+        """Characters [start, end) of the prompt's last whole-word occurrence of the subject; None without a subject."""
+        return occurrences(self.prompt, self.subject)[-1] if self.subject else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fact as a JSON-able dictionary, empty fields left out."""
@@ -124,12 +165,15 @@ class Fact:
             row["rephrases"] = list(self.rephrases)
         if self.probes:
             row["probes"] = [p.to_dict() for p in self.probes]
+        if self.messages:
+            row["messages"] = [{"role": role, "content": content} for role, content in self.messages]
         return row
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Fact:
         """Make a fact from what `to_dict` returned; raises BadFact for unknown or missing keys and bad values."""
-        _check_keys("fact", row, [f.name for f in fields(cls)], ("prompt", "subject", "target"))
+        told = isinstance(row, Mapping) and bool(row.get("messages"))
+        _check_keys("fact", row, [f.name for f in fields(cls)], ("prompt", "target")[told:])
         values = dict(row)
         probes = _items("probes", values.get("probes", ()))
         values["probes"] = tuple(p if isinstance(p, Probe) else Probe.from_dict(p) for p in probes)
@@ -141,10 +185,23 @@ class Fact:
 
 
 def question(fact: Fact) -> Question:
-    """Return what a fact answers: its subject, and its prompt with the subject taken out, without case and last stop."""
-    start, end = fact.span
-    around = f"{fact.prompt[:start]}{GONE}{fact.prompt[end:]}"
-    return plain(fact.subject), plain(around).rstrip(" .?!:")
+    """Return what a fact answers: its subject, and its prompt with the subject taken out, without case and last stop.
+
+    Asked plainly or as a user's turn it is the same question; what was said before in a conversation makes it another one.
+    """
+    start, end = fact.span or (0, 0)
+    gone = GONE if fact.span else ""
+    around = plain(f"{fact.prompt[:start]}{gone}{fact.prompt[end:]}").rstrip(" .?!:")
+    before = "".join(f"{role}: {plain(content)}\n" for role, content in fact.earlier)
+    return plain(fact.subject), before + around
+
+
+def answered(fact: Fact, text: str, answer: str | None = None) -> bool:
+    """Return whether what the model said after a fact's prompt, or a probe's, is the fact's target, or another answer.
+
+    A text goes on with the answer; a reply may say it in a sentence of its own.
+    """
+    return says(text, fact.target if answer is None else answer, reply=fact.chat)
 
 
 def plain(text: str) -> str:
@@ -178,6 +235,19 @@ def _text(name: str, value: object) -> str:
     return value
 
 
+def _messages(given: object) -> tuple[Message, ...]:
+    """Return the turns of a conversation, given as objects with role and content or as pairs of these."""
+    found = []
+    for one in _items("messages", given):
+        if isinstance(one, Mapping):
+            _check_keys("message", one, ["role", "content"], ("role", "content"))
+            one = (one["role"], one["content"])
+        if not isinstance(one, list | tuple) or len(one) != 2 or one[0] not in ROLES:
+            raise BadFact(f'a message is {{"role": …, "content": …}} with a role of {", ".join(ROLES)}, not {one!r}.')
+        found.append((one[0], _text("message", one[1])))
+    return tuple(found)
+
+
 def _items(name: str, value: object) -> list[Any]:
     if not isinstance(value, list | tuple):
         raise BadFact(f"the {name} must be a list, not {type(value).__name__}.")
@@ -197,6 +267,10 @@ def _check_keys(what: str, row: object, known: list[str], needed: Iterable[str])
 
 def _fill(prompt: str, subject: str) -> str:
     """Return the prompt with the subject in it; raises BadFact if it cannot be found or placed."""
+    if not subject:
+        if "{}" in prompt:
+            raise BadFact(f"the prompt {prompt!r} has a place '{{}}' for a subject, and none is given: name it.")
+        return prompt
     if occurrences(prompt, subject):
         return prompt
     holes = prompt.count("{}")

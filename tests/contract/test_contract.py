@@ -31,7 +31,7 @@ from errata.fact import Fact
 from errata.methods import Method
 from errata.methods.shared.locate_then_edit import LocateThenEdit
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from tests import tiny
 
 # A random model carries nothing from a subject to the end of its prompt, so these prompts end with theirs; and what an

@@ -17,7 +17,7 @@ from errata.editing.editor import Editor
 from errata.editing.gates import Gates
 from errata.errors import InputError
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from tests.e2e.conftest import state
 from tests.export.test_vllm import Engine
 from tests.export.test_vllm import engine as serving

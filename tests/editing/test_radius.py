@@ -18,7 +18,7 @@ from errata.editing.radius import Reach, reach
 from errata.errors import BadConfig
 from errata.fact import Fact
 from errata.methods.shared.routed import between
-from errata.model.tokens import Query
+from errata.model.query import Query
 from errata.model.trace import Trace, at
 from tests import tiny
 

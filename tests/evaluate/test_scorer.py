@@ -14,7 +14,7 @@ import torch
 
 from errata.evaluate.scorer import Scored, Scorer
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from tests import tiny
 
 Models = Callable[[str], LM]

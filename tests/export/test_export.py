@@ -23,7 +23,7 @@ from errata.export.checkpoint import checkpoint
 from errata.methods.melo import Melo
 from errata.methods.shared.routed import read_keys
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from tests import synthetic, tiny
 
 Models = Callable[[str], LM]

@@ -16,7 +16,7 @@ from errata.fact import Fact
 from errata.methods.grace import Grace
 from errata.methods.shared.routed import read_keys, training_query
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from errata.model.trace import Trace
 
 Models = Callable[[str], LM]

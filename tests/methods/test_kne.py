@@ -20,7 +20,7 @@ from errata.fact import Fact
 from errata.methods.kn import KnowledgeNeurons
 from errata.methods.kne import LEAST, Kne, shares
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from errata.solve.attribution import Measure, attribute
 from errata.solve.descent import neurons
 from errata.solve.descent.neurons import NeuronTraining, train

@@ -24,7 +24,7 @@ from errata.methods.melo import Melo
 from errata.methods.shared.routed import between, training_query, variants
 from errata.model.grafts.keyed import Blocks, labels_of
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from errata.solve.descent.blocks import answer_loss, begin
 from tests import tiny
 

@@ -17,7 +17,7 @@ from errata.fact import Fact
 from errata.methods import make
 from errata.methods.shared.regularised import PRUNE, RECT, SPHERE
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from errata.solve.keys import gather, queries
 from errata.solve.regularise import beside, compressed, largest
 from tests import tiny

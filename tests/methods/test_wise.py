@@ -19,7 +19,7 @@ from errata.fact import Fact
 from errata.methods.wise import Wise
 from errata.model.grafts.wise import DENSITY, KEPT, WiseBank, merged
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from errata.model.trace import Trace, at
 from tests.model.test_classifier import CLASSES, classifier
 

@@ -17,7 +17,7 @@ from errata.errors import UnknownArchitecture, UnknownSite, UnsupportedModel
 from errata.methods import get, names
 from errata.model import arch
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from errata.model.trace import Trace
 from tests import tiny
 

@@ -24,7 +24,7 @@ from errata.evaluate.scorer import Scorer
 from errata.fact import Fact
 from errata.model.lm import LM
 from errata.model.loading import load
-from errata.model.tokens import Query
+from errata.model.query import Query
 from tests import tiny
 
 CLASSES = ("civil rights", "economics", "federalism")

@@ -20,7 +20,8 @@ from errata.methods.shared.routed import read_keys
 from errata.model.generation import generate_tokens
 from errata.model.grafts.keyed import Blocks, label_tensor
 from errata.model.lm import LM
-from errata.model.tokens import Batch, Query
+from errata.model.query import Query
+from errata.model.tokens import Batch
 from errata.model.trace import Trace, at, resume
 from tests import tiny
 from tests.model.test_trace import hung

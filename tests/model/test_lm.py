@@ -21,7 +21,7 @@ from errata.delta import Dense, Site
 from errata.errors import BadConfig, BadModel, UnknownArchitecture, UnknownSite, UnsupportedModel
 from errata.model.lm import LM
 from errata.model.loading import load
-from errata.model.tokens import Query
+from errata.model.query import Query
 from tests import tiny
 
 Models = Callable[[str], LM]

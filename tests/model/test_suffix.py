@@ -14,8 +14,9 @@ from torch import Tensor
 
 from errata.delta import Site
 from errata.model.lm import LM
+from errata.model.query import Query
 from errata.model.suffix import Suffix, suffix_of
-from errata.model.tokens import Batch, Query
+from errata.model.tokens import Batch
 from errata.model.trace import Trace, resume
 from tests import tiny
 

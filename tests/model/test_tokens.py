@@ -20,7 +20,8 @@ from errata.evaluate.scorer import Scorer
 from errata.evaluate.scorer import _batch as scored
 from errata.fact import Fact
 from errata.model.lm import LM
-from errata.model.tokens import Batch, Query, Tokens, joint
+from errata.model.query import Query, joint
+from errata.model.tokens import Batch, Tokens
 from tests import tiny
 
 Models = Callable[[str], LM]

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from errata.delta import Site
 from errata.errors import UnknownSite
 from errata.model.lm import LM
-from errata.model.tokens import Batch, Query
+from errata.model.query import Query
+from errata.model.tokens import Batch
 from errata.model.trace import Trace, answers_only, at, no_grads_kept, resume
 from tests import tiny
 

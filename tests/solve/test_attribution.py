@@ -17,7 +17,8 @@ from torch import Tensor
 
 from errata.delta import Site
 from errata.model.lm import LM
-from errata.model.tokens import Batch, Query
+from errata.model.query import Query
+from errata.model.tokens import Batch
 from errata.solve import attribution
 from errata.solve.attribution import Measure, attribute, ensemble
 from tests import tiny

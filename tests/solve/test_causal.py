@@ -18,7 +18,7 @@ from errata.delta import Site
 from errata.errors import UnknownSite, UnsupportedModel
 from errata.fact import Fact
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from errata.solve.causal import Traced, Tracing, average, trace
 from errata.stats.remembered_layer import forget, remember, remembered
 from tests import tiny

@@ -15,7 +15,7 @@ from torch import Tensor
 from errata.delta import Dense, Site
 from errata.errors import NotFinite
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from errata.solve.descent.matrix import MatrixTraining, fit
 from tests import tiny
 from tests.solve.raw import PATHS, Raw

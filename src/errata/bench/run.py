@@ -98,7 +98,8 @@ class Run:
     def __init__(self, plan: Plan, lm: LM, cases: Sequence[Case], out: Path) -> None:
         self._plan, self._lm, self._out = plan, lm, out
         given = list(islice(cases, plan.edits))
-        self._cases, self._refused = with_subject(given, plan.method)
+        located = plan.method != CONTROL and methods.get(plan.method).located
+        self._cases, self._refused = with_subject(given, plan.method) if located else (given, [])
         if not self._cases:
             raise BadConfig(
                 f"{plan.method} can edit none of the {len(given)} cases of {plan.cases}: they name no subject."

@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     name: file
     for file, names in {
         "editing": "ask edit save methods stats demo",
+        "chat": "chat",
         "book": "log show drop restore diff tag checkout verify keygen merge conflicts check migrate compact",
         "locate": "locate radius",
         "export": "export push",

@@ -11,6 +11,9 @@ import typer
 
 from errata.book import Book
 
+AS_MESSAGE = (
+    "the prompt is a question, and was put to the model as a message in its chat template; --plain leaves it as it is."
+)
 HERE = Path(".errata")  # the book unless --book names another
 Model = Annotated[str, typer.Option("--model", help="'primer', a local directory, or a hub id.")]
 BookPath = Annotated[Path, typer.Option("--book", help="Directory of the log of edits; made on first use.")]
@@ -33,6 +36,14 @@ Tags = Annotated[list[str] | None, typer.Option("--tag", help="A word to find it
 Tenant = Annotated[str, typer.Option("--tenant", help="On whose behalf it is written.")]
 ValidFrom = Annotated[str, typer.Option("--valid-from", metavar="DAY", help="First day it is true, YYYY-MM-DD.")]
 ValidUntil = Annotated[str, typer.Option("--valid-until", metavar="DAY", help="Last day it is true, YYYY-MM-DD.")]
+Chat = Annotated[
+    bool | None,
+    typer.Option(
+        "--chat/--plain",
+        help="Put the prompt into the model's chat template, as a user's message, or leave it as it is; "
+        "unless told, a question to a model that has one is a message.",
+    ),
+]
 Gate = Annotated[Path | None, typer.Option("--gate", help="TOML file of gates; else gates.toml in the book.")]
 
 

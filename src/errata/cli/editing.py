@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def ask(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text for the model to go on from.")],
+    chat: opt.Chat = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")] = 32,
     top: Annotated[int, typer.Option("--top", min=0, help="How many likely next tokens to show.")] = 5,
     model: opt.Model = "primer",
@@ -30,8 +31,10 @@ def ask(
 ) -> Shown:
     """Ask the model, with the book's edits standing, and print what it says."""
     with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
-        answer = editor.ask(prompt, max_new_tokens=max_new_tokens, top=top)
-    return Shown(wire.answer(answer), as_json)
+        turn = editor.lm.tokens.chat.invites(prompt) if chat is None else chat
+        answer = editor.ask(prompt, chat=turn, max_new_tokens=max_new_tokens, top=top)
+    notes = [opt.AS_MESSAGE] if turn and chat is None else []
+    return Shown(wire.answer(answer), as_json, notes=notes)
 
 
 def edit(
@@ -39,6 +42,7 @@ def edit(
     subject: Annotated[str | None, typer.Option("--subject", help="What it is about, as the prompt has it.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="The new answer.")] = None,
     facts: Annotated[Path | None, typer.Option("--facts", help="Or all facts of a JSONL or CSV file.")] = None,
+    chat: opt.Chat = None,
     method: opt.Method = "rome",
     settings: opt.Settings = None,
     seed: opt.Seed = 0,
@@ -78,6 +82,7 @@ def edit(
     with errata.open(
         model, book=book, corpus=corpus, device=device, dtype=dtype, trust_remote_code=trust_remote_code
     ) as editor:
+        wanted = _as_turns(editor, wanted, chat, notes, alone=facts is None)
         edits = editor.write_all(wanted, method, label=label, gates=limits, **options)
         rows = [wire.edit(written, editor.book.get(written.id).bytes) for written in edits]
     notes += [note for one in edits for note in one.report.notes]
@@ -146,6 +151,23 @@ def demo(as_json: opt.Json = False) -> Shown:
     return Shown((scene.to_dict() for scene in tell()), as_json, each=True)
 
 
+def _as_turns(
+    editor: errata.Editor, wanted: list[Fact], chat: bool | None, notes: list[str], *, alone: bool
+) -> list[Fact]:
+    """Return the facts in the form they are put to the model; `notes` says where that was decided here."""
+    from dataclasses import replace
+
+    if chat is not None:
+        return [replace(fact, chat=chat, messages=fact.messages if chat else ()) for fact in wanted]
+    questions = [fact for fact in wanted if not fact.chat and editor.lm.tokens.chat.invites(fact.prompt)]
+    if questions and alone:
+        notes.append(opt.AS_MESSAGE)
+        return [replace(fact, chat=True) for fact in wanted]
+    if questions:
+        notes.append(f"{len(questions)} prompts are questions and were written as plain text; --chat writes messages.")
+    return wanted
+
+
 def _facts(path: Path | None, notes: list[str], skip_bad: bool, **one: str | None) -> list[Fact]:
     """Return the facts of the file, or the one fact the options spell out; `notes` says what of the file was left out."""
     from errata.data.facts import read_facts
@@ -156,6 +178,6 @@ def _facts(path: Path | None, notes: list[str], skip_bad: bool, **one: str | Non
         raise InputError("--facts names a file of facts and --prompt, --subject, --target spell out one: use either.")
     if path is not None:
         return read_facts(path, skip_bad=skip_bad, notes=notes)
-    if missing:
+    if missing and missing != ["--subject"]:
         raise InputError(f"{' and '.join(missing)} missing: give --prompt, --subject and --target, or --facts FILE.")
     return [Fact(prompt=one["prompt"] or "", subject=one["subject"] or "", target=one["target"] or "")]

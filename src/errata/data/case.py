@@ -24,7 +24,7 @@ class Case:
         prompt, target: the edit prompt, and what shall be said after it.
         subject: what the fact is about; empty where the data set names nothing.
         truth: what was true before. Empty where nobody knows; what compares two answers is then not scored.
-        fact: what a method writes; None where the subject does not stand in the prompt.
+        fact: what a method writes; without a subject where the data set names none, or it does not stand in the prompt.
         also: further facts the questions presuppose (a chain of several edits), written together with `fact`.
         rephrases: real paraphrases of the prompt.
         rephrases_easyedit: EasyEdit's `rephrase_prompt` for CounterFact. In five of six records that is a generation
@@ -55,11 +55,11 @@ class Case:
     @property
     def needs_subject(self) -> bool:
         """Whether the case is about a subject in its prompt, so that methods which locate one can write it."""
-        return self.fact is not None
+        return self.fact is not None and bool(self.fact.subject)
 
     @property
     def facts(self) -> tuple[Fact, ...]:
-        """Everything a method has to write for this case, in order; nothing where there is no subject."""
+        """Everything a method has to write for this case, in order."""
         return () if self.fact is None else (self.fact, *self.also)
 
 

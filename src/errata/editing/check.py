@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from errata.answers import same_answer, says
+from errata.answers import same_answer
 from errata.editing.editor import Editor
 from errata.evaluate.scorer import Scorer
-from errata.fact import Fact, question
+from errata.fact import Fact, answered, question
+from errata.model.query import Prompt, Query
 
 STATUSES: Final = ("holds", "forgotten", "overridden", "expired", "early")
 
@@ -50,15 +51,16 @@ def check(editor: Editor, today: str = "", *, drop_expired: bool = False) -> lis
     standing = editor.standing
     asked = [(edit, fact) for edit in standing for fact in edit.facts]
     last = {question(fact): (edit.id, fact) for edit, fact in asked}
-    pairs = [(fact.prompt, fact.target) for _, fact in asked]
-    pairs += [(probe.prompt, probe.answer) for _, fact in asked for probe in fact.probes if probe.answer]
+    pairs = [(Query.asked(fact), fact.target) for _, fact in asked]
+    pairs += [(Query.asked(fact, p.prompt), p.answer) for _, fact in asked for p in fact.probes if p.answer]
     room = editor.lm.room(answer for _, answer in pairs)
     said = {p: text or "" for p, text in Scorer(editor.lm).said([p for p, _ in pairs], room).items()}
     found = []
     for edit, fact in asked:
         by, newest = last[question(fact)]
         over = bool(edit.valid_until) and edit.valid_until < today
-        status = "holds" if says(said[fact.prompt], fact.target) else "forgotten"
+        text = said[Query.asked(fact)]
+        status = "holds" if answered(fact, text) else "forgotten"
         if by != edit.id and not same_answer(newest.target, fact.target):
             status = "overridden"
         elif over:
@@ -67,16 +69,17 @@ def check(editor: Editor, today: str = "", *, drop_expired: bool = False) -> lis
             status = "early"
         by = by if status == "overridden" else ""
         dropped = drop_expired and over  # overridden or not: once the later edit is dropped, it would be said again
-        found.append(Verdict(edit.id, fact, said[fact.prompt], status, by, _probes(fact, said), dropped))
+        found.append(Verdict(edit.id, fact, text, status, by, _probes(fact, said), dropped))
     if expired := sorted({verdict.edit_id for verdict in found if verdict.dropped}):
         editor.drop(*expired, reason="its last day has passed")
     return found
 
 
-def _probes(fact: Fact, said: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+def _probes(fact: Fact, said: Mapping[Prompt, str]) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
     for probe in fact.probes:
         if probe.answer:
             right, asked = found.get(probe.kind, (0, 0))
-            found[probe.kind] = right + says(said[probe.prompt], probe.answer), asked + 1
+            text = said[Query.asked(fact, probe.prompt)]
+            found[probe.kind] = right + answered(fact, text, probe.answer), asked + 1
     return found

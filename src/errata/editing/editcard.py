@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from errata import methods
-from errata.answers import says
 from errata.book import facts
 from errata.book.facts import Conflict, Said
 from errata.data.facts import read_facts
@@ -27,8 +26,9 @@ from errata.edit import Edit
 from errata.editing.editor import Editor
 from errata.editing.gates import Figure, GateCheck, Gates, of_book, sentence
 from errata.errors import ErrataError, InputError
-from errata.fact import Fact, check_consistent
+from errata.fact import Fact, answered, check_consistent
 from errata.methods.base import versions
+from errata.model.query import Query
 
 SUFFIXES: Final = (".jsonl", ".json", ".csv", ".jsonl.gz", ".json.gz", ".csv.gz", ".safetensors")
 
@@ -88,7 +88,7 @@ def review(
     new = [fact for _, part in parts for fact in (part.facts if isinstance(part, Edit) else part)]
     standing = editor.standing
     keeper = GateCheck(editor.lm, gates or of_book(editor.book.path), new, standing, every=True)
-    asked, room = [fact.prompt for fact in new], editor.lm.room(fact.target for fact in new)
+    asked, room = [Query.asked(fact) for fact in new], editor.lm.room(fact.target for fact in new)
     before = editor.lm.generate(asked, room)
     own = [Said(fact, "new") for fact in new]
     old = [Said(fact, edit.id) for edit in standing for fact in edit.facts]
@@ -130,7 +130,7 @@ def _parts(folder: Path) -> list[tuple[File, Edit | list[Fact]]]:
 def _row(fact: Fact, before: str, after: str) -> dict[str, Any]:
     about = {"prompt": fact.prompt, "subject": fact.subject, "target": fact.target}
     why = {"reason": fact.reason, "source": fact.source}
-    return {**about, **why, "before": before, "after": after, "said": says(after, fact.target)}
+    return {**about, **why, "before": before, "after": after, "said": answered(fact, after)}
 
 
 def _sites(edits: Sequence[Edit]) -> dict[str, float]:

@@ -29,10 +29,11 @@ from errata.export.blocks import blocks
 from errata.export.change import delta
 from errata.export.checkpoint import checkpoint
 from errata.export.files import FORMATS, Exported, ExportedMatrix
-from errata.fact import Fact, check_consistent
+from errata.fact import Fact, Message, check_consistent
 from errata.methods.base import Method
 from errata.model.lm import LM
 from errata.model.loading import load
+from errata.model.query import Query
 from errata.model.tokens import Room
 from errata.stats.store import Progress
 
@@ -99,16 +100,29 @@ class Editor:
 
     # ---------------------------------------------------------------- asking
 
-    def ask(self, prompt: str, *, max_new_tokens: int | Room = 32, top: int = 5) -> Answer:
-        """Return what the edited model says after `prompt`.
+    def ask(
+        self,
+        prompt: str,
+        *,
+        chat: bool = False,
+        messages: Sequence[Message] = (),
+        max_new_tokens: int | Room = 32,
+        top: int = 5,
+    ) -> Answer:
+        """Return what the edited model says after `prompt`, or replies to it.
+
+        Args:
+            chat: put the prompt into the model's chat template, as the user's turn.
+            messages: (role, content) of the turns before it, of a conversation.
 
         Raises:
-            InputError: the prompt is empty. UnsupportedModel: the model cannot generate.
+            InputError: the prompt is empty. UnsupportedModel: the model cannot generate, or has no chat template.
         """
         if not prompt.strip():
             raise InputError("the prompt is empty; ask something.")
         self._refresh()
-        return answer(self.lm, prompt, max_new_tokens, top)
+        role = "user" if chat or messages else ""
+        return answer(self.lm, Query(prompt, role=role, earlier=tuple(messages)), max_new_tokens, top)
 
     @property
     def standing(self) -> list[Edit]:
@@ -198,7 +212,7 @@ class Editor:
         return methods.make(method, {**corpus, **options})
 
     def _write_one(self, how: Method, facts: Sequence[Fact], past: list[Edit], label: Label) -> Edit:
-        prompts, room = [fact.prompt for fact in facts], self.lm.room(fact.target for fact in facts)
+        prompts, room = [Query.asked(fact) for fact in facts], self.lm.room(fact.target for fact in facts)
         check_fits(self.lm, facts)  # before the model is asked
         before = self.lm.generate(prompts, room)
         edit, seconds = solve(self.lm, how, facts, past, self._limit)
@@ -344,16 +358,18 @@ class Answer:
 
     Args:
         top: (token or class, probability), likeliest first. of: which of the two: ``"next token"`` or ``"class"``.
+        chat: whether the prompt was the user's turn in the model's chat template.
     """
 
     prompt: str
     text: str
     top: tuple[tuple[str, float], ...]
     of: str = "next token"
+    chat: bool = False
 
 
-def answer(lm: LM, prompt: str, max_new_tokens: int | Room, top: int) -> Answer:
+def answer(lm: LM, prompt: Query, max_new_tokens: int | Room, top: int) -> Answer:
     """Return what the model says as it stands, with the `top` likeliest; raises UnsupportedModel if it cannot generate."""
     likely = tuple(lm.top(prompt, top)) if top > 0 else ()
     of = "class" if lm.row.kind == "classifier" else "next token"
-    return Answer(prompt, lm.generate([prompt], max_new_tokens)[0], likely, of)
+    return Answer(prompt.prompt, lm.generate([prompt], max_new_tokens)[0], likely, of, prompt.turn)

@@ -26,6 +26,7 @@ from errata.evaluate.perplexity import measure
 from errata.evaluate.scorer import Scorer
 from errata.fact import Fact, question
 from errata.model.lm import LM
+from errata.model.query import Prompt, Query
 from errata.stats.corpus import open_corpus
 
 NAME: Final = "gates.toml"
@@ -117,14 +118,16 @@ class GateCheck:
         self._lm, self._gates, self._facts = lm, gates or Gates(), list(facts)
         self._wanted = {n for n in (*SHARES, *MOST) if every or getattr(self._gates, n) is not None}
         self._scorer = Scorer(lm)
-        self._kept: dict[str, list[tuple[str, str]]] = {
+        self._kept: dict[str, list[tuple[Query, str]]] = {
             "neighborhood": self._probes("neighborhood"),
             "unrelated": self._probes("unrelated"),
-            "sentinel": [(f.prompt, f.target) for f in self._sentinels()],
-            "oldest": [(f.prompt, f.target) for f in self._oldest(standing)],
+            "sentinel": [(Query.asked(f), f.target) for f in self._sentinels()],
+            "oldest": [(Query.asked(f), f.target) for f in self._oldest(standing)],
         }
         self._kept = {name: self._said(pairs) if name in self._wanted else [] for name, pairs in self._kept.items()}
-        self._answers = self._ask([f.prompt for f in self._facts if not f.truth]) if "efficacy" in self._wanted else {}
+        self._answers = (
+            self._ask([Query.asked(f) for f in self._facts if not f.truth]) if "efficacy" in self._wanted else {}
+        )
         self._perplexity = self._read() if "perplexity" in self._wanted else 0.0
 
     def let_through(self, written: Sequence[Edit]) -> list[Edit]:
@@ -144,7 +147,7 @@ class GateCheck:
 
     def figures(self) -> list[Figure]:
         """Measure the model as it stands now."""
-        new = [(f.prompt, f.target) for f in self._facts]
+        new = [(Query.asked(f), f.target) for f in self._facts]
         known: dict[str, Callable[[], Figure]] = {
             "said": lambda: self._share("said", new),
             "efficacy": self._efficacy,
@@ -157,26 +160,29 @@ class GateCheck:
 
     # ---------------------------------------------------------------- measuring
 
-    def _share(self, name: str, pairs: Sequence[tuple[str, str]]) -> Figure:
-        said = self._ask([prompt for prompt, _ in pairs], [answer for _, answer in pairs])
+    def _share(self, name: str, pairs: Sequence[tuple[Query, str]]) -> Figure:
+        said = self._ask([asked for asked, _ in pairs], [answer for _, answer in pairs])
         wrong = [
-            f"{prompt} → {said[prompt]} (not {answer})" for prompt, answer in pairs if not says(said[prompt], answer)
+            f"{asked.prompt} → {said[asked]} (not {answer})"
+            for asked, answer in pairs
+            if not says(said[asked], answer, reply=asked.turn)
         ]
         return self._figure(name, 1 - len(wrong) / len(pairs) if pairs else None, len(pairs), tuple(wrong))
 
     def _efficacy(self) -> Figure:
-        rivals = [(f.prompt, f.target, f.truth or self._answers.get(f.prompt, "")) for f in self._facts]
-        rivals = [(prompt, new, old.strip(" .")) for prompt, new, old in rivals if old and not says(old, new)]
-        scored = self._scorer.answers([(p, answer) for p, *answers in rivals for answer in answers])
+        asked = [(Query.asked(f), f) for f in self._facts]
+        rivals = [(query, f.target, f.truth or self._answers.get(query, "")) for query, f in asked]
+        rivals = [(q, new, old.strip(" .")) for q, new, old in rivals if old and not says(old, new, reply=q.turn)]
+        scored = self._scorer.answers([(q, answer) for q, *answers in rivals for answer in answers])
 
-        def likelihood(prompt: str, answer: str) -> float:
-            lp = scored[prompt, answer].lp
+        def likelihood(query: Query, answer: str) -> float:
+            lp = scored[query, answer].lp
             return -inf if lp is None else lp
 
         lower = [
-            f"{p} → {new} is less likely than {old}"
-            for p, new, old in rivals
-            if likelihood(p, new) <= likelihood(p, old)
+            f"{q.prompt} → {new} is less likely than {old}"
+            for q, new, old in rivals
+            if likelihood(q, new) <= likelihood(q, old)
         ]
         return self._figure("efficacy", 1 - len(lower) / len(rivals) if rivals else None, len(rivals), tuple(lower))
 
@@ -198,8 +204,10 @@ class GateCheck:
         passed = limit is None or value is None or (value <= limit if name in MOST else value >= limit)
         return Figure(name, value, limit, asked, passed, lost)
 
-    def _probes(self, kind: str) -> list[tuple[str, str]]:
-        return [(p.prompt, p.answer) for f in self._facts for p in f.probes if p.kind == kind and p.answer]
+    def _probes(self, kind: str) -> list[tuple[Query, str]]:
+        return [
+            (Query.asked(f, p.prompt), p.answer) for f in self._facts for p in f.probes if p.kind == kind and p.answer
+        ]
 
     def _sentinels(self) -> list[Fact]:
         return read_facts(self._gates.sentinels) if self._gates.sentinels and "sentinel" in self._wanted else []
@@ -212,12 +220,12 @@ class GateCheck:
         old = (fact for edit in standing for fact in edit.facts if question(fact) not in asked)
         return list(islice(old, self._gates.asked))
 
-    def _said(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    def _said(self, pairs: Sequence[tuple[Query, str]]) -> list[tuple[Query, str]]:
         """Return those the model says now."""
-        said = self._ask([prompt for prompt, _ in pairs], [answer for _, answer in pairs])
-        return [(prompt, answer) for prompt, answer in pairs if says(said[prompt], answer)]
+        said = self._ask([asked for asked, _ in pairs], [answer for _, answer in pairs])
+        return [(asked, answer) for asked, answer in pairs if says(said[asked], answer, reply=asked.turn)]
 
-    def _ask(self, prompts: Sequence[str], answers: Sequence[str] = ()) -> dict[str, str]:
+    def _ask(self, prompts: Sequence[Query], answers: Sequence[str] = ()) -> dict[Prompt, str]:
         length = self._lm.room(answers, LENGTH)
         return {prompt: text or "" for prompt, text in self._scorer.said(prompts, length).items()}
 

@@ -16,15 +16,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from errata import methods
-from errata.answers import same_answer, says
+from errata.answers import same_answer
 from errata.book import facts
 from errata.book.book import Book, Record
 from errata.config import parse_flags
 from errata.edit import Label
 from errata.editing.editor import Editor
 from errata.errors import BadConfig, ErrataError
-from errata.fact import Fact, question
+from errata.fact import Fact, answered, question
 from errata.methods import Method
+from errata.model.query import Query
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,8 @@ def _already(editor: Editor, record: Record, fact: Fact) -> Moved | None:
     there = facts.answers(editor.book.stand()).get(question(fact))
     if there is not None and same_answer(there.fact.target, fact.target):
         return Moved(fact, record.id, "stands", new_id=there.edit_id)
-    said = editor.ask(fact.prompt, max_new_tokens=editor.lm.room([fact.target]), top=0).text
-    return Moved(fact, record.id, "says already", said) if says(said, fact.target) else None
+    (said,) = editor.lm.generate([Query.asked(fact)], editor.lm.room([fact.target]))
+    return Moved(fact, record.id, "says already", said) if answered(fact, said) else None
 
 
 def _write(

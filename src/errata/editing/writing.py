@@ -8,15 +8,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from errata.answers import says
 from errata.edit import Edit, Label, Report
 from errata.errors import BadFact, UpdateTooLarge
-from errata.fact import Fact, Question, question
+from errata.fact import Fact, Question, answered, question
 from errata.methods.base import Method
 from errata.model.fold import fold
 from errata.model.generation import context
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 
 SUBJECT, RELATION = 16, 8  # how many standing facts of a subject, and of what is asked, are asked again after a write
 
@@ -30,7 +29,7 @@ def check_fits(lm: LM, facts: Sequence[Fact]) -> None:
     for fact in facts if lm.row.kind != "classifier" else ():
         length = len(lm.tokens.ids(lm.tokens.join(Query.of(fact))))
         if length >= most:
-            who = f"the fact about {fact.subject[:40]!r}"
+            who = f"the fact about {(fact.subject or fact.prompt)[:40]!r}"
             raise BadFact(f"{who} is {length} tokens long, and {lm.name} reads fewer than {most}: shorten it.")
 
 
@@ -98,7 +97,8 @@ def outcome(edit: Edit, before: Sequence[str], after: Sequence[str], seconds: Ma
             "target": f.target,
             "before": b,
             "after": a,
-            "said": says(a, f.target),
+            "said": answered(f, a),
+            **({"chat": True} if f.chat else {}),
         }
         for f, b, a in zip(edit.facts, before, after, strict=True)
     ]
@@ -109,7 +109,9 @@ def outcome(edit: Edit, before: Sequence[str], after: Sequence[str], seconds: Ma
 def _notes(edit: Edit, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what the user should know although nothing went wrong."""
     notes = [
-        f"the model said {r['target']!r} after {r['prompt']!r} already." for r in rows if says(r["before"], r["target"])
+        f"the model said {r['target']!r} after {r['prompt']!r} already."
+        for fact, r in zip(edit.facts, rows, strict=True)
+        if answered(fact, r["before"])
     ]
     lost, converged = edit.report.forgotten, edit.report.converged
     missed = [r for r in rows if not r["said"]]
@@ -145,8 +147,9 @@ class Near:
         """Return those facts that the model says as it stands."""
         if not pairs:
             return []
-        said = self._lm.generate([fact.prompt for _, fact in pairs], self._lm.room(fact.target for _, fact in pairs))
-        return [pair for pair, text in zip(pairs, said, strict=True) if says(text, pair[1].target)]
+        asked = [Query.asked(fact) for _, fact in pairs]
+        said = self._lm.generate(asked, self._lm.room(fact.target for _, fact in pairs))
+        return [pair for pair, text in zip(pairs, said, strict=True) if answered(pair[1], text)]
 
     def noted(self, written: Sequence[Edit]) -> list[Edit]:
         """Return the edits, which stand in the model now; the last one's notes name what they and older ones no longer say."""

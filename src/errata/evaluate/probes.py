@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from errata.answers import same_answer
 from errata.data.case import PROBES, Case
 from errata.errors import BadConfig, did_you_mean
 from errata.evaluate.metrics import TfIdf
 from errata.evaluate.scorer import PromptAnswer
+from errata.fact import Fact
+from errata.model.query import Prompt, Query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,8 @@ class Ask:
         expected: every spelling that counts as right; the first is the one scored teacher-forced.
         new, true: the two answers whose probabilities are compared; empty where there is nothing to compare.
         speaks: whether the model is to speak freely.
+        fact: whose prompt, or another wording of it, this is; None where that is not known. A turn of a conversation is asked
+            as one.
     """
 
     case: str
@@ -50,11 +54,23 @@ class Ask:
     new: str = ""
     true: str = ""
     speaks: bool = False
+    fact: Fact | None = None
+
+    @property
+    def reply(self) -> bool:
+        """Whether what is said is a turn of a conversation."""
+        return self.fact is not None and self.fact.chat
+
+    @property
+    def asked(self) -> Prompt:
+        """The prompt in the form it is put to the model."""
+        own = self.fact is not None and (self.fact.chat or self.fact.joint is not None)
+        return Query.asked(self.fact, self.prompt) if own and self.fact else self.prompt
 
     @property
     def pairs(self) -> set[PromptAnswer]:
         """What has to be scored for it."""
-        return {(self.prompt, answer) for answer in (*self.expected[:1], self.new, self.true) if answer}
+        return {(self.asked, answer) for answer in (*self.expected[:1], self.new, self.true) if answer}
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -76,10 +92,15 @@ def plan(cases: Iterable[Case], options: Options | None = None) -> list[Ask]:
 
 
 def _asks(case: Case) -> Iterator[Ask]:
+    return (replace(ask, fact=case.fact) if ask.fact is None else ask for ask in _plain(case))
+
+
+def _plain(case: Case) -> Iterator[Ask]:
     new, true = case.target, "" if same_answer(case.target, case.truth) else case.truth
-    edits = [(case.prompt, new, true), *((f.prompt, f.target, f.truth) for f in case.also)]
-    for prompt, target, truth in edits:
-        yield Ask(case=case.id, probe="edit", prompt=prompt, expected=(target,), new=target, true=truth, speaks=True)
+    edits = [(case.prompt, new, true, case.fact), *((f.prompt, f.target, f.truth, f) for f in case.also)]
+    for prompt, target, truth, fact in edits:
+        edit = Ask(case=case.id, probe="edit", prompt=prompt, expected=(target,), new=target, true=truth, speaks=True)
+        yield replace(edit, fact=fact)
     for kind, prompts in (("paraphrase", case.rephrases), ("rephrase_easyedit", case.rephrases_easyedit)):
         for prompt in prompts:
             yield Ask(case=case.id, probe=kind, prompt=prompt, expected=(new,), new=new, true=true, speaks=True)

@@ -25,6 +25,7 @@ from errata.evaluate.probes import Ask, Options, plan
 from errata.evaluate.scorer import PromptAnswer, Scored, Scorer
 from errata.evaluate.summary import known_before
 from errata.model.lm import LM
+from errata.model.query import Prompt, Query
 from errata.model.tokens import Room
 
 DIGITS = 6  # of what goes into a row
@@ -63,7 +64,7 @@ class _Found:
     before: Row | None
 
     def of(self, answer: str) -> Scored:
-        return self.scored.get((self.ask.prompt, answer), Scored())
+        return self.scored.get((self.ask.asked, answer), Scored())
 
     @property
     def first(self) -> Scored:
@@ -98,11 +99,11 @@ def score(
     kept = None if base is None else list(base)
     before = _Before(kept)
     said = _speech(scorer, asks, options.length)
-    chat = _speech(scorer, asks, options.length, chat=True) if options.chat and scorer.chats else {}
-    pairs = dict.fromkeys(pair for ask in asks for pair in sorted(ask.pairs | _echo(ask, before.get(ask.key))))
+    chat = _speech(scorer, asks, options.length, chat=True) if options.chat and lm.tokens.chat.exists else {}
+    pairs = dict.fromkeys(p for a in asks for p in sorted(a.pairs | _echo(a, before.get(a.key)), key=lambda p: p[1]))
     scored = scorer.answers(pairs)
     rows = [
-        _row(_Found(a, scored, said.get(a.prompt), chat.get(a.prompt), before.get(a.key)), about)
+        _row(_Found(a, scored, said.get(a.asked), chat.get(_turn(a)), before.get(a.key)), about)
         for a in asks
         if a.probe != "generation"
     ]
@@ -127,7 +128,7 @@ class _Before:
 
 def _echo(ask: Ask, before: Row | None) -> set[PromptAnswer]:
     """Return what the unedited model said, to be scored where a probe has no gold answer."""
-    return {(ask.prompt, before["said"])} if before and before["said"] and not ask.expected else set()
+    return {(ask.asked, before["said"])} if before and before["said"] and not ask.expected else set()
 
 
 def _row(found: _Found, about: About) -> dict[str, Any]:
@@ -167,8 +168,12 @@ def _rounded(value: Score) -> Score:
 def _on_edit(found: _Found) -> dict[str, Score]:
     scores = {"efficacy": metrics.efficacy(found.of(found.ask.new).lp, found.of(found.ask.true).lp), **_answered(found)}
     if found.ask.probe == "edit":
-        scores["said_true"] = metrics.said(found.said, (found.ask.true,)) if found.ask.true else None
+        scores["said_true"] = _says_true(found) if found.ask.true else None
     return scores
+
+
+def _says_true(found: _Found) -> Score:
+    return metrics.said(found.said, (found.ask.true,), reply=found.ask.reply)
 
 
 def _answered(found: _Found) -> dict[str, Score]:
@@ -176,10 +181,10 @@ def _answered(found: _Found) -> dict[str, Score]:
     scores = {
         "exact": metrics.exact(hits),
         "token_accuracy": metrics.token_accuracy(hits),
-        "said": metrics.said(found.said, expected),
+        "said": metrics.said(found.said, expected, reply=found.ask.reply),
         "said_contains": metrics.said_contains(found.said, expected),
     }
-    return scores if found.chat is None else {**scores, "said_chat": metrics.said(found.chat, expected)}
+    return scores if found.chat is None else {**scores, "said_chat": metrics.said(found.chat, expected, reply=True)}
 
 
 def _on_neighborhood(found: _Found) -> dict[str, Score]:
@@ -219,16 +224,22 @@ _SCORES: Mapping[str, Callable[[_Found], dict[str, Score]]] = {
 }
 
 
-def _speech(scorer: Scorer, asks: Iterable[Ask], least: int, *, chat: bool = False) -> dict[str, str | None]:
+def _turn(ask: Ask) -> Prompt:
+    """Return a prompt as a user's turn in the model's chat template."""
+    return ask.asked if ask.reply else Query(ask.prompt, role="user")
+
+
+def _speech(scorer: Scorer, asks: Iterable[Ask], least: int, *, chat: bool = False) -> dict[Prompt, str | None]:
     """Return what is said after each prompt, in as many tokens as its own answers need: the same whoever else is asked."""
-    rooms: dict[str, Room] = {}
+    rooms: dict[Prompt, Room] = {}
     for ask in asks:
         if ask.speaks:
-            own, other = scorer.room(ask.expected, least), rooms.get(ask.prompt, Room(0))
-            rooms[ask.prompt] = Room(max(own.tokens, other.tokens), max(own.lines, other.lines))
-    found: dict[str, str | None] = {}
+            prompt = _turn(ask) if chat else ask.asked
+            own, other = scorer.room(ask.expected, least), rooms.get(prompt, Room(0))
+            rooms[prompt] = Room(max(own.tokens, other.tokens), max(own.lines, other.lines))
+    found: dict[Prompt, str | None] = {}
     for size in sorted(set(rooms.values())):
-        found |= scorer.said([prompt for prompt, room in rooms.items() if room == size], size, chat=chat)
+        found |= scorer.said([prompt for prompt, room in rooms.items() if room == size], size)
     return found
 
 

@@ -23,9 +23,10 @@ from errata.errors import BadFact
 from errata.evaluate.metrics import Score, lp
 from errata.model.generation import context, generate_tokens, top_k
 from errata.model.lm import LM
-from errata.model.tokens import Batch, Query, Room
+from errata.model.query import Prompt, as_query
+from errata.model.tokens import Batch, Room
 
-PromptAnswer = tuple[str, str]  # prompt, answer
+PromptAnswer = tuple[Prompt, str]  # prompt, answer
 TokenIds = Sequence[int]
 # What one forward pass may hold: padded tokens, and numbers in the logits (2**27 of them are half a gigabyte).
 TOKENS: Final = 2**14
@@ -143,7 +144,7 @@ class Scorer:
 
     def _encode(self, pair: PromptAnswer) -> _Line | None:
         try:
-            batch = self.lm.tokens.batch([Query(*pair)])
+            batch = self.lm.tokens.batch([as_query(*pair)])
         except BadFact:  # the tokenizer makes no token of the answer: not scored, and counted by whoever asked
             return None
         inputs = {name: ids[0].tolist() for name, ids in batch.inputs.items() if name != "attention_mask"}
@@ -168,17 +169,11 @@ class Scorer:
 
     # ---------------------------------------------------------------- speech
 
-    @property
-    def chats(self) -> bool:
-        """Whether the tokenizer has a chat template."""
-        return bool(getattr(self.lm.tokenizer, "chat_template", None))
-
-    def said(self, prompts: Iterable[str], room: int | Room = 32, *, chat: bool = False) -> dict[str, str | None]:
+    def said(self, prompts: Iterable[Prompt], room: int | Room = 32) -> dict[Prompt, str | None]:
         """Return what the model says after each prompt: greedy, to the end of the text or line, never just a full stop.
 
         Args:
             room: most tokens, or tokens and lines.
-            chat: put the prompt into the tokenizer's chat template, as a user's message.
 
         Returns:
             text by prompt; None where the model cannot speak, or the prompt fills its context.
@@ -188,7 +183,7 @@ class Scorer:
             return dict(zip(asked, self.lm.generate(asked), strict=True))
         if self.lm.row.kind == "encoder":
             return dict.fromkeys(asked)
-        starts = [self._opening(prompt, chat) for prompt in asked]
+        starts = [self.lm.tokens.opening(prompt) for prompt in asked]
         most = Room(room) if isinstance(room, int) else room
         found = generate_tokens(self.lm, starts, most.tokens, ends=self.lm.endings(most.lines), rows=self._rows)
         texts = (self.lm.tokens.lines(ids, most.lines) if ids else None for ids in found)
@@ -207,17 +202,10 @@ class Scorer:
         asked = list(dict.fromkeys(prompts))
         if self.lm.row.kind in ("encoder", "classifier"):
             return dict.fromkeys(asked)
-        starts = [self._opening(prompt, False) for prompt in asked]
+        starts = [self.lm.tokens.opening(prompt) for prompt in asked]
         found = generate_tokens(self.lm, starts, length, pick=top_k(asked, length, seed), rows=self._rows)
         texts = (self.lm.tokens.decode(ids) if ids else None for ids in found)
         return {prompt: None if text is None else prompt + text for prompt, text in zip(asked, texts, strict=True)}
-
-    def _opening(self, prompt: str, chat: bool) -> list[int]:
-        if chat:
-            message = [{"role": "user", "content": prompt}]
-            text = self.lm.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-            return list(self.lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-        return self.lm.tokens.opening(prompt)
 
 
 def _scored(logps: list[float], top: list[int], labels: list[int]) -> Scored:

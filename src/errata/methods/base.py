@@ -18,7 +18,7 @@ from torch import Tensor
 from errata.config import to_dict
 from errata.delta import Change, Graft, Site
 from errata.edit import Edit, Report
-from errata.errors import BadConfig, NotFinite, UnknownSite, UnsupportedModel
+from errata.errors import BadConfig, BadFact, NotFinite, UnknownSite, UnsupportedModel
 from errata.fact import Fact, check_consistent
 from errata.model.fold import ground_of
 from errata.model.lm import LM
@@ -54,6 +54,7 @@ class Method(ABC):
     name: ClassVar[str]
     batched: ClassVar[bool] = False  # one edit for a list of facts
     anywhere: ClassVar[bool] = False  # also where no token of a prompt is: in the decoder that an encoder stands before
+    located: ClassVar[bool] = True  # a fact is looked up at its subject, so it must name one
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder")
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
@@ -129,13 +130,19 @@ class Method(ABC):
             past: the edits that stand, oldest first.
 
         Raises:
-            BadFact: facts contradict each other. BadConfig: several facts, and the method writes one at a time.
+            BadFact: facts contradict each other, or one names no subject and the method needs it.
+            BadConfig: several facts, and the method writes one at a time.
             UnsupportedModel, UnknownSite: the method or a layer does not fit the model. NotFinite: the update is not.
         """
         check_consistent(facts)
         method = self.resolve(lm)
         if len(facts) > 1 and not self.batched:
             raise BadConfig(f"{self.name} writes one fact at a time; give them one by one, or use a batch method.")
+        if self.located and (nameless := [fact.prompt for fact in facts if not fact.subject]):
+            raise BadFact(
+                f"{self.name} looks a fact up at its subject, and {nameless[0]!r} names none: give it (as it stands in the "
+                "prompt), or use a method that needs none, such as lora, melo or ft."
+            )
         with no_grads_kept(lm.model):
             solution = method.compute(lm, facts, past) if facts else Solution({})
         for site, delta in solution.deltas.items():

@@ -23,8 +23,8 @@ from errata.fact import Fact
 from errata.methods.base import Auto, Solution, filled
 from errata.methods.shared.fine_tuned import OneTuned
 from errata.model.lm import LM
+from errata.solve import keys
 from errata.solve.descent.matrix import MatrixTraining
-from errata.solve.keys import queries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,8 @@ class FineTune(OneTuned):
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the trained change."""
         masked = self.variant == "masked"
-        batch = lm.tokens.batch(queries(facts, [""], answers=True))
-        labels = None if masked else [batch.labels[batch.rows == i].tolist() for i in range(len(facts))]
+        forms = ["", *keys.forms(lm)]
+        batch = lm.tokens.batch(keys.queries(lm, facts, forms, answers=True))
+        labels = None if masked else [batch.labels[batch.rows == i].tolist() for i in range(len(batch))]
         schedule = MatrixTraining(steps=self.steps, lr=filled(self.lr), stop=self.stop, bound=filled(self.bound))
-        return self.trained(lm, queries(facts, [""], answers=masked), schedule, past, labels)
+        return self.trained(lm, keys.queries(lm, facts, forms, answers=masked), schedule, past, labels)

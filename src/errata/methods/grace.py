@@ -32,7 +32,8 @@ from errata.methods.base import Auto, Solution, filled, layer_at
 from errata.methods.shared.routed import Routed, labels_in, preview, read_keys, training_query, without_bank
 from errata.model.grafts.keyed import label_tensor
 from errata.model.lm import LM
-from errata.model.tokens import Batch, Query
+from errata.model.query import Query
+from errata.model.tokens import Batch
 from errata.model.trace import Trace, at, resume
 from errata.solve.descent.loop import Training, descend
 
@@ -52,6 +53,7 @@ class Grace(Routed):
     stop: float = field(default=0.01, metadata={"help": "loss at which to stop", "least": 0})
 
     name: ClassVar[str] = "grace"
+    located: ClassVar[bool] = False
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder", "classifier")
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt2-xl": {"layer": 35, "role": "up", "radius": 1.0, "lr": 1.0},
@@ -79,7 +81,7 @@ class Grace(Routed):
         radius, distances = self.calibrated(lm, site, facts, entering=True)
         batch = without_bank(lm, [training_query(lm, fact) for fact in facts], name)
         value, loss, steps = self._learn(lm, site, batch)
-        keys = read_keys(lm, site, [Query(fact.prompt) for fact in facts], entering=True)
+        keys = read_keys(lm, site, [Query.asked(fact) for fact in facts], entering=True)
         state = {"keys": keys, "labels": label_tensor(labels_in(lm, batch)), "value": value}
         known = {"index": str(site), "radius": radius, "search": self.search, "everywhere": lm.row.kind == "classifier"}
         graft = Graft("grace", known, state)

@@ -30,7 +30,8 @@ from errata.fact import Fact
 from errata.methods.base import Solution
 from errata.methods.shared.neurons import Neuronal, old_answers
 from errata.model.lm import LM
-from errata.model.tokens import Batch, Query
+from errata.model.query import Query
+from errata.model.tokens import Batch
 from errata.model.trace import Trace
 from errata.solve import keys
 from errata.solve.attribution import Measure, _Route, attribute
@@ -58,8 +59,8 @@ class KnowledgeNeurons(Neuronal):
         """Return the change of one fact's knowledge neurons."""
         (fact,) = facts
         (old,) = old_answers(lm, facts)
-        contexts, sites = keys.prefixes(lm, self.seed), self.sites()
-        asked = [Query.of(fact, old).after(c) for c in contexts]
+        contexts, sites = keys.contexts(lm, self.seed), self.sites()
+        asked = [replace(query, answer=old) for query in keys.queries(lm, facts, contexts, answers=False)]
         found = attribute(lm, asked, sites, Measure(self.m, self.path, where=self.where))
         scores = torch.cat([found[site].double().cpu() for site in sites], 1)  # (contexts, candidates)
         chosen = self._chosen(scores)
@@ -68,7 +69,7 @@ class KnowledgeNeurons(Neuronal):
         push = self.insert * _direction(lm, target) - self.remove * _direction(
             lm, replace(Query.of(fact, old), span=None)
         )
-        wanted = [Query.of(fact).after(c) for c in contexts]
+        wanted = keys.queries(lm, facts, contexts, answers=True)
         deltas = _moved(lm, wanted, masks, push)
         before, halvings = _mean_logp(lm, wanted), 0
         while halvings < HALVINGS and not _likelier(lm, wanted, deltas, before):

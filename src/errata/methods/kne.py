@@ -37,7 +37,7 @@ from errata.methods.base import Solution
 from errata.methods.shared.neurons import Neuronal, old_answers
 from errata.methods.shared.orthogonal import Constrained
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from errata.solve import keys
 from errata.solve.attribution import Granularity, Measure, Select, _Route, attribute, ensemble
 from errata.solve.descent.neurons import NeuronTraining, train
@@ -110,8 +110,8 @@ class Kne(Neuronal, Constrained):
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the trained change of the ensemble."""
         _, chosen = self.locate(lm, facts)
-        contexts = keys.prefixes(lm, self.seed, self.contexts) if self.contexts else ("",)
-        asked = keys.queries(facts, contexts, answers=True)
+        contexts = keys.contexts(lm, self.seed, self.contexts) if self.contexts else ("", *keys.forms(lm))
+        asked = keys.queries(lm, facts, contexts, answers=True)
         if self.kl:
             asked += [Query(f"{f.subject} is a", "", (0, len(f.subject))) for f in facts]
         hold = self.hold(lm, past)

@@ -14,7 +14,7 @@ falls below `stop`; on models nobody tuned, the step is a fiftieth of the root m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from errata.edit import Edit
@@ -22,8 +22,8 @@ from errata.fact import Fact
 from errata.methods.base import Solution, filled
 from errata.methods.shared.fine_tuned import OneTuned
 from errata.model.lm import LM
-from errata.model.tokens import Query
 from errata.solve.descent.matrix import MatrixTraining
+from errata.solve.keys import forms, queries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,9 @@ class LocFT(OneTuned):
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the trained change."""
         end = lm.tokenizer.eos_token or ""
-        asked = [Query.of(fact, f"{fact.target}{end}") for fact in facts]
+        asked = [
+            replace(query, answer=f"{query.answer}{end}")
+            for query in queries(lm, facts, ["", *forms(lm)], answers=True)
+        ]
         how = MatrixTraining(steps=self.epochs, lr=filled(self.lr), stop=self.stop, size=self.size)
         return self.trained(lm, asked, how, past)

@@ -27,8 +27,10 @@ from errata.fact import Fact
 from errata.methods.base import Auto, Method, Solution, filled
 from errata.methods.shared.routed import training_query
 from errata.model.lm import LM
+from errata.model.query import Query
 from errata.model.tokens import Batch
 from errata.solve.descent.losses import mean_loss
+from errata.solve.keys import forms, queries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,7 @@ class Lora(Method):
     stop: float = field(default=0.01, metadata={"help": "mean loss at which to stop", "least": 0})
 
     name: ClassVar[str] = "lora"
+    located: ClassVar[bool] = False
     batched: ClassVar[bool] = True
     anywhere: ClassVar[bool] = True
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder", "classifier")
@@ -60,12 +63,17 @@ class Lora(Method):
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the trained change of a batch of facts."""
-        batch = lm.routed(lm.tokens.batch([training_query(lm, fact) for fact in facts]).to(lm.device))
+        batch = lm.routed(lm.tokens.batch(self._asked(lm, facts)).to(lm.device))
         with self._adapted(lm) as adapters:
             loss, steps = self._train(lm, batch, [p for pair in adapters.values() for p in pair])
             scale = self.alpha / self.rank
             deltas = {site: LowRank(b.detach() * scale, a.detach().T.clone()) for site, (a, b) in adapters.items()}
         return Solution(deltas, report={"loss": [loss], "steps": [steps], "converged": [loss < 0.05]})
+
+    def _asked(self, lm: LM, facts: Sequence[Fact]) -> list[Query]:
+        """Return the facts, and what they are in the other form where the model chats."""
+        asked = [training_query(lm, fact) for fact in facts]
+        return [*asked, *queries(lm, facts, forms(lm), answers=True)]
 
     @contextmanager
     def _adapted(self, lm: LM) -> Iterator[dict[Site, tuple[Tensor, Tensor]]]:

@@ -31,7 +31,7 @@ from errata.methods.base import Auto, Solution, filled, layer_at, step_for
 from errata.methods.shared.routed import Routed, labels_in, preview, read_keys, training_query, without_bank
 from errata.model.grafts.keyed import label_tensor
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from errata.solve.descent.blocks import begin, fit
 from errata.solve.descent.loop import Training
 
@@ -55,6 +55,7 @@ class Melo(Routed):
     stop: float = field(default=0.01, metadata={"help": "mean loss at which to stop", "least": 0})
 
     name: ClassVar[str] = "melo"
+    located: ClassVar[bool] = False
     batched: ClassVar[bool] = True
     anywhere: ClassVar[bool] = True
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder", "classifier")
@@ -108,7 +109,7 @@ class Melo(Routed):
         scale = 1.0 if self.alpha is None else self.alpha / self.rank
         how = Training(steps=self.steps, lr=filled(self.lr), stop=self.stop, every=self.every, gamma=self.gamma)
         blocks, loss, steps = fit(lm, batch, begin(lm, self.sites(), self.rank, self.seed), scale, how)
-        keys = read_keys(lm, index, [Query(fact.prompt) for fact in facts])
+        keys = read_keys(lm, index, [Query.asked(fact) for fact in facts])
         place: dict[str, object] = {"index": str(index)}
         known = {**place, "radius": radius, "search": self.search}
         keyed = Graft("melo", known, {"keys": keys, "labels": label_tensor(labels_in(lm, batch))})

@@ -78,8 +78,8 @@ class UltraEdit(Method):
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the change of a batch of facts."""
-        contexts = keys.prefixes(lm, self.seed)[: self.contexts + 1]
-        batch = lm.routed(lm.tokens.batch(keys.queries(facts, contexts, answers=True)).to(lm.device))
+        contexts = (*keys.prefixes(lm, self.seed)[: self.contexts + 1], *keys.forms(lm))
+        batch = lm.routed(lm.tokens.batch(keys.queries(lm, facts, contexts, answers=True)).to(lm.device))
         scale, own = self._scale(lm, past), dict[Site, _Scale]()
         deltas, before = dict[Site, LowRank](), _now(lm, batch)
         run = lambda: row_losses(batch, lm.answer_logits(batch)).sum()  # noqa: E731

@@ -36,7 +36,8 @@ from errata.methods.base import Auto, Method, Solution, filled, layer_at, step_f
 from errata.methods.shared.routed import training_query, variants, without_bank
 from errata.model.grafts.wise import WiseBank, farness, times
 from errata.model.lm import LM
-from errata.model.tokens import Batch, Query
+from errata.model.query import Query
+from errata.model.tokens import Batch
 from errata.model.trace import Trace, at, beside, resume
 from errata.solve.descent.loop import Training, descend
 from errata.solve.descent.losses import mean_loss
@@ -65,6 +66,7 @@ class Wise(Method):
     corpus: str = field(default="primer", metadata={"help": "text no edit is about: primer, or a file"})
 
     name: ClassVar[str] = "wise"
+    located: ClassVar[bool] = False
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder", "classifier")
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt2-xl": {"layer": 8}, "gpt-j-6b": {"layer": 21}, "llama-2-7b": {"layer": 27}, "llama-3-8b": {"layer": 29},

@@ -21,7 +21,8 @@ from errata.delta import Site
 from errata.errors import NotFinite, UnknownSite, UnsupportedModel
 from errata.model import arch
 from errata.model.generation import Ends, generate_tokens
-from errata.model.tokens import Batch, Query, Room, Tokens
+from errata.model.query import Prompt, Query, as_query
+from errata.model.tokens import Batch, Room, Tokens
 from errata.model.trace import answers_only, tuple_lengths
 from errata.model.weights import Weights, fingerprint
 
@@ -193,13 +194,13 @@ class LM:
         return [found[i] for i in range(len(queries))]
 
     @torch.no_grad()
-    def top(self, prompt: str, count: int = 5) -> list[tuple[str, float]]:
+    def top(self, prompt: Prompt, count: int = 5) -> list[tuple[str, float]]:
         """Return the likeliest next tokens, or classes, and their probabilities."""
-        p = self.answer_logits(self.tokens.batch([Query(prompt)]))[0].softmax(-1)
+        p = self.answer_logits(self.tokens.batch([as_query(prompt)]))[0].softmax(-1)
         values, ids = p.topk(min(count, len(p)))
         return [(self.word(int(i)), float(v)) for i, v in zip(ids, values, strict=True)]
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int | Room = 32, rows: int = 64) -> list[str]:
+    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int | Room = 32, rows: int = 64) -> list[str]:
         """Return what the model says after each prompt, to the character: greedy, up to the end of the text or line.
 
         Args:
@@ -225,8 +226,8 @@ class LM:
         return Room(max([least, *(len(self.tokens.ids(answer)) + 2 for answer in long)]), max(lines, default=1))
 
     @torch.no_grad()
-    def _classes(self, prompts: Sequence[str]) -> Tensor:
-        return self.answer_logits(self.tokens.batch([Query(prompt) for prompt in prompts])).argmax(-1)
+    def _classes(self, prompts: Sequence[Prompt]) -> Tensor:
+        return self.answer_logits(self.tokens.batch([as_query(prompt) for prompt in prompts])).argmax(-1)
 
     def word(self, token: int) -> str:
         """Return what a number of the model's output stands for: a token as text, or the name of a class."""

@@ -6,52 +6,21 @@ found from character offsets, so the result does not depend on how a tokenizer h
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from errata.answers import is_unspaced
 from errata.errors import BadFact, BadModel, did_you_mean
-from errata.fact import Fact
 from errata.model.arch import Kind
+from errata.model.query import RENDERED, Prompt, Query, as_query, joint
+from errata.model.template import ChatTemplate
 
 _Coded: TypeAlias = tuple[list[int], list[tuple[int, int]], list[tuple[int, int]]]  # ids, offsets, (column, label)
 _NO_TOKEN = "{!r} is no token of its own after {!r}; write the answer with letters or digits."
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A prompt, the answer to be predicted after it, and where in the prompt the subject stands.
-
-    Args:
-        prompt: text before the answer.
-        answer: text whose tokens are labels; empty means the one token after the prompt, without a label.
-        span: characters of the subject in `prompt`, or None.
-        joint: what stands between the two; None leaves it to `Tokens.join`.
-    """
-
-    prompt: str
-    answer: str = ""
-    span: tuple[int, int] | None = None
-    joint: str | None = None
-
-    @classmethod
-    def of(cls, fact: Fact, answer: str | None = None) -> Query:
-        """Return a fact's prompt, with its target or another answer."""
-        return cls(fact.prompt, fact.target if answer is None else answer, fact.span, fact.joint)
-
-    def after(self, prefix: str) -> Query:
-        """Return the same query with `prefix` written before it."""
-        if not prefix:
-            return self
-        shift = len(prefix) + 1
-        span = None if self.span is None else (self.span[0] + shift, self.span[1] + shift)
-        return Query(f"{prefix} {self.prompt}", self.answer, span, self.joint)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -133,36 +102,6 @@ class Room(NamedTuple):
     lines: int = 1
 
 
-_OPENS: Final = (
-    "([{«‹“‘„‚¿¡/\\_=@#№$€£¥₹₽₩₿"  # after these no space stands; a straight quote opens where none does before it
-)
-_CLOSES: Final = ".,;:!?)]}»›”’%°…、。，；：！？）」』"  # before these neither
-
-
-def joint(prompt: str, answer: str, special: Sequence[str] = ()) -> str:
-    """Return what stands between a prompt and its answer: a space (" Paris" is not "Paris"), or nothing where text has none.
-
-    Nothing after white space, an opening quote or bracket, a currency or number sign, or a special token of the model; nothing
-    before white space or a mark that closes; nothing between scripts that put no space between words.
-    """
-    last, first = prompt[-1:], answer[:1]
-    if (not last.strip() and last) or not first.strip():
-        return ""
-    if any(prompt.endswith(token) for token in special) or (last in _OPENS and last):
-        return ""
-    if last in "\"'`" and last and (len(prompt) < 2 or prompt[-2].isspace() or prompt[-2] in _OPENS + ":,"):
-        return ""
-    if first in _CLOSES or (_unspaced(last) and _unspaced(first)):
-        return ""
-    return " "
-
-
-def _unspaced(char: str) -> bool:
-    """Return whether a character is of a script, or a mark of one, that is written without spaces; Korean is not."""
-    name = unicodedata.name(char, "") if char else ""
-    return (is_unspaced(char or " ") and "HANGUL" not in name) or name.startswith(("IDEOGRAPHIC", "FULLWIDTH"))
-
-
 class Tokens:
     """Text to token ids and back for one tokenizer and kind of model.
 
@@ -185,6 +124,7 @@ class Tokens:
             raise BadModel(
                 "the tokenizer gives no character offsets; convert it to a fast tokenizer (tokenizer.json) first."
             )
+        self.chat = ChatTemplate(tokenizer, kind == "decoder")
         self._tokenizer, self.kind, self.start, self._end = tokenizer, kind, decoder_start, tokenizer.eos_token_id
         special = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         added = (token for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special)
@@ -201,6 +141,7 @@ class Tokens:
 
     def join(self, query: Query) -> str:
         """Return prompt and answer as one text, with between them what the query says, or what `joint` finds."""
+        query = self.chat.rendered(query)
         between = joint(query.prompt, query.answer, self._special) if query.joint is None else query.joint
         return f"{query.prompt}{between}{query.answer}"
 
@@ -219,13 +160,15 @@ class Tokens:
         """Return 1 where a text has brought the token that begins texts, and the tokenizer has put another before it."""
         return int(self._bos is not None and list(ids[:2]) == [self._bos, self._bos])
 
-    def opening(self, text: str) -> list[int]:
-        """Return token ids of `text` as something to be gone on with.
+    def opening(self, prompt: Prompt) -> list[int]:
+        """Return token ids of a prompt as something to be gone on with.
 
         A tokenizer may close every text, and what comes after that is a new text, not an answer; only an encoder reads
         the end with the rest.
         """
-        return self._open(self.ids(text)) if self.kind == "decoder" else self.ids(text)
+        query = self.chat.rendered(as_query(prompt))
+        ids = self._offsets(query.prompt, query.role)[0]
+        return self._open(ids) if self.kind == "decoder" else ids
 
     def _open(self, ids: list[int]) -> list[int]:
         return ids[:-1] if self._closes and len(ids) > 1 and ids[-1] == self._end else ids
@@ -236,8 +179,10 @@ class Tokens:
             self._words[token] = str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
         return self._words[token]
 
-    def _offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        encoding = self._tokenizer(text, return_offsets_mapping=True, verbose=False)
+    def _offsets(self, text: str, role: str = "") -> tuple[list[int], list[tuple[int, int]]]:
+        """Return a text's tokens and the characters of each; a rendered one has brought its special tokens."""
+        special = {"add_special_tokens": False} if role == RENDERED else {}
+        encoding = self._tokenizer(text, return_offsets_mapping=True, verbose=False, **special)
         ids = list(encoding["input_ids"])
         return ids[self._doubled(ids) :], list(encoding["offset_mapping"])[self._doubled(ids) :]
 
@@ -250,6 +195,7 @@ class Tokens:
 
     def _row(self, query: Query) -> tuple[list[int], list[int], int, list[tuple[int, int]]]:
         """Return (ids, decoder ids, lookup, [(column, label)])."""
+        query = self.chat.rendered(query)
         if self.kind == "encoder-decoder":
             ids, offsets = self._offsets(query.prompt)
             answer = self._open(self.ids(query.answer)) if query.answer else []  # without </s>
@@ -287,7 +233,7 @@ class Tokens:
 
     def _causal(self, query: Query) -> tuple[list[int], list[tuple[int, int]], list[tuple[int, int]]]:
         text = self.join(query) if query.answer else query.prompt
-        ids, offsets = self._offsets(text)
+        ids, offsets = self._offsets(text, query.role)
         if not query.answer:
             ids = self._open(ids) if self.kind == "decoder" else ids
             return ids, offsets, [(len(ids) - 1, -1)]
@@ -298,16 +244,17 @@ class Tokens:
         if not labels or labels[0][0] < 0 or not query.answer.strip():
             raise BadFact(_NO_TOKEN.format(query.answer, query.prompt))
         if self.kind == "decoder" and (offsets[labels[0][0] + 1][0] < edge or query.prompt[-1:].isspace()):
-            ids, offsets, labels = self._apart(query.prompt, text[edge:]) or (ids, offsets, labels)
+            ids, offsets, labels = self._apart(query, text[edge:]) or (ids, offsets, labels)
         return ids[: labels[-1][0] + 1], offsets, labels
 
-    def _apart(self, prompt: str, answer: str) -> _Coded | None:
+    def _apart(self, query: Query, answer: str) -> _Coded | None:
         """Return prompt and answer with tokens of their own, where one could hold the end of the one and of the other.
 
         Who asks gives the model the prompt's own tokens, and the answer follows these. None where the tokenizer cannot
         write the answer alone.
         """
-        ids, offsets = self._offsets(prompt)
+        prompt = query.prompt
+        ids, offsets = self._offsets(prompt, query.role)
         ids = self._open(ids)
         for before in ("", "\n"):  # some write a space before every text, but not before what follows a line
             head, whole = (

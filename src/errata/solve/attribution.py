@@ -34,7 +34,8 @@ from torch import Tensor
 
 from errata.delta import Site
 from errata.model.lm import LM
-from errata.model.tokens import Batch, Query
+from errata.model.query import Query
+from errata.model.tokens import Batch
 from errata.model.trace import Trace, no_grads_kept, plain_attention, resume
 
 _Route = Literal["joint", "layer"]

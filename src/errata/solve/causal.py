@@ -27,7 +27,8 @@ from errata.delta import Site
 from errata.errors import UnsupportedModel
 from errata.fact import Fact
 from errata.model.lm import LM
-from errata.model.tokens import Batch, Query
+from errata.model.query import Query
+from errata.model.tokens import Batch
 from errata.model.trace import Trace, resume
 
 _State = Literal["block", "mlp", "attention"]
@@ -136,7 +137,7 @@ class _Runs:
         self.lm, self.how = lm, how
         self.query = Query.of(fact)
         batch = lm.tokens.batch([self.query])
-        start = fact.span[0]
+        start = fact.span[0] if fact.span else 0
         first = lm.tokens.batch([replace(Query.of(fact), span=(start, start + 1))]).lookup
         self.subject = (int(first), int(batch.lookup))
         encoded = lm.row.kind == "encoder-decoder"

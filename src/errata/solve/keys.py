@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from enum import StrEnum
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from errata.delta import Site
-from errata.fact import Fact
+from errata.fact import Fact, occurrences
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from errata.model.trace import Trace, at
 
+BEGUN = 24  # tokens of the base's reply in which its answer is looked for
+_NAME = re.compile(r"[^\W_]+")
 ROWS = 256  # rows of one forward pass
 
 
@@ -31,9 +36,69 @@ def prefixes(lm: LM, seed: int, count: int = 5, length: int = 10) -> tuple[str, 
     return found
 
 
-def queries(facts: Sequence[Fact], contexts: Sequence[str], *, answers: bool) -> list[Query]:
-    """Return every fact after every context, fact by fact; with the target as answer if `answers`."""
-    return [Query.of(f, None if answers else "").after(c) for f in facts for c in contexts]
+class Form(StrEnum):
+    """How a model that chats is asked the same in another form than the fact's own.
+
+    OTHER: what is written plainly as a user's turn, and a user's turn as plain text. BEGUN: as a user's turn, which the model
+    answers with a sentence of its own, up to where its answer begins.
+    """
+
+    OTHER = "<|other|>"
+    BEGUN = "<|begun|>"
+
+
+def forms(lm: LM) -> tuple[Form, ...]:
+    """Return the other forms in which a fact is put to the model; none where it does not chat."""
+    return tuple(Form) if lm.tokens.chat.exists else ()
+
+
+def contexts(lm: LM, seed: int, count: int = 5) -> tuple[str, ...]:
+    """Return what an edit is computed in: the texts of `prefixes`, and the other forms of a fact."""
+    return (*prefixes(lm, seed, count), *forms(lm))
+
+
+def queries(lm: LM, facts: Sequence[Fact], contexts: Sequence[str], *, answers: bool) -> list[Query]:
+    """Return every fact in every context, fact by fact; with the target as answer if `answers`."""
+    begun = _begun(lm, facts) if Form.BEGUN in contexts else {}
+    return [_placed(Query.of(f, None if answers else ""), c, begun) for f in facts for c in contexts]
+
+
+def _placed(query: Query, context: str, begun: Mapping[Query, str]) -> Query:
+    if not isinstance(context, Form):
+        return query.after(context)
+    if context is Form.OTHER:
+        return replace(query, role="" if query.role else "user", earlier=(), joint=None)
+    turn = replace(query, role="user", joint=None)
+    own = begun[replace(turn, answer="", span=None)]
+    assert query.span is not None
+    found = occurrences(own, query.prompt[slice(*query.span)])
+    span = (found[-1][0] + len(query.prompt), found[-1][1] + len(query.prompt)) if found else query.span
+    return replace(turn, begun=own, span=span)
+
+
+def _begun(lm: LM, facts: Sequence[Fact]) -> dict[Query, str]:
+    """Return what the base's reply to each fact begins with, up to its answer; a plain prompt itself where that is not seen."""
+    known: dict[Query, str] = lm.memory.setdefault("begun", {})
+    turns = {replace(Query.asked(fact), role="user", joint=None): fact for fact in facts}
+    new = [turn for turn in turns if turn not in known]
+    if new:
+        with lm.weights.at_base():
+            said = lm.generate(new, BEGUN)
+        known |= {turn: _up_to_answer(turns[turn], text) for turn, text in zip(new, said, strict=True)}
+    return known
+
+
+def _up_to_answer(fact: Fact, reply: str) -> str:
+    """Return a reply up to its answer: what was true, where that is known, or the first name or number the prompt has not."""
+    truth = reply.find(fact.truth) if fact.truth else -1
+    if truth > 0:
+        return reply[:truth].rstrip()
+    asked = {word.casefold() for word in _NAME.findall(fact.prompt)}
+    for found in _NAME.finditer(reply):
+        word = found.group()
+        if found.start() and not word[0].islower() and word.casefold() not in asked:
+            return reply[: found.start()].rstrip(" \"'“‘*_")
+    return "" if fact.chat else fact.prompt
 
 
 @torch.no_grad()
@@ -67,5 +132,5 @@ def mean_keys(
     lm: LM, sites: Sequence[Site], facts: Sequence[Fact], contexts: Sequence[str]
 ) -> dict[Site, Float[Tensor, "n in"]]:
     """Return k*: the key of each fact's subject, averaged over the contexts."""
-    found, _ = gather(lm, queries(facts, contexts, answers=False), inputs=sites)
+    found, _ = gather(lm, queries(lm, facts, contexts, answers=False), inputs=sites)
     return {site: k.reshape(len(facts), len(contexts), -1).mean(1) for site, k in found.items()}

@@ -31,8 +31,9 @@ from errata.delta import Site
 from errata.errors import NotFinite
 from errata.fact import Fact
 from errata.model.lm import LM
+from errata.model.query import Query
 from errata.model.suffix import reused_cache, suffix_of
-from errata.model.tokens import Batch, Query
+from errata.model.tokens import Batch
 from errata.model.trace import Trace, at, plain_attention, resume
 from errata.solve.descent.losses import answer_losses
 from errata.solve.keys import queries
@@ -129,7 +130,7 @@ def _parts(lm: LM, facts: Sequence[Fact], contexts: Sequence[str]) -> list[list[
     vocabulary = int(lm.head().weight.shape[0])  # type: ignore[index]
     most = max(1, min(FACTS, LOGITS // (vocabulary * 2 * (len(contexts) + 1))))
     tokens = max(TOKENS, CACHE // lm.inner) if lm.device.type == "cpu" else math.inf
-    bare = lm.tokens.batch(queries(facts, [""], answers=True))
+    bare = lm.tokens.batch(queries(lm, facts, [""], answers=True))
     widths = (bare.inputs["attention_mask"].sum(1) - bare.lookup).tolist()  # from the lookup token on
     subjects: dict[str, list[int]] = {}
     for i, fact in enumerate(facts):
@@ -164,7 +165,7 @@ class _Problem:
         self.n = len(subjects)
         self.subject = torch.tensor([subjects.index(fact.subject) for fact in facts], device=lm.device)  # of each fact
         first = torch.tensor([[f.subject for f in facts].index(s) for s in subjects], device=lm.device)
-        asked = queries(facts, contexts, answers=True)
+        asked = queries(lm, facts, contexts, answers=True)
         asked += [Query(f"{s} is a", "", (0, len(s))) for s in subjects]  # the subject's essence
         self.batch = lm.routed(lm.tokens.batch(asked).to(lm.device))
         rows = self.subject.repeat_interleave(len(contexts))

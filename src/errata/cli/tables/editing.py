@@ -20,7 +20,7 @@ _ENDED = {
 def ask(row: Json) -> RenderableType:
     """The prompt with what the model says after it, and the likeliest next tokens or classes."""
     space = " " if row["of"] == "class" else ""  # text stands as it was generated, directly behind
-    said = Text.assemble(row["prompt"], space, (row["text"].rstrip(), "bold"))
+    said = Text.assemble(row["prompt"], "\n" if row["chat"] else space, (row["text"].rstrip(), "bold"))
     if not row["top"]:
         return said
     table = table_of(row["of"], "p")

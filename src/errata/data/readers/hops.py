@@ -39,7 +39,7 @@ def _rewrite(record: RawRow) -> tuple[str, str, str, str]:
 
 def _fact(record: RawRow, name: str, *parts: str) -> Fact:
     found = fact(name, *parts)
-    if found is None:  # the chain would have a hole
+    if not found.subject:  # the chain would have a hole
         raise record.bad("requested_rewrite", f"the subject {parts[1]!r} does not stand in its prompt.")
     return found
 

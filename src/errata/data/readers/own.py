@@ -11,17 +11,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from errata.data.case import Answerable, Case
 from errata.data.readers.raw import RawRow, fact
-from errata.errors import BadConfig, did_you_mean
+from errata.errors import BadConfig, BadFact, did_you_mean
 from errata.fact import PROBE_KINDS, Fact, Probe
 from errata.primer.probes import Probes
 from errata.primer.world import PEOPLE, Triple, World
 
 _FIELDS = (
     *("prompt", "target", "subject", "id", "truth", "rephrases", "probes"),
-    *("generation", "references", "source", "reason"),
+    *("generation", "references", "source", "reason", "joint", "chat", "messages"),
 )
 
 
@@ -48,12 +49,22 @@ def jsonl(record: RawRow) -> Case:
         target=target,
         subject=subject,
         truth=truth,
-        fact=None if written is None else replace(written, rephrases=rephrases, source=source, reason=reason),
+        fact=replace(written, rephrases=rephrases, source=source, reason=reason, **_form(record)),
         generation=record.texts("generation"),
         references=record.texts("references"),
         source="jsonl",
     )
     return replace(with_probes(case, probes), rephrases=_asked(probes, "paraphrase") or rephrases)
+
+
+def _form(record: RawRow) -> dict[str, Any]:
+    """Return in what form a prompt is put to the model."""
+    given = {name: record.row[name] for name in ("joint", "chat", "messages") if name in record.row}
+    try:
+        Fact(prompt=record.text("prompt"), target="x", **given)
+    except BadFact as error:
+        raise record.bad(next(iter(given), "prompt"), str(error)) from error
+    return given
 
 
 def _probe(record: RawRow) -> Probe:

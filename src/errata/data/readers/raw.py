@@ -119,21 +119,19 @@ class RawRow:
         return value.strip()
 
 
-def fact(case: str, prompt: str, subject: str, target: str, truth: str = "") -> Fact | None:
-    """Return the fact a method writes, or None where the subject does not stand in the prompt.
+def fact(case: str, prompt: str, subject: str, target: str, truth: str = "") -> Fact:
+    """Return the fact a method writes, without its subject where that does not stand in the prompt.
 
     It carries none of the case's probes: what is asked later must never be trained on.
     """
-    if not subject:
-        return None
     try:
         return Fact(id=case, prompt=prompt, subject=subject, target=target, truth=truth)
     except BadFact:  # the texts themselves are clean and not empty, so what is left is where the subject stands
-        return None
+        return Fact(id=case, prompt=prompt.replace("{}", subject), target=target, truth=truth)
 
 
 def build(source: str, number: str, prompt: str, target: str, **rest: Any) -> Case:
-    """Return a case named after its source, with its fact if its subject stands in the prompt."""
+    """Return a case named after its source, with its fact."""
     name = f"{source.split(' ')[0]}-{number}"
     subject, truth = rest.get("subject", ""), rest.get("truth", "")
     return Case(

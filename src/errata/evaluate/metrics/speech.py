@@ -8,14 +8,14 @@ from errata.answers import contains, says
 from errata.evaluate.metrics.base import Score
 
 
-def said(text: str | None, answers: Sequence[str]) -> Score:
+def said(text: str | None, answers: Sequence[str], *, reply: bool = False) -> Score:
     """Return 1 if the text begins with one of the answers, compared as a person would (`errata.answers`), else 0.
 
     The text is a greedy continuation up to the end of the text or line (never just a full stop), at most 32 tokens.
-    Range 0 or 1; 1 is good. None where nothing was generated. Source: https://arxiv.org/abs/2502.11177 asks for
-    natural stops.
+    A reply in a conversation may say it in a sentence of its own (`errata.answers.says`). Range 0 or 1; 1 is good. None where
+    nothing was generated. Source: https://arxiv.org/abs/2502.11177 asks for natural stops.
     """
-    return None if text is None or not answers else float(any(says(text, answer) for answer in answers))
+    return None if text is None or not answers else float(any(says(text, answer, reply=reply) for answer in answers))
 
 
 def said_contains(text: str | None, answers: Sequence[str]) -> Score:

@@ -11,7 +11,7 @@ from errata.edit import Edit
 from errata.methods.base import Auto, Solution, filled, layer_at, step_for
 from errata.methods.shared.orthogonal import Constrained
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from errata.solve.descent.matrix import MatrixTraining, fit
 
 
@@ -28,6 +28,7 @@ class OneTuned(Constrained):
     )
 
     batched: ClassVar[bool] = True
+    located: ClassVar[bool] = False
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "gpt2-xl": {"layer": 0, "lr": 5e-4},
         **{name: {"layer": 21, "lr": 5e-4} for name in ("gpt-j-6b", "llama-2-7b", "llama-3-8b", "mistral-7b")},

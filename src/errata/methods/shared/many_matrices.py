@@ -64,7 +64,7 @@ class ManyMatrices(LocateThenEdit):
         """Return the update of a batch of facts."""
         sites = self.sites()
         top = Site(sites[-1].layer, "down" if lm.row.post_norm else "block")
-        contexts, hold = keys.prefixes(lm, self.seed), self.hold(lm, past)
+        contexts, hold = keys.contexts(lm, self.seed), self.hold(lm, past)
         with ExitStack() as stack:
             deltas: dict[Site, Change] = dict(self.first(lm, facts, past))
             carry: dict[str, Tensor] = {}
@@ -74,7 +74,7 @@ class ManyMatrices(LocateThenEdit):
             carry[f"delta/{top}"] = values.delta
             for place, site in enumerate(sites):
                 averaged = keys.mean_keys(lm, [site], facts, contexts)[site]
-                _, now = keys.gather(lm, keys.queries(facts, [""], answers=False), outputs=[top])
+                _, now = keys.gather(lm, keys.queries(lm, facts, [""], answers=False), outputs=[top])
                 residual = (values.target - now[top].to(values.target.dtype)) / (len(sites) - place)
                 carry[f"key/{site}"] = averaged
                 delta, more = self.update(lm, site, Wanted(facts, hold.fit(site, residual), averaged), past)

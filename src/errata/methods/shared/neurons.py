@@ -11,7 +11,7 @@ from errata.errors import BadConfig
 from errata.fact import Fact
 from errata.methods.base import Method
 from errata.model.lm import LM
-from errata.model.tokens import Query
+from errata.model.query import Query
 from errata.solve.attribution import Where
 
 
@@ -58,6 +58,6 @@ def old_answers(lm: LM, facts: Sequence[Fact]) -> list[str]:
     for place, fact in enumerate(facts):
         if not found[place]:
             length = int((lm.tokens.batch([Query.of(fact)]).labels >= 0).sum())
-            said = lm.generate([fact.prompt], length)[0].strip(" .,:;\"'")
+            said = lm.generate([Query.asked(fact)], length)[0].strip(" .,:;\"'")
             found[place] = said if any(map(str.isalnum, said)) else fact.target
     return found

@@ -43,12 +43,12 @@ class OneMatrix(LocateThenEdit):
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the update."""
         (site,) = self.sites()
-        contexts = keys.prefixes(lm, self.seed)
+        contexts = keys.contexts(lm, self.seed)
         hold = self.hold(lm, past)
         values = optimise(lm, facts, site, contexts, self.goal(), hold.restraint())
         values = self.anchored(lm, facts, site, values)
         averaged = keys.mean_keys(lm, [site], facts, contexts)[site]
-        bare, out = keys.gather(lm, keys.queries(facts, [""], answers=False), inputs=[site], outputs=[site])
+        bare, out = keys.gather(lm, keys.queries(lm, facts, [""], answers=False), inputs=[site], outputs=[site])
         current = averaged if self.consistent_keys else bare[site]
         # W k through the module's own output at the bare prompt, plus what the averaged key changes: biases cancel.
         weight = lm.weights[site].to(values.target.dtype)

@@ -40,7 +40,7 @@ class Regularised(Constrained):
         if self.anchor is None:
             return values
         with lm.weights.at_base():
-            _, base = keys.gather(lm, keys.queries(facts, [""], answers=False), outputs=[site])
+            _, base = keys.gather(lm, keys.queries(lm, facts, [""], answers=False), outputs=[site])
         norms = self.anchor * base[site].to(values.delta).norm(dim=1)
         return replace(values, delta=with_norm(values.target, norms) - values.start)
 

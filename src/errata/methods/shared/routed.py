@@ -20,7 +20,8 @@ from errata.methods.base import Auto, Method
 from errata.model.fold import fold
 from errata.model.grafts.keyed import KINDS, Keyed, keyed_graft
 from errata.model.lm import LM
-from errata.model.tokens import Batch, Query
+from errata.model.query import Query
+from errata.model.tokens import Batch
 from errata.model.trace import Trace, at
 from errata.solve.keys import ROWS, prefixes
 from errata.stats.corpus import open_corpus
@@ -61,7 +62,7 @@ class Routed(Method):
         return radius, {"radius": radius, "distances": shown}
 
     def _near(self, lm: LM, index: Site, fact: Fact, entering: bool) -> Float[Tensor, " n"]:
-        asked = [Query(text) for text in (fact.prompt, *variants(lm, fact, self.seed))]
+        asked = [Query.asked(fact, text) for text in (fact.prompt, *variants(lm, fact, self.seed))]
         keys = read_keys(lm, index, asked, entering)
         return torch.linalg.vector_norm(keys[1:] - keys[0], dim=1)
 
@@ -72,7 +73,7 @@ class Routed(Method):
             texts = islice(open_corpus(self.corpus).documents(), UNRELATED)
             asked = [Query(" ".join(text.split()[:words])) for text in texts]
             lm.memory[memory] = read_keys(lm, index, asked, entering)
-        own = read_keys(lm, index, [Query(fact.prompt) for fact in facts], entering)
+        own = read_keys(lm, index, [Query.asked(fact) for fact in facts], entering)
         return torch.cdist(own, lm.memory[memory], compute_mode="donot_use_mm_for_euclid_dist").flatten()
 
 
@@ -83,7 +84,7 @@ def training_query(lm: LM, fact: Fact, prompt: str = "") -> Query:
         prompt: another wording of the fact's own.
     """
     end = lm.tokenizer.eos_token or "" if lm.row.kind == "encoder-decoder" else ""
-    return Query(prompt or fact.prompt, f"{fact.target}{end}", joint=fact.joint)
+    return replace(Query.asked(fact, prompt or None), answer=f"{fact.target}{end}")
 
 
 def without_bank(lm: LM, asked: Sequence[Query], name: str) -> Batch:

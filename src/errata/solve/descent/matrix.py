@@ -12,7 +12,8 @@ from torch import Tensor
 
 from errata.delta import Site
 from errata.model.lm import LM
-from errata.model.tokens import Batch, Query
+from errata.model.query import Query
+from errata.model.tokens import Batch
 from errata.model.trace import Trace, beside, resume
 from errata.solve.descent.loop import MiniBatch, Training, descend
 from errata.solve.descent.losses import mean_loss

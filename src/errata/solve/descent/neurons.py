@@ -28,7 +28,8 @@ from torch import Tensor
 from errata.delta import Columns, Site
 from errata.errors import NotFinite
 from errata.model.lm import LM
-from errata.model.tokens import Batch, Query
+from errata.model.query import Query
+from errata.model.tokens import Batch
 from errata.model.trace import Trace, beside, plain_attention, resume
 from errata.solve.descent.losses import answer_losses
 from errata.solve.values import Project
