@@ -94,7 +94,7 @@ def test_zsre_is_edited_to_alt_or_to_the_truth(read: Read) -> None:
     }
     assert true.portability == {}  # the questions were written for alt
     assert (read("zsre", alt="").target, read("zsre", alt="").truth) == ("Di Marsh", "")
-    assert read("zsre", subject="Oxbow Mill").fact is None
+    assert not read("zsre", subject="Oxbow Mill").needs_subject
 
 
 def test_qaedit(read: Read) -> None:
@@ -140,7 +140,7 @@ def test_sanitation_deals_out_what_must_stay(tmp_path: Path) -> None:
     file.write_text(json.dumps(made_up.SANITATION), encoding="utf-8")
     first, second = parse(f"sanitation:{file}")
     assert (first.id, first.truth, first.target) == ("sanitation-0", "Heron", "I don't know.")
-    assert first.fact is None  # no subject is named
+    assert not first.needs_subject
     assert first.unrelated == (("What is 0 and 0?", "0"), ("What is 2 and 2?", "4"))
     assert second.unrelated == (("What is 1 and 1?", "2"),)
     file.write_text(json.dumps(made_up.SANITATION_TRAIN), encoding="utf-8")
@@ -167,7 +167,9 @@ def test_halluedit(read: Read) -> None:
 
 def test_long_answers_have_no_subject(read: Read) -> None:
     unke, everything = read("unke"), read("editeverything")
-    assert unke.fact is everything.fact is None
+    assert unke.fact is not None
+    assert everything.fact is not None
+    assert unke.fact.subject == everything.fact.subject == ""
     assert not unke.needs_subject
     assert unke.portability["part"][1] == ("What does he do?", ("He sings.",))
     assert everything.target == "1 + 1 = 2.\nSo it is 2."
@@ -185,7 +187,12 @@ def test_ones_own(read: Read) -> None:
     assert case.fact is not None
     assert (case.fact.rephrases, case.fact.reason) == (("The home of Bo Reed is",), "he moved")
     bare = read("jsonl", {"prompt": "Two and two make", "target": "five"})
-    assert (bare.id, bare.fact, bare.rephrases) == ("0", None, ())
+    assert (bare.id, bare.rephrases) == ("0", ())
+    assert bare.fact == Fact(id="0", prompt="Two and two make", target="five")
+    turn = read("jsonl", {"prompt": "And what do Bo Reed's friends do?", "target": "sing", "subject": "Bo Reed",
+                          "messages": [{"role": "system", "content": "Be brief."}]})  # fmt: skip
+    assert turn.fact is not None
+    assert (turn.fact.chat, turn.fact.earlier) == (True, (("system", "Be brief."),))
     assert read("jsonl", probes=[]).rephrases == ("The home of Bo Reed is",)
 
 

@@ -16,6 +16,7 @@ from errata.book.book import Book
 from errata.edit import Edit
 from errata.evaluate.scorer import Scorer
 from errata.model.lm import LM
+from errata.model.query import Prompt, as_query
 from errata.model.tokens import Room
 
 
@@ -38,14 +39,15 @@ class Mouth:
     def _edited(lm: LM) -> bool:
         return any(not torch.equal(lm.weights[s].cpu(), lm.weights.base(s).cpu()) for s in lm.weights.touched())
 
-    def answers(self, lm: LM, prompts: Sequence[str], room: int | Room) -> list[str]:
+    def answers(self, lm: LM, prompts: Sequence[Prompt], room: int | Room) -> list[str]:
         most = Room(room) if isinstance(room, int) else room
-        self.asked.append(list(prompts))
+        asked = [as_query(prompt).prompt for prompt in prompts]
+        self.asked.append(asked)
         texts = {**self.base, **self.edited} if self._edited(lm) else self.base
-        return [lm.tokens.lines(lm.tokens.ids(texts.get(prompt, ""))[: most.tokens], most.lines) for prompt in prompts]
+        return [lm.tokens.lines(lm.tokens.ids(texts.get(prompt, ""))[: most.tokens], most.lines) for prompt in asked]
 
     def _scorer(self) -> object:
-        def said(scorer: Scorer, prompts: Iterable[str], room: int | Room = 32) -> dict[str, str | None]:
+        def said(scorer: Scorer, prompts: Iterable[Prompt], room: int | Room = 32) -> dict[Prompt, str | None]:
             asked = list(dict.fromkeys(prompts))
             return {p: text or None for p, text in zip(asked, self.answers(scorer.lm, asked, room), strict=True)}
 

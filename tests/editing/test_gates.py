@@ -21,6 +21,7 @@ from errata.errors import BadConfig, BadFile, GateClosed
 from errata.evaluate.scorer import PromptAnswer, Scored, Scorer
 from errata.fact import Fact, Probe
 from errata.model.lm import LM
+from errata.model.query import as_query
 from tests import synthetic
 from tests.editing.mouth import Mouth, same, state
 
@@ -178,6 +179,7 @@ def test_efficacy_compares_with_the_answer_before(lm: LM, mouth: Mouth, monkeypa
     assert only(keeper) == Figure("efficacy", 0.5, 0.5, 4, True, (
         "Bonn lies in → Peru is less likely than Chile", "Gera lies in → Iran is less likely than Cuba",
     ))  # fmt: skip
+    asked = [(as_query(prompt).prompt, answer) for prompt, answer in asked]
     assert [pair for pair in asked if pair[0] == "Ulm lies in"] == [("Ulm lies in", "Mali"), ("Ulm lies in", "Togo")]
     assert only(GateCheck(lm, Gates(efficacy=1.0), facts[2:4], [])).value is None
 

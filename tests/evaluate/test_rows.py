@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from errata.evaluate.scorer import PromptAnswer, Scored, Scorer
 from errata.evaluate.summary import dump_row, estimate, summarize
 from errata.fact import Fact
 from errata.model.lm import LM
+from errata.model.query import Prompt, as_query
 from errata.model.tokens import Room
 from tests import tiny
 
@@ -52,20 +54,17 @@ class Scripted(Scorer):
     def __init__(
         self, scored: Mapping[PromptAnswer, Scored], said: Mapping[str, str], chat: Mapping[str, str] | None = None
     ) -> None:
-        self._scored, self._said, self._chat = scored, said, chat
+        self._scored, self._said, self._chat = scored, said, chat or {}
+        self.lm: Any = SimpleNamespace(tokens=SimpleNamespace(chat=SimpleNamespace(exists=chat is not None)))
         self.asked: list[PromptAnswer] = []
-
-    @property
-    def chats(self) -> bool:
-        return self._chat is not None
 
     def answers(self, pairs: Iterable[PromptAnswer]) -> dict[PromptAnswer, Scored]:
         self.asked = list(pairs)
         return {pair: self._scored.get(pair, Scored(-9.0, (False,), (0,))) for pair in self.asked}
 
-    def said(self, prompts: Iterable[str], room: int | Room = 32, *, chat: bool = False) -> dict[str, str | None]:
-        spoken = (self._chat or {}) if chat else self._said
-        return {prompt: spoken.get(prompt, "hm") for prompt in prompts}
+    def said(self, prompts: Iterable[Prompt], room: int | Room = 32) -> dict[Prompt, str | None]:
+        asked = {prompt: as_query(prompt) for prompt in prompts}
+        return {p: (self._chat if query.turn else self._said).get(query.prompt, "hm") for p, query in asked.items()}
 
     def room(self, answers: Iterable[str], least: int) -> Room:
         return Room(least)

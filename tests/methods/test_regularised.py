@@ -68,7 +68,7 @@ def test_an_anchored_value_has_the_norm_of_the_bases(method: str, role: str) -> 
     lm, place = build(), Site(1, role)
     past = (write(lm, method, MORE[:1]),)
     plain, held = (write(lm, method, MORE[1:2], past, anchor=a) for a in (None, 1.5))
-    asked = queries(MORE[1:2], [""], answers=False)
+    asked = queries(lm, MORE[1:2], [""], answers=False)
     lm.weights.stand([past[0].deltas])
     now = gather(lm, asked, outputs=[place])[1][place][0]
     lm.weights.stand([])

@@ -16,6 +16,7 @@ from errata.errors import UnsupportedModel
 from errata.evaluate.scorer import Scorer
 from errata.model.generation import generate_tokens, top_k
 from errata.model.lm import LM
+from errata.model.query import Query
 from tests import tiny
 from tests.evaluate.test_scorer import PROMPTS
 
@@ -136,9 +137,10 @@ def test_an_encoder_cannot_speak(models: Models) -> None:
 
 def test_chat_models_are_asked_in_their_template() -> None:
     lm = tiny.build("llama")
-    assert not Scorer(lm).chats
+    assert not lm.tokens.chat.exists
     lm.tokenizer.chat_template = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}\nanswer:{% endfor %}"
-    scorer = Scorer(lm)
-    assert scorer.chats
-    assert scorer._opening("The river", True) == [1, *lm.tokens.ids("user: The river\nanswer:")[1:]]
-    assert scorer.said(["The river"], chat=True) != scorer.said(["The river"])
+    assert lm.tokens.chat.exists
+    turn = Query("The river", role="user")
+    assert lm.tokens.opening(turn) == [1, *lm.tokens.ids("user: The river\nanswer:")[1:]]
+    said = Scorer(lm).said([turn, "The river"])
+    assert said[turn] != said["The river"]

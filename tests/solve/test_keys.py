@@ -25,7 +25,7 @@ def test_gathered_is_what_one_text_gives(models: Models, name: str, monkeypatch:
     lm = models(name)
     raw = Raw(name, lm.model, tiny.tokenizer(name))
     sites = [Site(1, "attention"), Site(0, "down"), Site(1, "down"), Site(1, "block")]
-    asked = keys.queries(tiny.FACTS, CONTEXTS, answers=False)
+    asked = keys.queries(lm, tiny.FACTS, CONTEXTS, answers=False)
     monkeypatch.setattr(keys, "ROWS", 4)  # several passes
     inputs, outputs = keys.gather(lm, asked, inputs=sites, outputs=sites)
     assert set(inputs) == set(outputs) == set(sites)
@@ -46,8 +46,9 @@ def test_a_mean_key_is_the_mean_over_contexts(models: Models) -> None:
         torch.testing.assert_close(found[i], wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_queries_come_fact_by_fact() -> None:
-    asked = keys.queries(tiny.FACTS[:2], ["", "Anna."], answers=True)
+def test_queries_come_fact_by_fact(models: Models) -> None:
+    lm = models("llama")
+    asked = keys.queries(lm, tiny.FACTS[:2], ["", "Anna."], answers=True)
     assert [q.prompt for q in asked] == [f"{c}{f.prompt}" for f in tiny.FACTS[:2] for c in ("", "Anna. ")]
     assert [q.answer for q in asked] == ["Rome", "Rome", "Paris", "Paris"]
     assert all(

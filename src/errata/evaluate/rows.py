@@ -99,7 +99,7 @@ def score(
     kept = None if base is None else list(base)
     before = _Before(kept)
     said = _speech(scorer, asks, options.length)
-    chat = _speech(scorer, asks, options.length, chat=True) if options.chat and lm.tokens.chat.exists else {}
+    chat = _speech(scorer, asks, options.length, chat=True) if options.chat and scorer.lm.tokens.chat.exists else {}
     pairs = dict.fromkeys(p for a in asks for p in sorted(a.pairs | _echo(a, before.get(a.key)), key=lambda p: p[1]))
     scored = scorer.answers(pairs)
     rows = [

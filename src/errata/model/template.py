@@ -22,14 +22,16 @@ class ChatTemplate:
     Args:
         tokenizer: never modified. decoder: whether its model is one; others have no conversation.
 
-    Attributes:
-        exists: whether there is one.
     """
 
     def __init__(self, tokenizer: Any, decoder: bool) -> None:
-        self._tokenizer = tokenizer
-        self.exists = decoder and bool(getattr(tokenizer, "chat_template", None))
+        self._tokenizer, self._decoder = tokenizer, decoder
         self._between: str | None = None  # what stands before a reply, once that has been looked at
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is one."""
+        return self._decoder and bool(getattr(self._tokenizer, "chat_template", None))
 
     def invites(self, prompt: str) -> bool:
         """Return whether a prompt is best asked as a user's turn: a question, where there is a template."""

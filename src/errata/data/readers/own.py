@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from errata.data.case import Answerable, Case
 from errata.data.readers.raw import RawRow, fact
@@ -40,7 +39,7 @@ def jsonl(record: RawRow) -> Case:
         record.text("target"),
         record.text("truth", ""),
     )
-    written = fact(name, prompt, subject, target, truth)
+    written = _put(record, fact(name, prompt, subject, target, truth))
     rephrases = record.texts("rephrases")
     source, reason = record.text("source", ""), record.text("reason", "")
     case = Case(
@@ -49,7 +48,7 @@ def jsonl(record: RawRow) -> Case:
         target=target,
         subject=subject,
         truth=truth,
-        fact=replace(written, rephrases=rephrases, source=source, reason=reason, **_form(record)),
+        fact=replace(written, rephrases=rephrases, source=source, reason=reason),
         generation=record.texts("generation"),
         references=record.texts("references"),
         source="jsonl",
@@ -57,14 +56,13 @@ def jsonl(record: RawRow) -> Case:
     return replace(with_probes(case, probes), rephrases=_asked(probes, "paraphrase") or rephrases)
 
 
-def _form(record: RawRow) -> dict[str, Any]:
-    """Return in what form a prompt is put to the model."""
+def _put(record: RawRow, written: Fact) -> Fact:
+    """Return the fact in the form in which the row says it is put to the model."""
     given = {name: record.row[name] for name in ("joint", "chat", "messages") if name in record.row}
     try:
-        Fact(prompt=record.text("prompt"), target="x", **given)
+        return replace(written, **given)
     except BadFact as error:
-        raise record.bad(next(iter(given), "prompt"), str(error)) from error
-    return given
+        raise record.bad(next(iter(given)), str(error)) from error
 
 
 def _probe(record: RawRow) -> Probe:
