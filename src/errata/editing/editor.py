@@ -64,7 +64,7 @@ def open(
     """
     how = {"device": device, "dtype": dtype}
     lm = model if isinstance(model, LM) else load(model, trust_remote_code=trust_remote_code, **how)
-    return Editor(lm, Book.open(book, base=lm.fingerprint, name=lm.name), **settings)
+    return Editor(lm, Book.open(book, base=lm.identity, name=lm.name), **settings)
 
 
 class Editor:
@@ -201,7 +201,7 @@ class Editor:
         prompts, room = [fact.prompt for fact in facts], self.lm.room(fact.target for fact in facts)
         check_fits(self.lm, facts)  # before the model is asked
         before = self.lm.generate(prompts, room)
-        edit, seconds = solve(self.lm, how, facts, past, self._limit)
+        edit, seconds = solve(self.lm, how, facts, past, self._limit, self.book.base)
         solved = time.perf_counter()
         self.lm.weights.stand([*self._deltas, *(e.deltas for e in past[len(self._deltas) :]), edit.deltas])
         seconds["apply"] = time.perf_counter() - solved
@@ -233,10 +233,10 @@ class Editor:
 
     def _tried(self, how: Method, part: Edit | Sequence[Fact], past: list[Edit]) -> Edit:
         if isinstance(part, Edit):
-            if part.base != self.lm.fingerprint:
+            if part.base != self.book.base and not self.lm.identity.goes_by(part.base):
                 raise BookOfAnotherModel(f"edit {part.id} was computed on another base model than {self.name}.")
             return part
-        return solve(self.lm, how, part, past, self._limit)[0]
+        return solve(self.lm, how, part, past, self._limit, self.book.base)[0]
 
     @contextmanager
     def standing_as(self, edits: Sequence[Edit]) -> Iterator[LM]:

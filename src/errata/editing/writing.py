@@ -35,12 +35,13 @@ def check_fits(lm: LM, facts: Sequence[Fact]) -> None:
 
 
 def solve(
-    lm: LM, method: Method, facts: Sequence[Fact], past: Sequence[Edit], limit: float | None
+    lm: LM, method: Method, facts: Sequence[Fact], past: Sequence[Edit], limit: float | None, base: str | None = None
 ) -> tuple[Edit, dict[str, float]]:
     """Compute an edit, as every edit here is: facts that fit, statistics, the mathematics, and no explosion.
 
     Args:
         past: the edits that stand, oldest first. limit: as `guard`; None lets any size through.
+        base: what the book calls the model, which in older ones is another word than today's; None takes today's.
 
     Returns:
         the edit, which stands nowhere yet, and the seconds spent on ``stats`` and ``solve``.
@@ -54,6 +55,7 @@ def solve(
     method.prepare(lm)
     ready = time.perf_counter()
     edit = method.solve(lm, facts, past)
+    edit = edit if base in (None, edit.base) else replace(edit, base=base)
     seconds = {"stats": ready - asked, "solve": time.perf_counter() - ready}
     return edit if limit is None else guard(edit, limit), seconds
 

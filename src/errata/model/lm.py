@@ -21,9 +21,10 @@ from errata.delta import Site
 from errata.errors import NotFinite, UnknownSite, UnsupportedModel
 from errata.model import arch
 from errata.model.generation import Ends, generate_tokens
+from errata.model.identify import identify
 from errata.model.tokens import Batch, Query, Room, Tokens
 from errata.model.trace import answers_only, tuple_lengths
-from errata.model.weights import Weights, fingerprint
+from errata.model.weights import Weights
 
 CLASSIFIES = "ForSequenceClassification"  # how the classes are called whose head names a class of a text
 
@@ -39,6 +40,7 @@ class LM:
     Attributes:
         row: the architecture's row. depth: number of layers, all stacks together. width: size of the residual stream.
         inner: size of the feed-forward part. weights: its matrices. memory: what is worth keeping meanwhile.
+        identity, fingerprint: what the base is known by, in parts and as one word.
 
     Raises:
         UnknownArchitecture: no row for its `model_type`.
@@ -67,8 +69,8 @@ class LM:
         self.weights = Weights(self)
         self.memory: dict[object, Any] = {}
         self._tuples = self._measure_tuples() if self.row.skips else []
-        # Only what differs from the defaults: a later transformers may have more settings for the same model.
-        self.fingerprint = fingerprint(model, model.config.to_diff_dict())
+        self.identity = identify(model, model.config, len(self.embedding().weight), self.weights)  # type: ignore[arg-type]
+        self.fingerprint = self.identity.fingerprint
 
     def module(self, site: Site) -> nn.Module:
         """Return a site's module; the role ``block`` is the block itself, ``up`` the last of the up projections.
