@@ -34,9 +34,9 @@ LABELS = ("tenant", "valid_from", "valid_until")
 
 
 def answer(given: Answer) -> dict[str, Any]:
-    """Return {"prompt", "text", "of", "top": [{"token", "p"}]}."""
+    """Return {"prompt", "text", "of", "top": [{"token", "p"}], "notes": […]}."""
     top = [{"token": token, "p": p} for token, p in given.top]
-    return {"prompt": given.prompt, "text": given.text, "of": given.of, "top": top}
+    return {"prompt": given.prompt, "text": given.text, "of": given.of, "top": top, "notes": list(given.notes)}
 
 
 def edit(written: Edit, size: int) -> dict[str, Any]:

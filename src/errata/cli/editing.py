@@ -31,7 +31,7 @@ def ask(
     """Ask the model, with the book's edits standing, and print what it says."""
     with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
         answer = editor.ask(prompt, max_new_tokens=max_new_tokens, top=top)
-    return Shown(wire.answer(answer), as_json)
+    return Shown(wire.answer(answer), as_json, notes=answer.notes)
 
 
 def edit(

@@ -22,7 +22,7 @@ from errata.delta import Change, Site
 from errata.edit import Edit, Label, split
 from errata.editing import standing
 from errata.editing.gates import GateCheck, Gates, of_book
-from errata.editing.writing import Near, check_fits, labelled, outcome, solve
+from errata.editing.writing import Near, check_fits, check_room, labelled, outcome, solve
 from errata.errors import BookOfAnotherModel, InputError, UnknownEdit, did_you_mean
 from errata.export import adapter
 from errata.export.blocks import blocks
@@ -31,6 +31,7 @@ from errata.export.checkpoint import checkpoint
 from errata.export.files import FORMATS, Exported, ExportedMatrix
 from errata.fact import Fact, check_consistent
 from errata.methods.base import Method
+from errata.model.generation import generate_tokens
 from errata.model.lm import LM
 from errata.model.loading import load
 from errata.model.tokens import Room
@@ -103,7 +104,7 @@ class Editor:
         """Return what the edited model says after `prompt`.
 
         Raises:
-            InputError: the prompt is empty. UnsupportedModel: the model cannot generate.
+            InputError: the prompt is empty. BadFact: it fills the model. UnsupportedModel: the model cannot generate.
         """
         if not prompt.strip():
             raise InputError("the prompt is empty; ask something.")
@@ -344,16 +345,35 @@ class Answer:
 
     Args:
         top: (token or class, probability), likeliest first. of: which of the two: ``"next token"`` or ``"class"``.
+        notes: what one should know of it, such as that it was cut because the model reads no further.
     """
 
     prompt: str
     text: str
     top: tuple[tuple[str, float], ...]
     of: str = "next token"
+    notes: tuple[str, ...] = ()
 
 
 def answer(lm: LM, prompt: str, max_new_tokens: int | Room, top: int) -> Answer:
-    """Return what the model says as it stands, with the `top` likeliest; raises UnsupportedModel if it cannot generate."""
+    """Return what the model says as it stands, with the `top` likeliest.
+
+    Raises:
+        BadFact: the prompt fills the model. UnsupportedModel: it cannot generate.
+    """
+    most = Room(max_new_tokens) if isinstance(max_new_tokens, int) else max_new_tokens
+    left = check_room(lm, prompt)
     likely = tuple(lm.top(prompt, top)) if top > 0 else ()
-    of = "class" if lm.row.kind == "classifier" else "next token"
-    return Answer(prompt, lm.generate([prompt], max_new_tokens)[0], likely, of)
+    if left >= most.tokens or lm.row.kind == "classifier":
+        of = "class" if lm.row.kind == "classifier" else "next token"
+        return Answer(prompt, lm.generate([prompt], most)[0], likely, of)
+    text, ended = _up_to_the_end(lm, prompt, left, most.lines)
+    note = f"the answer is cut after {left} tokens, where {lm.name} reads no further: shorten the prompt to have more."
+    return Answer(prompt, text, likely, notes=() if ended else (note,))
+
+
+def _up_to_the_end(lm: LM, prompt: str, left: int, lines: int) -> tuple[str, bool]:
+    """Return what is said in the room a prompt leaves, and whether it has come to its end there."""
+    (ids,) = generate_tokens(lm, [lm.tokens.opening(prompt)], left, ends=lm.endings(lines))
+    ends = lm.endings(lines)
+    return lm.tokens.lines(ids, lines), [ends(0, token) for token in ids][-1]

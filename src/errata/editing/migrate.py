@@ -22,7 +22,7 @@ from errata.book.book import Book, Record
 from errata.config import parse_flags
 from errata.edit import Label
 from errata.editing.editor import Editor
-from errata.errors import BadConfig, ErrataError
+from errata.errors import BadConfig, BadFact, ErrataError
 from errata.fact import Fact, question
 from errata.methods import Method
 
@@ -82,7 +82,10 @@ def _already(editor: Editor, record: Record, fact: Fact) -> Moved | None:
     there = facts.answers(editor.book.stand()).get(question(fact))
     if there is not None and same_answer(there.fact.target, fact.target):
         return Moved(fact, record.id, "stands", new_id=there.edit_id)
-    said = editor.ask(fact.prompt, max_new_tokens=editor.lm.room([fact.target]), top=0).text
+    try:
+        said = editor.ask(fact.prompt, max_new_tokens=editor.lm.room([fact.target]), top=0).text
+    except BadFact:  # too long, or of tokens this model lacks: whoever writes it says so
+        return None
     return Moved(fact, record.id, "says already", said) if says(said, fact.target) else None
 
 

@@ -34,6 +34,19 @@ def check_fits(lm: LM, facts: Sequence[Fact]) -> None:
             raise BadFact(f"{who} is {length} tokens long, and {lm.name} reads fewer than {most}: shorten it.")
 
 
+def check_room(lm: LM, prompt: str) -> int:
+    """Return how many tokens may follow a prompt; many where the model has no limit.
+
+    Raises:
+        BadFact: the prompt leaves room for none. A model that classifies reads the beginning of a longer text.
+    """
+    most = context(lm)
+    length = len(lm.tokens.opening(prompt)) if lm.row.kind != "classifier" else 0
+    if length >= most:
+        raise BadFact(f"the prompt is {length} tokens long, and {lm.name} reads {most} with its answer: shorten it.")
+    return most - length
+
+
 def solve(
     lm: LM, method: Method, facts: Sequence[Fact], past: Sequence[Edit], limit: float | None, base: str | None = None
 ) -> tuple[Edit, dict[str, float]]:
@@ -105,7 +118,7 @@ def outcome(edit: Edit, before: Sequence[str], after: Sequence[str], seconds: Ma
         for f, b, a in zip(edit.facts, before, after, strict=True)
     ]
     timed = {name: round(value, 4) for name, value in seconds.items()}
-    return edit.report.plus(facts=rows, seconds=timed, notes=_notes(edit, rows))
+    return edit.report.plus(facts=rows, seconds=timed, notes=[*edit.report.notes, *_notes(edit, rows)])
 
 
 def _notes(edit: Edit, rows: Sequence[Mapping[str, Any]]) -> list[str]:

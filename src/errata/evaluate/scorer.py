@@ -216,7 +216,9 @@ class Scorer:
         if chat:
             message = [{"role": "user", "content": prompt}]
             text = self.lm.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-            return list(self.lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+            return self.lm.tokens.known(
+                list(self.lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+            )
         return self.lm.tokens.opening(prompt)
 
 

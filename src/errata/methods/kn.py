@@ -58,8 +58,8 @@ class KnowledgeNeurons(Neuronal):
         """Return the change of one fact's knowledge neurons."""
         (fact,) = facts
         (old,) = old_answers(lm, facts)
-        contexts, sites = keys.prefixes(lm, self.seed), self.sites()
-        asked = [Query.of(fact, old).after(c) for c in contexts]
+        contexts, sites = keys.contexts_for(lm, facts, keys.prefixes(lm, self.seed), [old]), self.sites()
+        asked = [Query.of(fact, old).after(c) for c in contexts.texts]
         found = attribute(lm, asked, sites, Measure(self.m, self.path, where=self.where))
         scores = torch.cat([found[site].double().cpu() for site in sites], 1)  # (contexts, candidates)
         chosen = self._chosen(scores)
@@ -68,14 +68,14 @@ class KnowledgeNeurons(Neuronal):
         push = self.insert * _direction(lm, target) - self.remove * _direction(
             lm, replace(Query.of(fact, old), span=None)
         )
-        wanted = [Query.of(fact).after(c) for c in contexts]
+        wanted = [Query.of(fact).after(c) for c in contexts.texts]
         deltas = _moved(lm, wanted, masks, push)
         before, halvings = _mean_logp(lm, wanted), 0
         while halvings < HALVINGS and not _likelier(lm, wanted, deltas, before):
             deltas, halvings = {site: delta * 0.5 for site, delta in deltas.items()}, halvings + 1
         neurons = {str(site): delta.index.tolist() for site, delta in deltas.items()}
         report = {"ensemble": int(chosen.sum()), "neurons": neurons, "halvings": halvings}
-        return Solution(deltas, prefixes=contexts, report=report)
+        return Solution(deltas, prefixes=contexts.texts, report={**report, **contexts.report(lm)})
 
     def _chosen(self, scores: Float[Tensor, "c in"]) -> Bool[Tensor, " in"]:
         """Return which neurons many contexts share, from their scores in each."""

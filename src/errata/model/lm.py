@@ -60,6 +60,7 @@ class LM:
             else {}
         )
         self.tokens = Tokens(tokenizer, self.row.kind, getattr(config, "decoder_start_token_id", None) or 0, **reads)
+        self.tokens.within(len(self.embedding().weight), self.name)  # type: ignore[arg-type]
         self._blocks = [b for stack in self.row.stacks for b in model.get_submodule(stack.blocks)]
         self._stacks = [stack for stack in self.row.stacks for _ in model.get_submodule(stack.blocks)]
         self.depth = len(self._blocks)
@@ -145,7 +146,7 @@ class LM:
         """The tokens that end a text."""
         configured = getattr(self.model.generation_config, "eos_token_id", None)
         stops = configured if isinstance(configured, list) else [configured, self.tokenizer.eos_token_id]
-        return frozenset(int(s) for s in stops if s is not None)
+        return frozenset(int(s) for s in stops if self.tokens.has(s))  # another can never be said
 
     def cache(self) -> Any:
         """Return an empty cache of keys and values, for `forward` to fill."""
@@ -248,9 +249,8 @@ class LM:
 
     def sample(self, count: int, length: int, seed: int) -> list[str]:
         """Return `count` texts of about `length` tokens, sampled from nothing; global random state is untouched."""
-        start = self.tokenizer.bos_token_id
-        start = self.tokenizer.eos_token_id if start is None else start
-        ids = torch.full((count, 1), 0 if start is None else start)
+        begins = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, 0)
+        ids = torch.full((count, 1), next(token for token in begins if self.tokens.has(token)))
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             out = self._run(ids, max_new_tokens=length, do_sample=True, top_k=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from errata.delta import Site
 from errata.fact import Fact
+from errata.model.fitting import fits
+from errata.model.generation import context
 from errata.model.lm import LM
 from errata.model.tokens import Query
 from errata.model.trace import Trace, at
@@ -29,6 +32,35 @@ def prefixes(lm: LM, seed: int, count: int = 5, length: int = 10) -> tuple[str, 
         lm.memory[key] = ("", *(f"{text.rstrip(' .,:;')}." for text in texts if text.strip(" .,:;")))
     found: tuple[str, ...] = lm.memory[key]
     return found
+
+
+class Contexts(NamedTuple):
+    """Texts that a prompt is read after, and how many of those there are were left out because they would not fit."""
+
+    texts: tuple[str, ...]
+    left_out: int = 0
+
+    def report(self, lm: LM) -> dict[str, list[str]]:
+        """Return what an edit's report is to say of it: a note, or nothing."""
+        if not self.left_out:
+            return {}
+        few = f"{self.left_out} text{'s' * (self.left_out > 1)} that prompts are read after"
+        return {
+            "notes": [
+                f"{few} left out: with them a prompt would be longer than the {context(lm)} tokens {lm.name} reads."
+            ]
+        }
+
+
+def contexts_for(lm: LM, facts: Sequence[Fact], every: Sequence[str], answers: Sequence[str] = ()) -> Contexts:
+    """Return those contexts with which each of the facts fits into the model; the bare prompt always does.
+
+    Args:
+        every: what `prefixes` gives. answers: other answers than the targets that are read after the prompts, too.
+    """
+    asked = [*map(Query.of, facts), *(Query.of(f, a) for f, a in zip(facts, answers, strict=False))]
+    texts = tuple(c for c in every if not c or all(fits(lm, query.after(c)) for query in asked))
+    return Contexts(texts, len(every) - len(texts))
 
 
 def queries(facts: Sequence[Fact], contexts: Sequence[str], *, answers: bool) -> list[Query]:
