@@ -57,7 +57,7 @@ class Identity:
 
     def goes_by(self, fingerprint: str | None) -> bool:
         """Return whether a fingerprint is this model's, by today's rule or by that of older books."""
-        return bool(fingerprint) and fingerprint in (self.fingerprint, self.older())
+        return bool(fingerprint) and (fingerprint == self.fingerprint or fingerprint == self.older())
 
     def unlike(self, book: Identity) -> list[str]:
         """Say what is other than in the identity a book keeps, a clause each."""

@@ -179,7 +179,10 @@ def test_the_older_fingerprint_is_worked_out_only_for_older_books(saved: Path, m
 
     monkeypatch.setattr("errata.model.identify.fingerprint_in_older_books", never)
     with open_editor(str(saved), book=saved.parent / "book") as editor:
-        editor.write(tiny.FACTS[1], METHOD)
+        edit = editor.write(tiny.FACTS[1], METHOD)
+        assert editor.lm.identity.goes_by(edit.base)
+        with editor.rehearse([edit]):
+            pass
 
 
 def test_statistics_and_layers_of_before_are_found(
