@@ -34,9 +34,10 @@ LABELS = ("tenant", "valid_from", "valid_until")
 
 
 def answer(given: Answer) -> dict[str, Any]:
-    """Return {"prompt", "text", "chat", "of", "top": [{"token", "p"}]}."""
+    """Return {"prompt", "text", "chat", "of", "top": [{"token", "p"}], "notes": […]}."""
     top = [{"token": token, "p": p} for token, p in given.top]
-    return {"prompt": given.prompt, "text": given.text, "chat": given.chat, "of": given.of, "top": top}
+    row = {"prompt": given.prompt, "text": given.text, "chat": given.chat, "of": given.of}
+    return {**row, "top": top, "notes": list(given.notes)}
 
 
 def edit(written: Edit, size: int) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class FakeEditor:
         self.calls: list[tuple[Any, ...]] = []
         self.book = SimpleNamespace(get=lambda edit_id: SimpleNamespace(bytes=1234))
         self.fail: BaseException | None = None
+        self.notes: tuple[str, ...] = ()
 
     def __enter__(self) -> FakeEditor:
         return self
@@ -76,7 +77,8 @@ class FakeEditor:
 
     def ask(self, prompt: str, **options: object) -> SimpleNamespace:
         self._take("ask", prompt, options)
-        return SimpleNamespace(prompt=prompt, text=" Paris.", of="next token", top=[(" Paris", 0.75), ("[bold]", 0.25)])
+        top = [(" Paris", 0.75), ("[bold]", 0.25)]
+        return SimpleNamespace(prompt=prompt, text=" Paris.", of="next token", top=top, notes=self.notes)
 
     def write_all(self, facts: Sequence[Fact], method: str, **options: Any) -> list[FakeEdit]:
         self._take("write_all", list(facts), method, options)
@@ -162,12 +164,20 @@ def test_ask_passes_its_options_on_and_prints_the_agreed_json(run: Run, editor: 
         "text": " Paris.",
         "of": "next token",
         "top": [{"token": " Paris", "p": 0.75}, {"token": "[bold]", "p": 0.25}],
+        "notes": [],
     }
     assert editor.calls == [
         ("open", "m", "b", {"device": "cpu", "dtype": None, "trust_remote_code": False}),
         ("ask", "The capital of France is", {"max_new_tokens": 5, "top": 2}),
         ("close",),
     ]
+
+
+def test_what_is_to_be_known_of_an_answer_is_in_the_json_and_on_stderr(run: Run, editor: FakeEditor) -> None:
+    editor.notes = ("the answer is cut.",)
+    code, out, err = run("ask", "x", "--json")
+    assert (code, json.loads(out)["notes"], err) == (0, ["the answer is cut."], "errata: note: the answer is cut.\n")
+    assert "cut" in run("ask", "x")[2]
 
 
 def test_the_defaults_are_the_primer_and_a_book_here(run: Run, editor: FakeEditor) -> None:

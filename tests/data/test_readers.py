@@ -15,6 +15,7 @@ import pytest
 
 from errata.data.cases import KNOWN, Case, parse
 from errata.errors import BadFile
+from errata.fact import Fact
 from tests.data import made_up
 from tests.data.made_up import FORMS
 

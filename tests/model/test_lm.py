@@ -278,7 +278,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no tokenizer": (untokenized, "cannot load"),
     "a torn tokenizer": (lambda p: cut(p / "tokenizer.json", 300), "cannot load"),
     "an empty tokenizer": (lambda p: (p / "tokenizer.json").write_text("{}"), "cannot load"),
-    "another model's tokenizer": (other_tokenizer, "cannot load"),
+    "another model's tokenizer": (
+        other_tokenizer,
+        "the tokenizer does not fit: the token .* ends at 359; use the tokenizer",
+    ),
     "torn tokenizer settings": (lambda p: cut(p / "tokenizer_config.json", 9), "cannot load"),
 }
 

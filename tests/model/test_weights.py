@@ -16,7 +16,7 @@ from errata.delta import Columns, Dense, Graft, LowRank, Site
 from errata.errors import NotFinite, UnknownSite
 from errata.model import weights
 from errata.model.lm import LM
-from errata.model.weights import CHUNK, Deltas, fingerprint
+from errata.model.weights import CHUNK, Deltas
 from tests import tiny
 
 SITE, OTHER = Site(1, "down"), Site(2, "down")
@@ -285,52 +285,3 @@ def test_gradients_and_flags_are_not_disturbed(lm: LM) -> None:
         pass
     assert [p.requires_grad for p in lm.model.parameters()] == flags
     assert all(p.grad is None and p.is_leaf for p in lm.model.parameters())
-
-
-# ------------------------------------------------------------------ fingerprint
-
-
-def test_the_fingerprint_changes_with_any_weight(models: Callable[[str], LM]) -> None:
-    lm = models("gpt2")
-    with torch.no_grad():
-        for parameter in lm.model.parameters():
-            spot = parameter.view(-1)[-1:]
-            before, found = spot.clone(), fingerprint(lm.model, {})
-            spot.copy_(torch.nextafter(before, before + 1))  # one bit
-            assert fingerprint(lm.model, {}) != found
-            spot.copy_(before)
-            assert fingerprint(lm.model, {}) == found
-
-
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        ("gemma2", {"final_logit_softcapping": 2.5}),
-        ("gemma3", {"image_token_index": 7}),
-        ("gpt2", {"layer_norm_epsilon": 1e-3}),
-        ("llama", {"rms_norm_eps": 1e-3}),
-        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}}),
-        ("opt", {"activation_function": "gelu"}),
-    ],
-)
-def test_the_fingerprint_changes_with_a_setting(
-    models: Callable[[str], LM], name: str, change: dict[str, object]
-) -> None:
-    assert tiny.build(name, **change).fingerprint != models(name).fingerprint
-
-
-def test_the_fingerprint_does_not_change_with_circumstances(models: Callable[[str], LM]) -> None:
-    lm = models("llama")
-    again = tiny.model("llama")
-    again.config._name_or_path, again.config.use_cache, again.config.architectures = "elsewhere", False, ["Other"]
-    found = LM(again.train(), tiny.tokenizer("llama"), "another name")
-    assert found.fingerprint == lm.fingerprint
-    assert len(lm.fingerprint) == 32
-    assert tiny.build("llama", seed=1).fingerprint != lm.fingerprint
-    assert tiny.build("llama", dtype=torch.bfloat16).fingerprint != lm.fingerprint
-
-
-def test_the_fingerprint_is_the_bases_whatever_stands(lm: LM) -> None:
-    found = lm.fingerprint
-    lm.weights.stand(ones(1))
-    assert lm.fingerprint == found

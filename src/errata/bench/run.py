@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from errata import methods
-from errata.bench.run_files import append, costs, keep, marks, peak_bytes, same_run
+from errata.bench.run_files import append, begun_as, costs, keep, marks, peak_bytes, same_run
 from errata.book.book import Book
 from errata.config import to_dict
 from errata.data.case import Case, with_subject
@@ -106,7 +106,8 @@ class Run:
             )
         self._method = None if plan.method == CONTROL else methods.make(plan.method, dict(plan.options)).resolve(lm)
         config = {} if self._method is None else to_dict(self._method)
-        self._about = About(method=plan.method, config=config_hash(config), model=lm.fingerprint, seed=plan.seed)
+        self._base_name = begun_as(out / "run.json", lm)
+        self._about = About(method=plan.method, config=config_hash(config), model=self._base_name, seed=plan.seed)
         self._harness, self._judge = self._tasks(), named(plan.judge) if plan.judge else None
         self._scorer, self._texts = Scorer(lm), list(islice(open_corpus(plan.text).documents(), TEXTS))
         probes = (*Options().probes, "generation") if plan.generation else Options().probes
@@ -116,7 +117,7 @@ class Run:
             "config": config,
             "mode": plan.mode,
             "model": lm.name,
-            "fingerprint": lm.fingerprint,
+            "fingerprint": self._base_name,
         }
         self._identity |= {"width": lm.width, "inner": lm.inner, "versions": versions()}
         if self._judge is not None:
@@ -177,7 +178,7 @@ class Run:
 
     def _sequential(self, tell: Tell | None) -> None:
         wanted = sorted({c for c in self._plan.checkpoints if c < len(self._cases)} | {len(self._cases)})
-        with Book.open(self._out / "book", base=self._lm.fingerprint, name=self._lm.name) as book:
+        with Book.open(self._out / "book", base=self._lm.identity, name=self._lm.name) as book:
             edits = load(book, book.stand())
             self._lm.weights.stand([edit.deltas for edit in edits])
             for target in wanted:
@@ -208,7 +209,7 @@ class Run:
 
     def _solve(self, method: Method, cases: Sequence[Case], past: Sequence[Edit]) -> Edit:
         facts = [fact for case in cases for fact in case.facts]
-        edit, seconds = solve(self._lm, method, facts, past, self._plan.max_norm_ratio)
+        edit, seconds = solve(self._lm, method, facts, past, self._plan.max_norm_ratio, self._base_name)
         self._spent.append((seconds["solve"], len(edit.facts), len(edit.to_bytes())))
         return replace(edit, report=edit.report.plus(cases=[case.id for case in cases]))
 

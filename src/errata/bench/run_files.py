@@ -53,6 +53,15 @@ def keep(path: Path, value: Mapping[str, Any]) -> None:
     os.replace(temporary, path)
 
 
+def begun_as(path: Path, lm: LM) -> str:
+    """Return the fingerprint by which the run in `path` knows the model: an older one, if it was begun before today's rule."""
+    try:
+        there = str(json.loads(path.read_text(encoding="utf-8"))["fingerprint"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return lm.fingerprint
+    return there if lm.identity.goes_by(there) else lm.fingerprint
+
+
 def same_run(path: Path, identity: Mapping[str, Any]) -> None:
     """Keep what a run is in `path`, or see that it is what is there.
 

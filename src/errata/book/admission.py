@@ -5,11 +5,20 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from errata.book import records
 from errata.book.records import Record
 from errata.errors import BadBook, BookOfAnotherModel
+from errata.identity import Identity
+
+
+class Bound(Protocol):
+    """A book, as far as it says which model it corrects."""
+
+    path: Path
+    base: str | None
+    name: str | None
 
 
 def admit(
@@ -42,6 +51,23 @@ def admit(
         if known is not None:
             dropped[id] = known
     return dropped
+
+
+def another(book: Bound, base: str, name: str | None, parts: Identity | None, known: Identity | None) -> str:
+    """Say that a model is not the one a book corrects, and what is other about it.
+
+    Args:
+        base, name: of the model. parts, known: identity of the model and the one the book keeps, as far as there are any.
+    """
+    mine, its = f"{book.name} ({str(book.base)[:12]})", f"{name or 'this model'} ({base[:12]})"
+    here = f"the book {book.path} corrects {mine}, not {its}"
+    if name == book.name:
+        here = f"the book {book.path} corrects {mine} as it was when the book was made, and it is another now ({base[:12]})"
+    if parts is None:
+        return f"{here}: open that model, or give another book."
+    if known is None:
+        return f"{here}; what differs an older book does not say: open it with that model's own files, or give another."
+    return f"{here}: {', '.join(parts.unlike(known))}; {parts.advice(known)}"
 
 
 def droppable(db: sqlite3.Connection, ids: Iterable[str]) -> list[Record]:

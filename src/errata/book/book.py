@@ -28,6 +28,7 @@ from errata.book.records import Event, Note, Record, Signs
 from errata.book.schema import transaction
 from errata.book.signing import Signer
 from errata.errors import BadBook, BookBusy, BookOfAnotherModel, ErrataError
+from errata.identity import Identity
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -64,7 +65,7 @@ class Book:
     def open(
         cls,
         path: str | os.PathLike[str],
-        base: str | None = None,
+        base: str | Identity | None = None,
         name: str | None = None,
         *,
         create: bool = True,
@@ -75,7 +76,8 @@ class Book:
 
         Args:
             path: the book's directory.
-            base: fingerprint of the base model, to which a new book is bound; None to look only (and drop or restore).
+            base: identity of the base model, to which a new book is bound, or its fingerprint alone; None to look only (and
+                drop or restore).
             name: the base model's name, for messages.
             create: whether to make a book that is not there.
             wait: seconds to wait for other processes, here and in later calls.
@@ -264,20 +266,32 @@ class Book:
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    def _bind(self, base: str | None, name: str | None) -> None:
+    def _bind(self, base: str | Identity | None, name: str | None) -> None:
+        parts = base if isinstance(base, Identity) else None
+        base = parts.fingerprint if parts is not None else base
+        bound = self._meta()
+        if base is not None and "base" not in bound:
+            self._say({"base": str(base), "name": name or str(base)})
+            bound = self._meta()
+        self.base, self.name, kept = bound.get("base"), bound.get("name"), bound.get("identity")
+        if base is None:
+            return
+        # A book of before identities had parts has the model's older fingerprint; once the model was there, its parts too.
+        known = Identity.from_json(kept) if kept else None
+        held = self.base == base or (known is not None and known.fingerprint == base)
+        if not held and not (known is None and parts is not None and parts.goes_by(self.base)):
+            raise BookOfAnotherModel(admission.another(self, str(base), name, parts, known))
+        if parts is not None and known is None and os.access(self.path, os.W_OK):
+            self._say({"identity": parts.to_json()})
+
+    def _meta(self) -> dict[str, str]:
         with self._query() as db:
-            bound = dict(db.execute("SELECT key, value FROM meta"))
-            if base is not None and "base" not in bound:
-                with self.lock(), transaction(db):
-                    rows = [("base", base), ("name", name or base)]
-                    db.executemany("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", rows)
-                bound = dict(db.execute("SELECT key, value FROM meta"))
-        self.base, self.name = bound.get("base"), bound.get("name")
-        if base is not None and self.base != base:
-            raise BookOfAnotherModel(
-                f"the book {self.path} corrects {self.name} ({str(self.base)[:12]}), not {name or 'this model'} "
-                f"({base[:12]}): open that model, or give another book."
-            )
+            return dict(db.execute("SELECT key, value FROM meta"))
+
+    def _say(self, said: Mapping[str, str]) -> None:
+        """Keep what is not said of the base yet."""
+        with self._query() as db, self.lock(), transaction(db):
+            db.executemany("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", list(said.items()))
 
     def _store(self, data: bytes, dropped: Record | None) -> tuple[str, int]:
         """Write the file of an edit; of a dropped one, only if it is the same file, which may have been lost since."""

@@ -33,7 +33,7 @@ def ask(
     with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
         turn = editor.lm.tokens.chat.invites(prompt) if chat is None else chat
         answer = editor.ask(prompt, chat=turn, max_new_tokens=max_new_tokens, top=top)
-    notes = [opt.AS_MESSAGE] if turn and chat is None else []
+    notes = [*answer.notes, *([opt.AS_MESSAGE] if turn and chat is None else [])]
     return Shown(wire.answer(answer), as_json, notes=notes)
 
 

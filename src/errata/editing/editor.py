@@ -22,7 +22,7 @@ from errata.delta import Change, Site
 from errata.edit import Edit, Label, split
 from errata.editing import standing
 from errata.editing.gates import GateCheck, Gates, of_book
-from errata.editing.writing import Near, check_fits, labelled, outcome, solve
+from errata.editing.writing import Near, check_fits, check_room, labelled, outcome, solve
 from errata.errors import BookOfAnotherModel, InputError, UnknownEdit, did_you_mean
 from errata.export import adapter
 from errata.export.blocks import blocks
@@ -31,6 +31,7 @@ from errata.export.checkpoint import checkpoint
 from errata.export.files import FORMATS, Exported, ExportedMatrix
 from errata.fact import Fact, Message, check_consistent
 from errata.methods.base import Method
+from errata.model.generation import generate_tokens
 from errata.model.lm import LM
 from errata.model.loading import load
 from errata.model.query import Query
@@ -65,7 +66,7 @@ def open(
     """
     how = {"device": device, "dtype": dtype}
     lm = model if isinstance(model, LM) else load(model, trust_remote_code=trust_remote_code, **how)
-    return Editor(lm, Book.open(book, base=lm.fingerprint, name=lm.name), **settings)
+    return Editor(lm, Book.open(book, base=lm.identity, name=lm.name), **settings)
 
 
 class Editor:
@@ -116,7 +117,8 @@ class Editor:
             messages: (role, content) of the turns before it, of a conversation.
 
         Raises:
-            InputError: the prompt is empty. UnsupportedModel: the model cannot generate, or has no chat template.
+            InputError: the prompt is empty. BadFact: it fills the model.
+            UnsupportedModel: the model cannot generate, or has no chat template.
         """
         if not prompt.strip():
             raise InputError("the prompt is empty; ask something.")
@@ -215,7 +217,7 @@ class Editor:
         prompts, room = [Query.asked(fact) for fact in facts], self.lm.room(fact.target for fact in facts)
         check_fits(self.lm, facts)  # before the model is asked
         before = self.lm.generate(prompts, room)
-        edit, seconds = solve(self.lm, how, facts, past, self._limit)
+        edit, seconds = solve(self.lm, how, facts, past, self._limit, self.book.base)
         solved = time.perf_counter()
         self.lm.weights.stand([*self._deltas, *(e.deltas for e in past[len(self._deltas) :]), edit.deltas])
         seconds["apply"] = time.perf_counter() - solved
@@ -247,10 +249,10 @@ class Editor:
 
     def _tried(self, how: Method, part: Edit | Sequence[Fact], past: list[Edit]) -> Edit:
         if isinstance(part, Edit):
-            if part.base != self.lm.fingerprint:
+            if part.base != self.book.base and not self.lm.identity.goes_by(part.base):
                 raise BookOfAnotherModel(f"edit {part.id} was computed on another base model than {self.name}.")
             return part
-        return solve(self.lm, how, part, past, self._limit)[0]
+        return solve(self.lm, how, part, past, self._limit, self.book.base)[0]
 
     @contextmanager
     def standing_as(self, edits: Sequence[Edit]) -> Iterator[LM]:
@@ -359,6 +361,7 @@ class Answer:
     Args:
         top: (token or class, probability), likeliest first. of: which of the two: ``"next token"`` or ``"class"``.
         chat: whether the prompt was the user's turn in the model's chat template.
+        notes: what one should know of it, such as that it was cut because the model reads no further.
     """
 
     prompt: str
@@ -366,10 +369,28 @@ class Answer:
     top: tuple[tuple[str, float], ...]
     of: str = "next token"
     chat: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def answer(lm: LM, prompt: Query, max_new_tokens: int | Room, top: int) -> Answer:
-    """Return what the model says as it stands, with the `top` likeliest; raises UnsupportedModel if it cannot generate."""
+    """Return what the model says as it stands, with the `top` likeliest.
+
+    Raises:
+        BadFact: the prompt fills the model. UnsupportedModel: it cannot generate, or converse.
+    """
+    most = Room(max_new_tokens) if isinstance(max_new_tokens, int) else max_new_tokens
+    left = check_room(lm, prompt)
     likely = tuple(lm.top(prompt, top)) if top > 0 else ()
     of = "class" if lm.row.kind == "classifier" else "next token"
-    return Answer(prompt.prompt, lm.generate([prompt], max_new_tokens)[0], likely, of, prompt.turn)
+    if left >= most.tokens or lm.row.kind == "classifier":
+        return Answer(prompt.prompt, lm.generate([prompt], most)[0], likely, of, prompt.turn)
+    text, ended = _up_to_the_end(lm, prompt, left, most.lines)
+    note = f"the answer is cut after {left} tokens, where {lm.name} reads no further: shorten the prompt to have more."
+    return Answer(prompt.prompt, text, likely, of, prompt.turn, () if ended else (note,))
+
+
+def _up_to_the_end(lm: LM, prompt: Query, left: int, lines: int) -> tuple[str, bool]:
+    """Return what is said in the room a prompt leaves, and whether it has come to its end there."""
+    (ids,) = generate_tokens(lm, [lm.tokens.opening(prompt)], left, ends=lm.endings(lines))
+    ends = lm.endings(lines)
+    return lm.tokens.lines(ids, lines), [ends(0, token) for token in ids][-1]

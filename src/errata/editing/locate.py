@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from errata import methods
 from errata.editing.editor import Editor
 from errata.editing.pictures import picture
+from errata.editing.writing import check_fits
 from errata.errors import BadConfig, InputError, did_you_mean
 from errata.fact import Fact
 from errata.methods.kne import Kne, shares
@@ -90,13 +91,14 @@ def locate(
             ``window``, ``seed``).
 
     Raises:
-        BadFact: the subject is not in the prompt. InputError: the model says nothing, or there is no such method.
+        BadFact: the subject is not in the prompt, or that is too long. InputError: nothing is said, or there is no such method.
         BadConfig: an unknown setting. UnsupportedModel: the model has no neurons of that kind, or cannot be traced.
     """
     said = editor.ask(prompt, max_new_tokens=8, top=0).text.strip(" .,:;\"'")
     if not (target := target or said):
         raise InputError(f"the model says nothing after {prompt!r}; give the answer to look for.")
     lm, fact = editor.lm, Fact(prompt=prompt, subject=subject, target=target)
+    check_fits(lm, [fact])
     if method == "kne":
         return _ensemble(lm, fact, options)
     if method != "trace":
@@ -152,6 +154,7 @@ def trace_all(editor: Editor, facts: Sequence[Fact], **options: Any) -> Located:
     if not facts:
         raise InputError("there are no facts to trace; give some.")
     how = _tracing(options)
+    check_fits(editor.lm, facts)
     answers = old_answers(editor.lm, facts)
     found = [trace(editor.lm, replace(f, target=a), how) for f, a in zip(facts, answers, strict=True)]
     return _as_located(facts[0], [average(traces) for traces in zip(*found, strict=True)], len(facts))

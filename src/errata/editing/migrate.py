@@ -22,7 +22,7 @@ from errata.book.book import Book, Record
 from errata.config import parse_flags
 from errata.edit import Label
 from errata.editing.editor import Editor
-from errata.errors import BadConfig, ErrataError
+from errata.errors import BadConfig, BadFact, ErrataError
 from errata.fact import Fact, answered, question
 from errata.methods import Method
 from errata.model.query import Query
@@ -83,7 +83,10 @@ def _already(editor: Editor, record: Record, fact: Fact) -> Moved | None:
     there = facts.answers(editor.book.stand()).get(question(fact))
     if there is not None and same_answer(there.fact.target, fact.target):
         return Moved(fact, record.id, "stands", new_id=there.edit_id)
-    (said,) = editor.lm.generate([Query.asked(fact)], editor.lm.room([fact.target]))
+    try:
+        (said,) = editor.lm.generate([Query.asked(fact)], editor.lm.room([fact.target]))
+    except BadFact:  # too long, or of tokens this model lacks: whoever writes it says so
+        return None
     return Moved(fact, record.id, "says already", said) if answered(fact, said) else None
 
 

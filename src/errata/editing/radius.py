@@ -15,7 +15,8 @@ from typing import Any
 
 from errata import methods
 from errata.editing.pictures import picture
-from errata.errors import BadConfig
+from errata.editing.writing import check_fits
+from errata.errors import BadConfig, BadFact
 from errata.fact import Fact
 from errata.methods.shared.routed import Routed
 from errata.model.lm import LM
@@ -73,7 +74,7 @@ def reach(lm: LM, facts: Sequence[Fact], method: str = "melo", **options: Any) -
         options: settings of the method, such as ``corpus`` and ``index``.
 
     Raises:
-        BadConfig: no facts, or a method whose edits are not opened by a key within a radius.
+        BadConfig: no facts, or a method whose edits are not opened by a key within a radius. BadFact: a fact is too long.
     """
     fields = methods.get(method).__dataclass_fields__
     how = methods.make(method, {**options, "radius": "auto"} if "radius" in fields else {})
@@ -81,6 +82,7 @@ def reach(lm: LM, facts: Sequence[Fact], method: str = "melo", **options: Any) -
         raise BadConfig(f"{method} has no radius to look at; take melo or grace.")
     if not facts:
         raise BadConfig("there are no facts to look at.")
+    check_fits(lm, facts)
     found = how.resolve(lm)
     site, entering = found.keyed_at()
     near, far, radii = [], [], []
@@ -89,6 +91,8 @@ def reach(lm: LM, facts: Sequence[Fact], method: str = "melo", **options: Any) -
         near += shown["distances"]["near"]
         far += shown["distances"]["far"]
         radii.append(radius)
+    if not near:
+        raise BadFact(f"no other wording of these facts fits into {lm.name}: shorten their prompts or rephrases.")
     return Reach(method, str(site), len(facts), sum(radii) / len(radii), tuple(sorted(near)), tuple(sorted(far)))
 
 

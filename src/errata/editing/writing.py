@@ -15,7 +15,7 @@ from errata.methods.base import Method
 from errata.model.fold import fold
 from errata.model.generation import context
 from errata.model.lm import LM
-from errata.model.query import Query
+from errata.model.query import Prompt, Query
 
 SUBJECT, RELATION = 16, 8  # how many standing facts of a subject, and of what is asked, are asked again after a write
 
@@ -33,13 +33,27 @@ def check_fits(lm: LM, facts: Sequence[Fact]) -> None:
             raise BadFact(f"{who} is {length} tokens long, and {lm.name} reads fewer than {most}: shorten it.")
 
 
+def check_room(lm: LM, prompt: Prompt) -> int:
+    """Return how many tokens may follow a prompt; many where the model has no limit.
+
+    Raises:
+        BadFact: the prompt leaves room for none. A model that classifies reads the beginning of a longer text.
+    """
+    most = context(lm)
+    length = len(lm.tokens.opening(prompt)) if lm.row.kind != "classifier" else 0
+    if length >= most:
+        raise BadFact(f"the prompt is {length} tokens long, and {lm.name} reads {most} with its answer: shorten it.")
+    return most - length
+
+
 def solve(
-    lm: LM, method: Method, facts: Sequence[Fact], past: Sequence[Edit], limit: float | None
+    lm: LM, method: Method, facts: Sequence[Fact], past: Sequence[Edit], limit: float | None, base: str | None = None
 ) -> tuple[Edit, dict[str, float]]:
     """Compute an edit, as every edit here is: facts that fit, statistics, the mathematics, and no explosion.
 
     Args:
         past: the edits that stand, oldest first. limit: as `guard`; None lets any size through.
+        base: what the book calls the model, which in older ones is another word than today's; None takes today's.
 
     Returns:
         the edit, which stands nowhere yet, and the seconds spent on ``stats`` and ``solve``.
@@ -53,6 +67,7 @@ def solve(
     method.prepare(lm)
     ready = time.perf_counter()
     edit = method.solve(lm, facts, past)
+    edit = edit if base in (None, edit.base) else replace(edit, base=base)
     seconds = {"stats": ready - asked, "solve": time.perf_counter() - ready}
     return edit if limit is None else guard(edit, limit), seconds
 
@@ -103,7 +118,7 @@ def outcome(edit: Edit, before: Sequence[str], after: Sequence[str], seconds: Ma
         for f, b, a in zip(edit.facts, before, after, strict=True)
     ]
     timed = {name: round(value, 4) for name, value in seconds.items()}
-    return edit.report.plus(facts=rows, seconds=timed, notes=_notes(edit, rows))
+    return edit.report.plus(facts=rows, seconds=timed, notes=[*edit.report.notes, *_notes(edit, rows)])
 
 
 def _notes(edit: Edit, rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -43,20 +43,20 @@ class Asked(TemplateLM):
     def eot_token_id(self) -> int:
         """The token that ends a text."""
         end = self.tokenizer.eos_token_id
-        return self.lm.tokens.pad if end is None else int(end)
+        return int(end) if self.lm.tokens.has(end) else self.lm.tokens.pad
 
     @property
     def prefix_token_id(self) -> int:
         """What stands before a text that has nothing before it."""
         start = self.tokenizer.bos_token_id
-        return self.eot_token_id if start is None else int(start)
+        return int(start) if self.lm.tokens.has(start) else self.eot_token_id
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Return token ids, with special tokens unless the text brings its own or `add_special_tokens` says no."""
         special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode([self.prefix_token_id])):
             special = {"add_special_tokens": False}
-        return list(self.tokenizer(string, verbose=False, **special)["input_ids"])
+        return self.lm.tokens.known(list(self.tokenizer(string, verbose=False, **special)["input_ids"]))
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Return for each (context, continuation) its log-likelihood and whether it is what the model would say."""

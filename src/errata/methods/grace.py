@@ -86,7 +86,7 @@ class Grace(Routed):
         known = {"index": str(site), "radius": radius, "search": self.search, "everywhere": lm.row.kind == "classifier"}
         graft = Graft("grace", known, state)
         report = {"loss": [loss], "steps": [steps], "converged": [loss < 0.05], "index": distances}
-        return Solution({site: graft}, report={**report, **preview(lm, name, past, graft)})
+        return Solution({site: graft}, report={**report, **self.said(lm, facts), **preview(lm, name, past, graft)})
 
     def _learn(self, lm: LM, site: Site, batch: Batch) -> tuple[Float[Tensor, " out"], float, int]:
         assert batch.ends is not None

@@ -59,8 +59,8 @@ class KnowledgeNeurons(Neuronal):
         """Return the change of one fact's knowledge neurons."""
         (fact,) = facts
         (old,) = old_answers(lm, facts)
-        contexts, sites = keys.contexts(lm, self.seed), self.sites()
-        asked = [replace(query, answer=old) for query in keys.queries(lm, facts, contexts, answers=False)]
+        contexts, sites = keys.contexts_for(lm, facts, keys.contexts(lm, self.seed), [old]), self.sites()
+        asked = [replace(query, answer=old) for query in keys.queries(lm, facts, contexts.texts, answers=False)]
         found = attribute(lm, asked, sites, Measure(self.m, self.path, where=self.where))
         scores = torch.cat([found[site].double().cpu() for site in sites], 1)  # (contexts, candidates)
         chosen = self._chosen(scores)
@@ -69,14 +69,14 @@ class KnowledgeNeurons(Neuronal):
         push = self.insert * _direction(lm, target) - self.remove * _direction(
             lm, replace(Query.of(fact, old), span=None)
         )
-        wanted = keys.queries(lm, facts, contexts, answers=True)
+        wanted = keys.queries(lm, facts, contexts.texts, answers=True)
         deltas = _moved(lm, wanted, masks, push)
         before, halvings = _mean_logp(lm, wanted), 0
         while halvings < HALVINGS and not _likelier(lm, wanted, deltas, before):
             deltas, halvings = {site: delta * 0.5 for site, delta in deltas.items()}, halvings + 1
         neurons = {str(site): delta.index.tolist() for site, delta in deltas.items()}
         report = {"ensemble": int(chosen.sum()), "neurons": neurons, "halvings": halvings}
-        return Solution(deltas, prefixes=contexts, report=report)
+        return Solution(deltas, prefixes=contexts.texts, report={**report, **contexts.report(lm)})
 
     def _chosen(self, scores: Float[Tensor, "c in"]) -> Bool[Tensor, " in"]:
         """Return which neurons many contexts share, from their scores in each."""

@@ -36,6 +36,7 @@ from errata.fact import Fact
 from errata.methods.base import Solution
 from errata.methods.shared.neurons import Neuronal, old_answers
 from errata.methods.shared.orthogonal import Constrained
+from errata.model.fitting import essence
 from errata.model.lm import LM
 from errata.model.query import Query
 from errata.solve import keys
@@ -110,15 +111,16 @@ class Kne(Neuronal, Constrained):
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the trained change of the ensemble."""
         _, chosen = self.locate(lm, facts)
-        contexts = keys.contexts(lm, self.seed, self.contexts) if self.contexts else ("", *keys.forms(lm))
-        asked = keys.queries(lm, facts, contexts, answers=True)
+        every = keys.contexts(lm, self.seed, self.contexts) if self.contexts else ("", *keys.forms(lm))
+        contexts = keys.contexts_for(lm, facts, every)
+        asked = keys.queries(lm, facts, contexts.texts, answers=True)
         if self.kl:
-            asked += [Query(f"{f.subject} is a", "", (0, len(f.subject))) for f in facts]
+            asked += [essence(lm, f.subject) for f in facts]
         hold = self.hold(lm, past)
         learned = train(lm, asked, chosen, self.course(), hold.free())
         deltas = {s: Columns(d.index, hold.fit(s, d.values.T).T.to(d.values)) for s, d in learned.deltas.items()}
         report = {"loss": [learned.loss], "steps": [learned.steps], "converged": [learned.converged], **shares(chosen)}
-        return Solution(deltas, prefixes=contexts, report={**report, **hold.report()})
+        return Solution(deltas, prefixes=contexts.texts, report={**report, **hold.report(), **contexts.report(lm)})
 
 
 def shares(chosen: Mapping[Site, Tensor]) -> dict[str, object]:

@@ -115,4 +115,6 @@ class Melo(Routed):
         keyed = Graft("melo", known, {"keys": keys, "labels": label_tensor(labels_in(lm, batch))})
         grafts = {site: Graft("melo", {**place, "scale": scale}, {"a": a, "b": b}) for site, (a, b) in blocks.items()}
         report = {"loss": [loss], "steps": [steps], "converged": [loss < 0.05], "index": distances}
-        return Solution({index: keyed, **grafts}, report={**report, **preview(lm, name, past, keyed)})
+        return Solution(
+            {index: keyed, **grafts}, report={**report, **self.said(lm, facts), **preview(lm, name, past, keyed)}
+        )

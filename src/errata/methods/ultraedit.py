@@ -78,8 +78,9 @@ class UltraEdit(Method):
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the change of a batch of facts."""
-        contexts = (*keys.prefixes(lm, self.seed)[: self.contexts + 1], *keys.forms(lm))
-        batch = lm.routed(lm.tokens.batch(keys.queries(lm, facts, contexts, answers=True)).to(lm.device))
+        every = (*keys.prefixes(lm, self.seed)[: self.contexts + 1], *keys.forms(lm))
+        contexts = keys.contexts_for(lm, facts, every)
+        batch = lm.routed(lm.tokens.batch(keys.queries(lm, facts, contexts.texts, answers=True)).to(lm.device))
         scale, own = self._scale(lm, past), dict[Site, _Scale]()
         deltas, before = dict[Site, LowRank](), _now(lm, batch)
         run = lambda: row_losses(batch, lm.answer_logits(batch)).sum()  # noqa: E731
@@ -99,7 +100,7 @@ class UltraEdit(Method):
                     break
         carry = {f"{name}/{s}": part.sums for s, pair in own.items() for name, part in zip("hg", pair, strict=True)}
         report = {"loss": [round(loss, 6)], "steps": [number + 1], "converged": [loss < self.stop]}
-        return Solution(deltas, carry, contexts, report)
+        return Solution(deltas, carry, contexts.texts, {**report, **contexts.report(lm)})
 
     def _scale(self, lm: LM, past: Sequence[Edit]) -> dict[Site, _Scale]:
         """Return how large inputs and gradients are on ordinary text and in the edits that stand."""

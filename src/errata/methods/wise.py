@@ -34,6 +34,7 @@ from errata.edit import Edit
 from errata.fact import Fact
 from errata.methods.base import Auto, Method, Solution, filled, layer_at, step_for
 from errata.methods.shared.routed import training_query, variants, without_bank
+from errata.model.fitting import clipped
 from errata.model.grafts.wise import WiseBank, farness, times
 from errata.model.lm import LM
 from errata.model.query import Query
@@ -41,7 +42,7 @@ from errata.model.tokens import Batch
 from errata.model.trace import Trace, at, beside, resume
 from errata.solve.descent.loop import Training, descend
 from errata.solve.descent.losses import mean_loss
-from errata.solve.keys import prefixes
+from errata.solve.keys import contexts_for, prefixes
 from errata.stats.corpus import open_corpus
 
 ALPHA, BETA, GAMMA = 5.0, 20.0, 10.0
@@ -96,8 +97,9 @@ class Wise(Method):
             torch.randperm(start.numel(), generator=draw)[: max(1, round(self.share * start.numel()))].sort().values
         )
         again = random.Random(f"{self.seed} {len(before)}").sample(before, min(self.replay, len(before)))
-        texts = list(dict.fromkeys((fact.prompt, *variants(lm, fact, self.seed))))
-        contexts = prefixes(lm, self.seed) if all(text.endswith(fact.prompt) for text in texts) else ()
+        others = variants(lm, fact, self.seed)
+        texts = list(dict.fromkeys((fact.prompt, *others.texts)))
+        contexts = contexts_for(lm, facts, prefixes(lm, self.seed)).texts if _sampled(lm, fact, texts) else ()
         asked = without_bank(
             lm,
             [
@@ -109,14 +111,14 @@ class Wise(Method):
         values, keys, report = self._learn(lm, site, asked, start, places.to(start.device))
         state = {"places": places.int(), "values": values, "shape": torch.tensor(shape), "keys": keys[:1]}
         graft = Graft("wise", {"index": str(site), "shard": shard}, state)
-        return Solution({site: graft}, prefixes=contexts, report=report)
+        return Solution({site: graft}, prefixes=contexts, report={**report, **others.report(lm)})
 
     def _learn(
         self, lm: LM, site: Site, batch: Batch, start: Float[Tensor, "out in"], places: Int[Tensor, " m"]
     ) -> tuple[Float[Tensor, " m"], Float[Tensor, "b in"], dict[str, Any]]:
         hidden, keys, size = _seen(lm, site, batch)
         texts = (" ".join(text.split()[:WORDS]) for text in islice(open_corpus(self.corpus).documents(), OTHERS))
-        other_keys = _seen(lm, site, lm.tokens.batch([Query(text) for text in texts]).to(lm.device))[1]
+        other_keys = _seen(lm, site, lm.tokens.batch([Query(clipped(lm, text)) for text in texts]).to(lm.device))[1]
         unit = size / BETA if self.unit is None else self.unit
         values = torch.zeros(len(places), device=start.device).requires_grad_()
         seen: dict[str, Tensor] = {}  # of the last pass
@@ -135,6 +137,11 @@ class Wise(Method):
         nll = seen["nll"].item()
         report = {"loss": [nll], "steps": [steps], "converged": [nll < 0.05], "far": seen["far"].tolist()[0]}
         return values.detach(), keys, {**report, "far_others": [round(d, 3) for d in seen["other"].tolist()]}
+
+
+def _sampled(lm: LM, fact: Fact, texts: Sequence[str]) -> bool:
+    """Return whether the texts are the prompt after sampled ones; a model that classifies samples none."""
+    return lm.row.kind != "classifier" and all(text.endswith(fact.prompt) for text in texts)
 
 
 def _seen(lm: LM, site: Site, batch: Batch) -> tuple[Tensor, Float[Tensor, "b in"], float]:

@@ -21,10 +21,11 @@ from errata.delta import Site
 from errata.errors import NotFinite, UnknownSite, UnsupportedModel
 from errata.model import arch
 from errata.model.generation import Ends, generate_tokens
+from errata.model.identify import identify
 from errata.model.query import Prompt, Query, as_query
 from errata.model.tokens import Batch, Room, Tokens
 from errata.model.trace import answers_only, tuple_lengths
-from errata.model.weights import Weights, fingerprint
+from errata.model.weights import Weights
 
 CLASSIFIES = "ForSequenceClassification"  # how the classes are called whose head names a class of a text
 
@@ -40,6 +41,7 @@ class LM:
     Attributes:
         row: the architecture's row. depth: number of layers, all stacks together. width: size of the residual stream.
         inner: size of the feed-forward part. weights: its matrices. memory: what is worth keeping meanwhile.
+        identity, fingerprint: what the base is known by, in parts and as one word.
 
     Raises:
         UnknownArchitecture: no row for its `model_type`.
@@ -59,6 +61,7 @@ class LM:
             else {}
         )
         self.tokens = Tokens(tokenizer, self.row.kind, getattr(config, "decoder_start_token_id", None) or 0, **reads)
+        self.tokens.within(len(self.embedding().weight), self.name)  # type: ignore[arg-type]
         self._blocks = [b for stack in self.row.stacks for b in model.get_submodule(stack.blocks)]
         self._stacks = [stack for stack in self.row.stacks for _ in model.get_submodule(stack.blocks)]
         self.depth = len(self._blocks)
@@ -68,8 +71,8 @@ class LM:
         self.weights = Weights(self)
         self.memory: dict[object, Any] = {}
         self._tuples = self._measure_tuples() if self.row.skips else []
-        # Only what differs from the defaults: a later transformers may have more settings for the same model.
-        self.fingerprint = fingerprint(model, model.config.to_diff_dict())
+        self.identity = identify(model, model.config, len(self.embedding().weight), self.weights)  # type: ignore[arg-type]
+        self.fingerprint = self.identity.fingerprint
 
     def module(self, site: Site) -> nn.Module:
         """Return a site's module; the role ``block`` is the block itself, ``up`` the last of the up projections.
@@ -144,7 +147,7 @@ class LM:
         """The tokens that end a text."""
         configured = getattr(self.model.generation_config, "eos_token_id", None)
         stops = configured if isinstance(configured, list) else [configured, self.tokenizer.eos_token_id]
-        return frozenset(int(s) for s in stops if s is not None)
+        return frozenset(int(s) for s in stops if self.tokens.has(s))  # another can never be said
 
     def cache(self) -> Any:
         """Return an empty cache of keys and values, for `forward` to fill."""
@@ -247,9 +250,8 @@ class LM:
 
     def sample(self, count: int, length: int, seed: int) -> list[str]:
         """Return `count` texts of about `length` tokens, sampled from nothing; global random state is untouched."""
-        start = self.tokenizer.bos_token_id
-        start = self.tokenizer.eos_token_id if start is None else start
-        ids = torch.full((count, 1), 0 if start is None else start)
+        begins = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, 0)
+        ids = torch.full((count, 1), next(token for token in begins if self.tokens.has(token)))
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             out = self._run(ids, max_new_tokens=length, do_sample=True, top_k=0)

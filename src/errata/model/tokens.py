@@ -134,6 +134,39 @@ class Tokens:
         self._words: dict[int, str] = {}
         self.classes, self._limit = dict(classes or {}), limit
         self.pad = next(token for token in special if token is not None)
+        self._size, self._name = 2**63, "the model"  # until `within` says
+
+    def within(self, size: int, name: str) -> None:
+        """Keep to the ids that a model has an embedding for.
+
+        Args:
+            size: rows of the embedding. name: the model's, for messages.
+
+        Raises:
+            BadModel: the tokenizer puts a token that has none into every text.
+        """
+        self._size, self._name = size, name
+        if not self.has(self.pad):  # rows are masked where they are padded, so that any token will do
+            self.pad = self._end if self.has(self._end) else 0
+        try:
+            self.ids("a")
+        except BadFact as error:
+            raise BadModel(f"the tokenizer does not fit: {error}") from error
+
+    def has(self, token: int | None) -> bool:
+        """Return whether a token id is one that the model has an embedding for."""
+        return token is not None and 0 <= token < self._size
+
+    def known(self, ids: list[int]) -> list[int]:
+        """Return token ids that all have an embedding; raises BadFact for a token that has none."""
+        if ids and max(ids) >= self._size:
+            token = next(token for token in ids if token >= self._size)
+            word = self._tokenizer.convert_ids_to_tokens(token)
+            raise BadFact(
+                f"the token {word!r} has the number {token}, and the embedding of {self._name} ends at {self._size - 1}; "
+                "use the tokenizer that belongs to the model, or resize the embedding (resize_token_embeddings) and train it."
+            )
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without special tokens."""
@@ -153,7 +186,7 @@ class Tokens:
 
     def ids(self, text: str) -> list[int]:
         """Return token ids of `text` with the special tokens the model expects around a text, none of them twice."""
-        ids = list(self._tokenizer(text, verbose=False)["input_ids"])
+        ids = self.known(list(self._tokenizer(text, verbose=False)["input_ids"]))
         return ids[self._doubled(ids) :]
 
     def _doubled(self, ids: Sequence[int]) -> int:
@@ -183,7 +216,7 @@ class Tokens:
         """Return a text's tokens and the characters of each; a rendered one has brought its special tokens."""
         special = {"add_special_tokens": False} if role == RENDERED else {}
         encoding = self._tokenizer(text, return_offsets_mapping=True, verbose=False, **special)
-        ids = list(encoding["input_ids"])
+        ids = self.known(list(encoding["input_ids"]))
         return ids[self._doubled(ids) :], list(encoding["offset_mapping"])[self._doubled(ids) :]
 
     def _last_token(self, offsets: Sequence[tuple[int, int]], end: int, text: str) -> int:

@@ -10,12 +10,10 @@ and going back means computing that function again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import is_
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -30,8 +28,6 @@ Deltas = Mapping[Site, Change]
 # Rank-one deltas are summed this many columns at a time: one matrix product instead of many, at boundaries that depend
 # only on the order of the log, so that the sum is the same however it was arrived at.
 CHUNK = 64
-# Settings that do not change what a model computes; its weights say themselves of what dtype they are.
-_CIRCUMSTANCES = ("_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype", "use_cache")
 
 
 @runtime_checkable
@@ -229,17 +225,3 @@ def _grouped(deltas: Iterable[tuple[int, Change | None]]) -> Iterator[tuple[LowR
 
 def _stacked(deltas: Sequence[LowRank]) -> LowRank:
     return LowRank(torch.cat([d.left for d in deltas], 1), torch.cat([d.right for d in deltas], 1))
-
-
-def fingerprint(model: nn.Module, settings: Mapping[str, object]) -> str:
-    """Return 32 hexadecimal digits that change with any weight or any setting that changes what the model computes."""
-    digest = hashlib.sha256(json.dumps(_numeric(settings), sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:32]
-
-
-def _numeric(settings: Mapping[Any, object]) -> dict[str, object]:
-    kept = {str(name): value for name, value in settings.items() if name not in _CIRCUMSTANCES}
-    return {name: _numeric(value) if isinstance(value, Mapping) else value for name, value in kept.items()}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from errata.delta import Site
 from errata.fact import Fact, occurrences
+from errata.model.fitting import fits
+from errata.model.generation import context
 from errata.model.lm import LM
 from errata.model.query import Query
 from errata.model.trace import Trace, at
@@ -55,6 +58,38 @@ def forms(lm: LM) -> tuple[Form, ...]:
 def contexts(lm: LM, seed: int, count: int = 5) -> tuple[str, ...]:
     """Return what an edit is computed in: the texts of `prefixes`, and the other forms of a fact."""
     return (*prefixes(lm, seed, count), *forms(lm))
+
+
+class Contexts(NamedTuple):
+    """Texts that a prompt is read after, and how many of those there are were left out because they would not fit."""
+
+    texts: tuple[str, ...]
+    left_out: int = 0
+
+    def report(self, lm: LM) -> dict[str, list[str]]:
+        """Return what an edit's report is to say of it: a note, or nothing."""
+        if not self.left_out:
+            return {}
+        few = f"{self.left_out} text{'s' * (self.left_out > 1)} that prompts are read after"
+        return {
+            "notes": [
+                f"{few} left out: with them a prompt would be longer than the {context(lm)} tokens {lm.name} reads."
+            ]
+        }
+
+
+def contexts_for(lm: LM, facts: Sequence[Fact], every: Sequence[str], answers: Sequence[str] = ()) -> Contexts:
+    """Return those contexts with which each of the facts fits into the model; the bare prompt always does.
+
+    Args:
+        every: what `contexts` gives. answers: other answers than the targets that are read after the prompts, too.
+    """
+    texts = []
+    for one in every:
+        asked = queries(lm, facts, [one], answers=True)
+        asked += [replace(query, answer=answer) for query, answer in zip(asked, answers, strict=False)]
+        texts += [one] if not one or all(fits(lm, query) for query in asked) else []
+    return Contexts(tuple(texts), len(every) - len(texts))
 
 
 def queries(lm: LM, facts: Sequence[Fact], contexts: Sequence[str], *, answers: bool) -> list[Query]:

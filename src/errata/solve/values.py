@@ -30,8 +30,8 @@ from torch import Tensor
 from errata.delta import Site
 from errata.errors import NotFinite
 from errata.fact import Fact
+from errata.model.fitting import essence
 from errata.model.lm import LM
-from errata.model.query import Query
 from errata.model.suffix import reused_cache, suffix_of
 from errata.model.tokens import Batch
 from errata.model.trace import Trace, at, plain_attention, resume
@@ -166,7 +166,7 @@ class _Problem:
         self.subject = torch.tensor([subjects.index(fact.subject) for fact in facts], device=lm.device)  # of each fact
         first = torch.tensor([[f.subject for f in facts].index(s) for s in subjects], device=lm.device)
         asked = queries(lm, facts, contexts, answers=True)
-        asked += [Query(f"{s} is a", "", (0, len(s))) for s in subjects]  # the subject's essence
+        asked += [essence(lm, s) for s in subjects]
         self.batch = lm.routed(lm.tokens.batch(asked).to(lm.device))
         rows = self.subject.repeat_interleave(len(contexts))
         self.owner = torch.cat([rows, torch.arange(self.n, device=lm.device)])  # subject of each row

@@ -191,7 +191,9 @@ def _readable(lm: LM, sites: Sequence[Site]) -> Sequence[Site]:
 
 
 def _known(lm: LM, named: Mapping[Site, Key], progress: Progress | None) -> dict[Site, Known]:
-    known: dict[Site, Known | None] = {site: lm.memory.get(key) or _read(key) for site, key in named.items()}
+    known: dict[Site, Known | None] = {
+        site: lm.memory.get(key) or _read(key) or _read_older(lm, key) for site, key in named.items()
+    }
     if missing := {site: named[site] for site, found in known.items() if found is None}:
         with lm.weights.at_base():
             known.update(_collect(lm, missing, progress))
@@ -262,6 +264,27 @@ def _read(key: Key) -> Known | None:
         return None
     how = Ended(**json.loads(found[1]["ended"]))
     return _MADE[key.kind](found[0]["total"], how.tokens), how
+
+
+def _read_older(lm: LM, key: Key) -> Known | None:
+    """Return what was stored while the model had another fingerprint by the older rule, and keep it under today's."""
+    same = {name: value for name, value in asdict(key).items() if name != "fingerprint"}
+    manifests = filter(None, map(_manifest, directory().glob("*.json")))
+    others = {m.get("fingerprint") for m in manifests if {name: m.get(name) for name in same} == same}
+    if not others or (older := lm.identity.older()) not in others:
+        return None
+    found = _read(replace(key, fingerprint=older))
+    if found is not None:
+        _save(key, *found)
+    return found
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _hash(path: Path) -> str:

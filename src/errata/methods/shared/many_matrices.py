@@ -64,16 +64,16 @@ class ManyMatrices(LocateThenEdit):
         """Return the update of a batch of facts."""
         sites = self.sites()
         top = Site(sites[-1].layer, "down" if lm.row.post_norm else "block")
-        contexts, hold = keys.contexts(lm, self.seed), self.hold(lm, past)
+        contexts, hold = keys.contexts_for(lm, facts, keys.contexts(lm, self.seed)), self.hold(lm, past)
         with ExitStack() as stack:
             deltas: dict[Site, Change] = dict(self.first(lm, facts, past))
             carry: dict[str, Tensor] = {}
             stack.enter_context(lm.weights.trial([deltas]))
-            values = optimise(lm, facts, top, contexts, self.goal(), hold.restraint())
+            values = optimise(lm, facts, top, contexts.texts, self.goal(), hold.restraint())
             values = self.anchored(lm, facts, top, values)
             carry[f"delta/{top}"] = values.delta
             for place, site in enumerate(sites):
-                averaged = keys.mean_keys(lm, [site], facts, contexts)[site]
+                averaged = keys.mean_keys(lm, [site], facts, contexts.texts)[site]
                 _, now = keys.gather(lm, keys.queries(lm, facts, [""], answers=False), outputs=[top])
                 residual = (values.target - now[top].to(values.target.dtype)) / (len(sites) - place)
                 carry[f"key/{site}"] = averaged
@@ -84,7 +84,8 @@ class ManyMatrices(LocateThenEdit):
                 assert isinstance(both, LowRank | Dense)
                 deltas[site] = both
                 stack.enter_context(lm.weights.trial([{site: written}]))
-        return Solution(deltas, carry, contexts, {**self.learned(values), **hold.report()})
+        report = {**self.learned(values), **hold.report(), **contexts.report(lm)}
+        return Solution(deltas, carry, contexts.texts, report)
 
     def first(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> dict[Site, LowRank]:
         """Return changes to make before anything is learned: none, unless a method takes something back."""

@@ -10,6 +10,7 @@ from errata.delta import Site
 from errata.errors import BadConfig
 from errata.fact import Fact
 from errata.methods.base import Method
+from errata.model.fitting import fits
 from errata.model.lm import LM
 from errata.model.query import Query
 from errata.solve.attribution import Where
@@ -50,14 +51,15 @@ class Neuronal(Method):
 
 
 def old_answers(lm: LM, facts: Sequence[Fact]) -> list[str]:
-    """Return what each fact's answer was before: its `truth`, or what the model says, as long as the target is.
+    """Return what each fact's answer was before: its `truth` if it fits, or what the model says, as long as the target is.
 
     A model that says nothing gives the target itself, so that there is always something to attribute.
     """
     found = [fact.truth for fact in facts]
     for place, fact in enumerate(facts):
-        if not found[place]:
+        if not found[place] or not fits(lm, Query.of(fact, found[place])):
             length = int((lm.tokens.batch([Query.of(fact)]).labels >= 0).sum())
             said = lm.generate([Query.asked(fact)], length)[0].strip(" .,:;\"'")
-            found[place] = said if any(map(str.isalnum, said)) else fact.target
+            heard = any(map(str.isalnum, said)) and fits(lm, Query.of(fact, said))
+            found[place] = said if heard else fact.target
     return found

@@ -43,11 +43,11 @@ class OneMatrix(LocateThenEdit):
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the update."""
         (site,) = self.sites()
-        contexts = keys.contexts(lm, self.seed)
+        contexts = keys.contexts_for(lm, facts, keys.contexts(lm, self.seed))
         hold = self.hold(lm, past)
-        values = optimise(lm, facts, site, contexts, self.goal(), hold.restraint())
+        values = optimise(lm, facts, site, contexts.texts, self.goal(), hold.restraint())
         values = self.anchored(lm, facts, site, values)
-        averaged = keys.mean_keys(lm, [site], facts, contexts)[site]
+        averaged = keys.mean_keys(lm, [site], facts, contexts.texts)[site]
         bare, out = keys.gather(lm, keys.queries(lm, facts, [""], answers=False), inputs=[site], outputs=[site])
         current = averaged if self.consistent_keys else bare[site]
         # W k through the module's own output at the bare prompt, plus what the averaged key changes: biases cancel.
@@ -56,9 +56,8 @@ class OneMatrix(LocateThenEdit):
         residual = hold.fit(site, values.target - written)
         delta = self.closed_form(residual, averaged, current, self.ridge(lm, site))
         carry = {f"key/{site}": averaged, f"delta/{site}": values.delta}
-        return Solution(
-            {site: self.regularised(lm, site, delta, past)}, carry, contexts, {**self.learned(values), **hold.report()}
-        )
+        report = {**self.learned(values), **hold.report(), **contexts.report(lm)}
+        return Solution({site: self.regularised(lm, site, delta, past)}, carry, contexts.texts, report)
 
     def closed_form(self, residual: Tensor, averaged: Tensor, current: Tensor, ridge: Ridge) -> LowRank:
         """Return the update from v* − W k (n, out), k* (n, in) and k (n, in)."""

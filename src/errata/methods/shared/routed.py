@@ -17,13 +17,14 @@ from errata.fact import Fact
 from errata.index.clusters import AnswerTokens
 from errata.index.search import Backend
 from errata.methods.base import Auto, Method
+from errata.model.fitting import clipped, fits
 from errata.model.fold import fold
 from errata.model.grafts.keyed import KINDS, Keyed, keyed_graft
 from errata.model.lm import LM
 from errata.model.query import Query
 from errata.model.tokens import Batch
 from errata.model.trace import Trace, at
-from errata.solve.keys import ROWS, prefixes
+from errata.solve.keys import ROWS, Contexts, contexts_for, prefixes
 from errata.stats.corpus import open_corpus
 
 UNRELATED = 64  # texts the radius must not reach
@@ -56,13 +57,18 @@ class Routed(Method):
             near = torch.cat([self._near(lm, index, fact, entering) for fact in facts])
             far = self._far(lm, index, facts, entering)
         documents = lm.row.kind == "classifier" and not any(own_words(fact) for fact in facts)
-        radius = around(far) if documents else between(near, far)
+        radius = around(far) if documents or not len(near) else between(near, far)
         shown = {name: [round(float(d), 4) for d in found.sort().values[:: 1 + len(found) // 200]]
                  for name, found in (("near", near), ("far", far))}  # fmt: skip
         return radius, {"radius": radius, "distances": shown}
 
+    def said(self, lm: LM, facts: Sequence[Fact]) -> dict[str, Any]:
+        """Return what an edit's report is to say of wordings that were too long to be measured by."""
+        left_out = sum(variants(lm, fact, self.seed).left_out for fact in facts) if self.radius == "auto" else 0
+        return Contexts((), left_out).report(lm)
+
     def _near(self, lm: LM, index: Site, fact: Fact, entering: bool) -> Float[Tensor, " n"]:
-        asked = [Query.asked(fact, text) for text in (fact.prompt, *variants(lm, fact, self.seed))]
+        asked = [Query.asked(fact, text) for text in (fact.prompt, *variants(lm, fact, self.seed).texts)]
         keys = read_keys(lm, index, asked, entering)
         return torch.linalg.vector_norm(keys[1:] - keys[0], dim=1)
 
@@ -71,7 +77,7 @@ class Routed(Method):
         memory = ("unrelated keys", index, self.corpus, words, entering)
         if memory not in lm.memory:
             texts = islice(open_corpus(self.corpus).documents(), UNRELATED)
-            asked = [Query(" ".join(text.split()[:words])) for text in texts]
+            asked = [Query(clipped(lm, " ".join(text.split()[:words]))) for text in texts]
             lm.memory[memory] = read_keys(lm, index, asked, entering)
         own = read_keys(lm, index, [Query.asked(fact) for fact in facts], entering)
         return torch.cdist(own, lm.memory[memory], compute_mode="donot_use_mm_for_euclid_dist").flatten()
@@ -130,15 +136,21 @@ def own_words(fact: Fact) -> list[str]:
     return [text for text in fact.rephrases if text not in kept]
 
 
-def variants(lm: LM, fact: Fact, seed: int) -> list[str]:
-    """Return other wordings of a fact's prompt: its rephrases, or the prompt after sampled texts, or parts of a document."""
+def variants(lm: LM, fact: Fact, seed: int) -> Contexts:
+    """Return other wordings of a fact's prompt: its rephrases, or the prompt after sampled texts, or parts of a document.
+
+    What would be longer, with the target, than what the model reads is left out.
+    """
+    if lm.row.kind == "classifier" and not own_words(fact):
+        words = fact.prompt.split()
+        cut = max(1, len(words) // 10)
+        parts = tuple(" ".join(part) for part in (words[cut:], words[:-cut], words[cut:-cut]) if part)
+        return Contexts(parts or (fact.prompt,))
     if own := own_words(fact):
-        return own
-    if lm.row.kind != "classifier":
-        return [f"{text} {fact.prompt}" for text in prefixes(lm, seed) if text]
-    words = fact.prompt.split()
-    cut = max(1, len(words) // 10)
-    return [" ".join(part) for part in (words[cut:], words[:-cut], words[cut:-cut]) if part] or [fact.prompt]
+        texts = tuple(text for text in own if fits(lm, training_query(lm, fact, text)))
+        return Contexts(texts, len(own) - len(texts))
+    found = contexts_for(lm, [fact], prefixes(lm, seed))
+    return Contexts(tuple(f"{text} {fact.prompt}" for text in found.texts if text), found.left_out)
 
 
 @torch.no_grad()
