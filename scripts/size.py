@@ -18,7 +18,7 @@ FILE_LINES, METHOD_FILE_LINES = 400, 220
 # What each room may grow to. A room that needs more says why in the commit that raises its number.
 ROOMS = {
     "the nouns": 1_700,  # the files beside the rooms: fact, delta, edit, errors, config, wire
-    "data": 1_430, "primer": 780, "index": 540, "model": 2_750, "stats": 1_100,
+    "data": 1_430, "primer": 780, "index": 540, "model": 2_900, "stats": 1_100,
     "solve": 2_200,
     "methods": 2_970, "evaluate": 2_310, "book": 1_760, "export": 650,
     "editing": 1_850,

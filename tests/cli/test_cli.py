@@ -62,6 +62,7 @@ class FakeEditor:
         self.calls: list[tuple[Any, ...]] = []
         self.book = SimpleNamespace(get=lambda edit_id: SimpleNamespace(bytes=1234))
         self.fail: BaseException | None = None
+        self.lm = SimpleNamespace(notes=())
 
     def __enter__(self) -> FakeEditor:
         return self
@@ -431,7 +432,7 @@ class Actor:
 @contextmanager
 def _playing(monkeypatch: pytest.MonkeyPatch, actor: Actor, story: Story) -> Iterator[None]:
     with monkeypatch.context() as patch:
-        patch.setattr("errata.cli.demo.tell", lambda: perform(actor, story))  # type: ignore[arg-type]
+        patch.setattr("errata.cli.demo.tell", lambda model: perform(actor, story))  # type: ignore[arg-type]
         yield
 
 
@@ -452,6 +453,18 @@ def test_demo_plays_the_whole_story(run: Run, monkeypatch: pytest.MonkeyPatch) -
         scenes = [json.loads(line) for line in run("demo", "--json")[1].splitlines()]
     assert len(scenes) == 6
     assert scenes[-1]["heads"][2:] == ["before", "three edits", "one dropped"]
+
+
+def test_demo_has_a_story_of_the_real_world(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from errata.cli.demo import real
+
+    story = real()
+    assert len(story.steps) == 3
+    assert {q.kind for q in story.questions} == {"fact", "paraphrase", "neighbour"}
+    assert all(q.before == q.edited for q in story.questions if q.kind == "neighbour")
+    assert sum(q.edited != q.dropped for q in story.questions) == 1
+    with _playing(monkeypatch, Actor(story), story):
+        assert "21 of 21 are right" in run("demo", "--model", "smollm2")[1]
 
 
 def test_demo_owns_up_to_a_wrong_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
