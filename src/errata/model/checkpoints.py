@@ -26,6 +26,10 @@ SIDE_FILES: Final = (
     "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
     "LICENSE*", "NOTICE*", "USE_POLICY*",
 )  # fmt: skip
+_SCALES: Final = (
+    "_scale_inv", ".weight_scale", ".input_scale", ".qweight", ".qzeros", ".scales", ".g_idx", ".weight_packed", ".absmax",
+    ".SCB", ".quant_map",
+)  # fmt: skip
 ADAPTER: Final = "adapter_config.json"
 
 
@@ -76,16 +80,17 @@ def _shapes(file: Path) -> Iterator[tuple[str, list[int]]]:
             yield name, opened.get_slice(name).get_shape()
 
 
-def check_plain(model: torch.nn.Module) -> None:
-    """Refuse matrices of whole numbers or of a byte an entry, to which no edit can be added.
+def check_scales(names: Collection[str]) -> None:
+    """Refuse a checkpoint whose left-over tensors are what multiplies quantised weights out, though its settings name none.
 
     Raises:
-        BadModel: there is one; it is named.
+        BadModel: there is such a tensor; it is named.
     """
-    for name, parameter in model.named_parameters():
-        if not parameter.is_floating_point() or parameter.element_size() < 2:
-            kind = str(parameter.dtype).removeprefix("torch.")
-            raise BadModel(f"{name} is stored as {kind} without what makes numbers of it; give the unquantised model.")
+    if scales := sorted(name for name in names if name.endswith(_SCALES)):
+        raise BadModel(
+            f"it holds {scales[0]} as quantised weights have it, but its config.json says of no quantisation; give the model "
+            "it was made from."
+        )
 
 
 def unused(names: Collection[str]) -> tuple[str, ...]:

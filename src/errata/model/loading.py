@@ -85,11 +85,12 @@ def _from_pretrained(path: str, device: str | None, dtype: str | None, trust: bo
     with redirect_stderr(io.StringIO()) if packed else nullcontext():  # a bar that cannot be switched off
         model, info = loader.from_pretrained(folder, **options, **report)
     _check_whole(path, model, info)
-    if said:
+    if not said:
+        checkpoints.check_scales(info["unexpected_keys"])
+    else:
         checkpoints.check_blocks(_folder(folder), said)
     if said or packed:
         model = _plain(model, path, spread)
-    checkpoints.check_plain(model)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)
     model = (model if spread else model.to(device or "cpu")).requires_grad_(False)
     return model, tokenizer, (*notes, *checkpoints.unused(info["unexpected_keys"]))
