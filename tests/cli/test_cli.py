@@ -201,6 +201,19 @@ def test_edit_passes_fact_settings_and_signature_on(run: Run, editor: FakeEditor
     assert err == "errata: note: all is well\n"
 
 
+@pytest.mark.parametrize("words", [("ask", "x"), ("ask", "x", "--json"), ("save", "out"), ("edit", *FRANCE)])
+def test_what_there_is_to_say_of_a_model_is_said_once_beside_the_answer(
+    words: tuple[str, ...], run: Run, editor: FakeEditor
+) -> None:
+    editor.lm = SimpleNamespace(notes=("its FP8 weights were dequantised.",))
+    code, out, err = run(*words)
+    assert code == 0
+    assert "dequantised" not in out
+    assert err.count("errata: note: its FP8 weights were dequantised.\n") == 1
+    if "--json" in words:
+        json.loads(out)
+
+
 def test_edit_writes_a_file_in_one_call_and_prints_one_object_per_edit(
     run: Run, editor: FakeEditor, tmp_path: Path
 ) -> None:
