@@ -79,8 +79,9 @@ def _from_pretrained(path: str, device: str | None, dtype: str | None, trust: bo
         config, notes = _unpacking(config, said)
     spread = {"device_map": "auto"} if device == "auto" else {}
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True, "config": config}
-    # A GGUF file is asked for in full: where there are kernels for it, transformers would leave its blocks as they are.
-    whole = {"quantization_config": transformers.GgufConfig(dequantize=True)} if packed else {"use_safetensors": True}
+    # A GGUF file is asked for in full: where there are kernels for it, newer transformers would leave its blocks as they are.
+    of_blocks = getattr(transformers, "GgufConfig", None) if packed else None
+    whole = {"quantization_config": of_blocks(dequantize=True)} if of_blocks else {"use_safetensors": not packed}
     options = {"dtype": dtype or ("float32" if packed else "auto"), **whole, **spread, **common}
     with redirect_stderr(io.StringIO()) if packed else nullcontext():  # a bar that cannot be switched off
         model, info = loader.from_pretrained(folder, **options, **report)
