@@ -76,8 +76,9 @@ def test_blocks_are_multiplied_out(kind: str, of: Any, tmp_path: Path) -> None:
     assert lm.model.dtype == torch.float32
 
 
-def test_another_dtype_on_request(whole: Path) -> None:
-    lm = load(str(whole), dtype="bfloat16")
+def test_another_dtype_on_request(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "Tiny.GGUF").symlink_to(whole)  # an ending is an ending
+    lm = load(str(tmp_path / "Tiny.GGUF"), dtype="bfloat16")
     assert {p.dtype for p in lm.model.parameters()} == {torch.bfloat16}
 
 

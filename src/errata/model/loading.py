@@ -52,7 +52,7 @@ def load(name: str, *, device: str | None = None, dtype: str | None = None, trus
     check_place(device, dtype)
     try:
         with quiet():
-            model, tokenizer, notes = _from_pretrained(str(file or path), device, dtype, trust_remote_code)
+            model, tokenizer, notes = _from_pretrained(path, file, device, dtype, trust_remote_code)
             lm = LM(model, tokenizer, name)
     except BadModel as error:
         raise error if name in str(error) else BadModel(f"{name!r}: {error}") from error
@@ -65,11 +65,12 @@ def load(name: str, *, device: str | None = None, dtype: str | None = None, trus
     return lm
 
 
-def _from_pretrained(path: str, device: str | None, dtype: str | None, trust: bool) -> tuple[Any, Any, tuple[str, ...]]:
+def _from_pretrained(
+    path: str, file: Path | None, device: str | None, dtype: str | None, trust: bool
+) -> tuple[Any, Any, tuple[str, ...]]:
     """Return a plain model, its tokenizer, and what there is to say about them."""
-    packed = path.endswith(gguf.ENDING)
-    folder, file = os.path.split(path) if packed else (path, "")
-    common: dict[str, Any] = {"trust_remote_code": trust} | ({"gguf_file": file} if packed else {})
+    folder = str(file.parent) if file else path
+    common: dict[str, Any] = {"trust_remote_code": trust} | ({"gguf_file": file.name} if file else {})
     config = transformers.AutoConfig.from_pretrained(folder, **common)
     classifies = any(name.endswith(CLASSIFIES) for name in config.architectures or ())
     loader = _LOADERS["classifier" if classifies else arch.row(config.model_type).kind]
@@ -80,18 +81,18 @@ def _from_pretrained(path: str, device: str | None, dtype: str | None, trust: bo
     spread = {"device_map": "auto"} if device == "auto" else {}
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True, "config": config}
     # A GGUF file is asked for in full: where there are kernels for it, newer transformers would leave its blocks as they are.
-    of_blocks = getattr(transformers, "GgufConfig", None) if packed else None
-    whole = {"quantization_config": of_blocks(dequantize=True)} if of_blocks else {"use_safetensors": not packed}
-    options = {"dtype": dtype or ("float32" if packed else "auto"), **whole, **spread, **common}
-    with redirect_stderr(io.StringIO()) if packed else nullcontext():  # a bar that cannot be switched off
+    of_blocks = getattr(transformers, "GgufConfig", None) if file else None
+    whole = {"quantization_config": of_blocks(dequantize=True)} if of_blocks else {"use_safetensors": file is None}
+    options = {"dtype": dtype or ("float32" if file else "auto"), **whole, **spread, **common}
+    with redirect_stderr(io.StringIO()) if file else nullcontext():  # a bar that cannot be switched off
         model, info = loader.from_pretrained(folder, **options, **report)
-    _check_whole(path, model, info)
+    _check_whole(str(file or path), model, info)
     if not said:
         checkpoints.check_scales(info["unexpected_keys"])
     else:
         checkpoints.check_blocks(_folder(folder), said)
-    if said or packed:
-        model = _plain(model, path, spread)
+    if said or file:
+        model = _plain(model, str(file or path), spread)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)
     model = (model if spread else model.to(device or "cpu")).requires_grad_(False)
     return model, tokenizer, (*notes, *checkpoints.unused(info["unexpected_keys"]))
