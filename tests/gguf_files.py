@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,14 @@ def stored(name: str, tensor: Any, config: Any) -> tuple[str, np.ndarray]:
 
 
 def write(
-    path: Path, model: Any, tokenizer: PreTrainedTokenizerFast, quantised: str = "F32", arch: str = "llama"
+    path: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    quantised: str = "F32",
+    arch: str = "llama",
+    more: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write a Llama model and its byte-level tokenizer, matrices as `quantised`, vectors as float32."""
+    """Write a Llama model and its byte-level tokenizer, matrices as `quantised`, vectors as float32, and `more` tensors."""
     import gguf
 
     made, config = gguf.GGUFWriter(path, arch), model.config
@@ -59,6 +65,8 @@ def write(
             made.add_tensor(called, gguf.quantize(array, kind), raw_dtype=kind)
         else:
             made.add_tensor(called, array)
+    for called, array in (more or {}).items():
+        made.add_tensor(called, array)
     made.write_header_to_file()
     made.write_kv_data_to_file()
     made.write_tensors_to_file()

