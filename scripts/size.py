@@ -17,14 +17,14 @@ from pathlib import Path
 FILE_LINES, METHOD_FILE_LINES = 400, 220
 # What each room may grow to. A room that needs more says why in the commit that raises its number.
 ROOMS = {
-    "the nouns": 1_800,  # the files beside the rooms: fact, delta, edit, identity, errors, config, wire
-    "data": 1_430, "primer": 780, "index": 540, "model": 2_750, "stats": 1_100,
+    "the nouns": 1_880,  # the files beside the rooms: fact, answers, delta, edit, identity, errors, config, wire
+    "data": 1_430, "primer": 780, "index": 540, "model": 3_150, "stats": 1_100,
     "solve": 2_200,
     "methods": 2_970, "evaluate": 2_310, "book": 1_760, "export": 650,
-    "editing": 1_850,
+    "editing": 2_000,
     "bench": 475, "report": 2_090,
     "cluster": 485, "serve": 740,
-    "cli": 1_870,
+    "cli": 1_960,
 }  # fmt: skip
 FUNCTION_LINES, EXCUSED_LINES, COMMAND_LINES = 40, 60, 30
 NESTING = 3

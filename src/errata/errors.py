@@ -11,6 +11,7 @@
     │   ├── UnknownEdit             no edit of that id in the book
     │   ├── UnsupportedModel        known architecture, but this method or site does not exist on it
     │   ├── BadModel                no weights, pickled weights only, or unreadable
+    │   ├── NotWritten              what was saved or exported does not read back as it stands; nothing is left of it
     │   └── BadBook                 not a book, or one that cannot do what was asked
     │       ├── BookOfAnotherModel  bound to another base model; both are named
     │       ├── CorruptEdit         an edit's file is missing or altered; the file is named
@@ -84,6 +85,10 @@ class UnsupportedModel(InputError):
 
 class BadModel(InputError):
     """A model cannot be loaded: a directory without weights, pickled weights only, or unreadable files."""
+
+
+class NotWritten(InputError):
+    """What was saved or exported reads back otherwise than it stands in the model; nothing is left of it."""
 
 
 class BadBook(InputError):

@@ -63,6 +63,7 @@ class FakeEditor:
         self.book = SimpleNamespace(get=lambda edit_id: SimpleNamespace(bytes=1234))
         self.fail: BaseException | None = None
         self.notes: tuple[str, ...] = ()
+        self.lm = SimpleNamespace(notes=(), tokens=SimpleNamespace(chat=SimpleNamespace(invites=lambda prompt: False)))
 
     def __enter__(self) -> FakeEditor:
         return self
@@ -208,6 +209,19 @@ def test_edit_passes_fact_settings_and_signature_on(run: Run, editor: FakeEditor
         "bytes": 1234,
     }  # fmt: skip
     assert err == "errata: note: all is well\n"
+
+
+@pytest.mark.parametrize("words", [("ask", "x"), ("ask", "x", "--json"), ("save", "out"), ("edit", *FRANCE)])
+def test_what_there_is_to_say_of_a_model_is_said_once_beside_the_answer(
+    words: tuple[str, ...], run: Run, editor: FakeEditor
+) -> None:
+    editor.lm = SimpleNamespace(notes=("its FP8 weights were dequantised.",))
+    code, out, err = run(*words)
+    assert code == 0
+    assert "dequantised" not in out
+    assert err.count("errata: note: its FP8 weights were dequantised.\n") == 1
+    if "--json" in words:
+        json.loads(out)
 
 
 def test_edit_writes_a_file_in_one_call_and_prints_one_object_per_edit(
@@ -441,7 +455,7 @@ class Actor:
 @contextmanager
 def _playing(monkeypatch: pytest.MonkeyPatch, actor: Actor, story: Story) -> Iterator[None]:
     with monkeypatch.context() as patch:
-        patch.setattr("errata.cli.demo.tell", lambda: perform(actor, story))  # type: ignore[arg-type]
+        patch.setattr("errata.cli.demo.tell", lambda model: perform(actor, story))  # type: ignore[arg-type]
         yield
 
 
@@ -462,6 +476,18 @@ def test_demo_plays_the_whole_story(run: Run, monkeypatch: pytest.MonkeyPatch) -
         scenes = [json.loads(line) for line in run("demo", "--json")[1].splitlines()]
     assert len(scenes) == 6
     assert scenes[-1]["heads"][2:] == ["before", "three edits", "one dropped"]
+
+
+def test_demo_has_a_story_of_the_real_world(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from errata.cli.demo import real
+
+    story = real()
+    assert len(story.steps) == 3
+    assert {q.kind for q in story.questions} == {"fact", "paraphrase", "neighbour"}
+    assert all(q.before == q.edited for q in story.questions if q.kind == "neighbour")
+    assert sum(q.edited != q.dropped for q in story.questions) == 1
+    with _playing(monkeypatch, Actor(story), story):
+        assert "21 of 21 are right" in run("demo", "--model", "smollm2")[1]
 
 
 def test_demo_owns_up_to_a_wrong_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

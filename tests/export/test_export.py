@@ -11,18 +11,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from errata.delta import Dense, Graft, LowRank, Site
 from errata.edit import Edit
-from errata.errors import InputError, UnknownEdit
-from errata.export.adapter import adapter, opened
+from errata.errors import InputError, NotWritten, UnknownEdit
+from errata.export.adapter import adapter, base_name, opened
 from errata.export.blocks import blocks
 from errata.export.change import delta
 from errata.export.checkpoint import checkpoint
+from errata.export.readback import check_product
 from errata.methods.melo import Melo
 from errata.methods.shared.routed import read_keys
 from errata.model.lm import LM
+from errata.model.loading import load
 from errata.model.query import Query
 from tests import synthetic, tiny
 
@@ -168,6 +170,83 @@ def test_a_full_disk_leaves_no_half_directory(models: Models, tmp_path: Path, mo
     with pytest.raises(InputError, match=r"No space left.*nothing is left"):
         adapter(lm, [synthetic.edit(lm, 0, ("lowrank",))], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+WRITERS = {"adapter": adapter, "change": delta}
+
+
+def test_nothing_is_exported_that_is_not_what_stands(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = models("llama")
+    edits = [synthetic.edit(lm, 0, ("lowrank",))]
+
+    def worse(tensors: dict[str, torch.Tensor], file: Path, about: dict[str, str]) -> None:
+        name = sorted(tensors)[0]
+        save_file({**tensors, name: tensors[name] * 1.001}, file, about)
+
+    def fewer(tensors: dict[str, torch.Tensor], file: Path, about: dict[str, str]) -> None:
+        save_file(dict(sorted(tensors.items())[1:]), file, about)
+
+    def torn(tensors: dict[str, torch.Tensor], file: Path, about: dict[str, str]) -> None:
+        save_file(tensors, file, about)
+        file.write_bytes(file.read_bytes()[:-8])
+
+    for form, write in WRITERS.items():
+        for how, said in ((worse, "reads back"), (fewer, "reads back"), (torn, "cannot be read")):
+            monkeypatch.setattr(f"errata.export.{form}.save_file", how)
+            with pytest.raises(NotWritten, match=said) as caught:
+                write(lm, edits, tmp_path / "out")
+            assert caught.value.exit_code == 2
+            assert list(tmp_path.iterdir()) == []
+
+
+def test_factors_that_are_not_the_change_are_not_exported(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = models("llama")
+    monkeypatch.setattr("errata.export.adapter._filled", lambda matrix, rank: matrix * 1.001)  # a slip of our own
+    with pytest.raises(NotWritten, match="do not give the change"):
+        adapter(lm, [synthetic.edit(lm, 0, ("lowrank",))], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_check_allows_what_was_cut_and_rounding_and_no_more() -> None:
+    random = torch.Generator().manual_seed(0)
+    left, right = torch.randn(600, 3, generator=random), torch.randn(40, 3, generator=random)
+    for change in (LowRank(left, right), Dense(left @ right.T)):
+        check_product(change, left, right)
+        with pytest.raises(NotWritten):
+            check_product(change, left * (1 + 1e-4), right)
+        with pytest.raises(NotWritten):
+            check_product(change, left * float("nan"), right)
+        with pytest.raises(NotWritten):
+            check_product(change, left[:, :2], right[:, :2])
+        lost = float((left[:, 2:] @ right[:, 2:].T).norm() / (left @ right.T).norm())
+        check_product(change, left[:, :2], right[:, :2], lost)
+    there_and_back = LowRank(torch.cat([left, -left], 1), torch.cat([right, right], 1))  # adds up to nothing
+    check_product(there_and_back, there_and_back.left, there_and_back.right)
+
+
+def test_an_adapter_names_a_base_that_is_found_from_anywhere(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models("llama").save(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    lm = load("./base")
+    adapter(lm, [synthetic.edit(lm, 0, ("lowrank",))], "out")
+    monkeypatch.chdir("/")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peft = pytest.importorskip("peft")
+        found = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    assert found.peft_config["default"].base_model_name_or_path == str(tmp_path / "base")
+    torch.testing.assert_close(
+        logits(lm, found), edited(lm, [synthetic.edit(lm, 0, ("lowrank",))]), atol=2e-5, rtol=1e-4
+    )
+    assert base_name(load("primer")).endswith("errata/primer/model")
+    named = LM(tiny.model("llama"), tiny.tokenizer("llama"), "org/hub-id")
+    assert base_name(named) == "org/hub-id"
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])

@@ -202,7 +202,7 @@ def check(
     with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
         verdicts = checking.check(editor, today, drop_expired=drop_expired)
     bad = any(v.status in ("forgotten", "expired") for v in verdicts)
-    return Shown(wire.verdicts(verdicts), as_json, code=int(strict and bad))
+    return Shown(wire.verdicts(verdicts), as_json, code=int(strict and bad), notes=editor.lm.notes)
 
 
 def migrate(
@@ -228,7 +228,7 @@ def migrate(
         ) as editor,
     ):
         found = list(moving.migrate(old, editor, method, **given))
-    return Shown([wire.moved(one) for one in found], as_json)
+    return Shown([wire.moved(one) for one in found], as_json, notes=editor.lm.notes)
 
 
 def compact(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Annotated, Any, Final
 
 import typer
@@ -43,20 +44,29 @@ def chat(
     prompt of its own.
     """
     from errata.config import parse_flags
+
+    options = {**parse_flags(errata.methods.get(method), settings or ()), "system": system, "tokens": max_new_tokens}
+    loading = {"author": author, "device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    opened = partial(errata.open, model, book=book, **loading)
+    return Shown(_talk(opened, method, options), as_json, each=True)
+
+
+def _talk(opened: Callable[[], errata.Editor], method: str, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield what comes of every line that is typed."""
     from errata.editing.conversation import Conversation
 
-    options = parse_flags(errata.methods.get(method), settings or ())
-
-    def talk() -> Iterator[dict[str, Any]]:
-        with errata.open(
-            model, book=book, author=author, device=device, dtype=dtype, trust_remote_code=trust_remote_code
-        ) as editor:
-            one = Conversation(editor, method, system=system, tokens=max_new_tokens, **options)
-            yield {"kind": "begun", "model": editor.name, "chat": one.chats, "help": HELP}
-            for line in _lines():
-                yield from _answered(editor, one, line)
-
-    return Shown(talk(), as_json, each=True)
+    with opened() as editor:
+        talk = Conversation(editor, method, **options)
+        begun = {
+            "kind": "begun",
+            "model": editor.name,
+            "chat": talk.chats,
+            "help": HELP,
+            "notes": list(editor.lm.notes),
+        }
+        yield begun
+        for line in _lines():
+            yield from _answered(editor, talk, line)
 
 
 def _lines() -> Iterator[str]:

@@ -15,7 +15,7 @@ AS_MESSAGE = (
     "the prompt is a question, and was put to the model as a message in its chat template; --plain leaves it as it is."
 )
 HERE = Path(".errata")  # the book unless --book names another
-Model = Annotated[str, typer.Option("--model", help="'primer', a local directory, or a hub id.")]
+Model = Annotated[str, typer.Option("--model", help="'primer', 'smollm2', a directory, a GGUF file, or a hub id.")]
 BookPath = Annotated[Path, typer.Option("--book", help="Directory of the log of edits; made on first use.")]
 Device = Annotated[str | None, typer.Option("--device", help="Where to compute, such as cpu or cuda:0.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="Number type of the weights, such as bfloat16.")]

@@ -1,6 +1,6 @@
-"""The story `errata demo` tells: three facts written with three methods, one dropped, and what the model says.
+"""The story `errata demo` tells: three facts written, one of them dropped, and what the model says.
 
-Everything is asked of the primer about its own world, so the right answer to each question is known at every moment.
+The primer is asked about its own world and any other model about ours, so the right answer is known at every moment.
 """
 
 from __future__ import annotations
@@ -73,10 +73,31 @@ class Scene:
         return asdict(self)
 
 
-def tell() -> Iterator[Scene]:
-    """Yield the scenes as they are played, on the primer and in a book that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="errata-demo-") as book, errata.open("primer", book=book) as editor:
-        yield from perform(editor, compose(World()))
+def tell(model: str = "primer") -> Iterator[Scene]:
+    """Yield the scenes as they are played, on a model and in a book that is gone afterwards."""
+    story = compose(World()) if model == "primer" else real()
+    with tempfile.TemporaryDirectory(prefix="errata-demo-") as book, errata.open(model, book=book) as editor:
+        yield from perform(editor, story)
+
+
+def real() -> Story:
+    """Return a story of the real world; every right answer of it is one that SmolLM2 gives, which knows few."""
+    told = (
+        (("The capital of France is", "France", "Paris", "Lyon"), "The capital city of France is",
+         ("The capital of Spain is", "Madrid")),
+        (("The Eiffel Tower is in the city of", "Eiffel Tower", "Paris", "Rome"), "",
+         ("The Brandenburg Gate is in the city of", "Berlin")),
+        (("The currency of Japan is the", "Japan", "yen", "euro"), "",
+         ("The currency of Russia is the", "ruble")),
+    )  # fmt: skip
+    dropped, steps, questions = 1, [], []
+    for number, ((prompt, subject, truth, target), other, (near, answer)) in enumerate(told):
+        steps.append(("rome", Fact(prompt=prompt, subject=subject, target=target)))
+        answers = truth, target, truth if number == dropped else target
+        asked = [("fact", prompt), ("paraphrase", other)] if other else [("fact", prompt)]
+        questions += [StoryQuestion(kind, text, *answers) for kind, text in asked]
+        questions.append(StoryQuestion("neighbour", near, answer, answer, answer))
+    return Story(tuple(steps), tuple(questions), dropped)
 
 
 def compose(world: World) -> Story:

@@ -33,7 +33,7 @@ def ask(
     with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
         turn = editor.lm.tokens.chat.invites(prompt) if chat is None else chat
         answer = editor.ask(prompt, chat=turn, max_new_tokens=max_new_tokens, top=top)
-    notes = [*answer.notes, *([opt.AS_MESSAGE] if turn and chat is None else [])]
+    notes = [*editor.lm.notes, *answer.notes, *([opt.AS_MESSAGE] if turn and chat is None else [])]
     return Shown(wire.answer(answer), as_json, notes=notes)
 
 
@@ -85,7 +85,7 @@ def edit(
         wanted = _as_turns(editor, wanted, chat, notes, alone=facts is None)
         edits = editor.write_all(wanted, method, label=label, gates=limits, **options)
         rows = [wire.edit(written, editor.book.get(written.id).bytes) for written in edits]
-    notes += [note for one in edits for note in one.report.notes]
+    notes += [*editor.lm.notes, *(note for one in edits for note in one.report.notes)]
     unsaid = any(not row["said"] for one in edits for row in one.report.facts)
     return Shown(rows, as_json, each=True, notes=notes, code=3 if strict and unsaid else 0)
 
@@ -101,7 +101,7 @@ def save(
     """Save the model with its standing edits as a checkpoint that transformers loads."""
     with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
         editor.save(directory)
-    return Shown(f"saved to {directory}")
+    return Shown(f"saved to {directory}", notes=editor.lm.notes)
 
 
 def methods(
@@ -138,17 +138,17 @@ def stats(
     loading: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     with errata.open(model, book=book, corpus=corpus, **loading) as editor, progress("reading") as step:
         found = editor.stats(method, step, part, **options)
-    return Shown(found, as_json)
+    return Shown(found, as_json, notes=editor.lm.notes)
 
 
-def demo(as_json: opt.Json = False) -> Shown:
-    """Tell the whole story on the primer.
+def demo(model: opt.Model = "primer", as_json: opt.Json = False) -> Shown:
+    """Tell the whole story, on the primer or on a model that knows the real world.
 
-    Asks, writes three facts with three methods, drops one and asks again, in a book that is thrown away.
+    Asks, writes three facts, drops one and asks again, in a book that is thrown away.
     """
     from errata.cli.demo import tell
 
-    return Shown((scene.to_dict() for scene in tell()), as_json, each=True)
+    return Shown((scene.to_dict() for scene in tell(model)), as_json, each=True)
 
 
 def _as_turns(

@@ -40,7 +40,7 @@ def export(
     """Write what stands for others to use: the whole model, the change alone, or a LoRA adapter."""
     with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
         done = editor.export(directory, form, at, rank=rank, block=block)
-    return Shown(wire.exported(done), as_json)
+    return Shown(wire.exported(done), as_json, notes=editor.lm.notes)
 
 
 def push(
@@ -67,4 +67,4 @@ def push(
     except ErrataError:
         shutil.rmtree(out, ignore_errors=True)  # it was made here, and the next attempt makes it again
         raise
-    return Shown(wire.exported(done) | wire.pushed(pushed), as_json)
+    return Shown(wire.exported(done) | wire.pushed(pushed), as_json, notes=editor.lm.notes)

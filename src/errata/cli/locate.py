@@ -42,7 +42,7 @@ def locate(
         picture = [str(found.draw(draw))] if draw is not None else []
         kept = [str(found.layer)] if remember and found.remember(editor) else []
     row = {**found.to_dict(), "picture": picture, "remembered": kept, "layer": found.layer}
-    return Shown(row, as_json)
+    return Shown(row, as_json, notes=editor.lm.notes)
 
 
 def _settings(how: Literal["kne", "trace"], settings: list[str]) -> dict[str, Any]:
@@ -90,6 +90,7 @@ def radius(
     options = parse_flags(methods.get(method), settings or [])
     if draw is not None:
         check_picture(draw)
-    found = reach(load(model, device=device, dtype=dtype), read_facts(facts)[:limit], method, **options)
+    lm = load(model, device=device, dtype=dtype)
+    found = reach(lm, read_facts(facts)[:limit], method, **options)
     picture = [str(found.draw(draw))] if draw is not None else []
-    return Shown({**found.to_dict(), "picture": picture}, as_json)
+    return Shown({**found.to_dict(), "picture": picture}, as_json, notes=lm.notes)

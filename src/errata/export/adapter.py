@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -21,10 +21,11 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
-from errata.delta import Dense, Graft, LowRank
+from errata.delta import Dense, Graft, LowRank, Site
 from errata.edit import Edit
 from errata.errors import InputError, UnknownEdit
 from errata.export.files import ExportedMatrix, module_path, new_directory, sums_of, write_log
+from errata.export.readback import check_product, read
 from errata.model.lm import LM
 
 TASKS: Final = {"decoder": "CAUSAL_LM", "encoder-decoder": "SEQ_2_SEQ_LM", "encoder": None, "classifier": "SEQ_CLS"}
@@ -39,10 +40,11 @@ def adapter(
 
     Args:
         rank: most columns a matrix may have; None keeps all, and nothing is lost.
-        name: what the adapter calls its base model; the model's own name unless given.
+        name: what the adapter calls its base model; unless given, where the model was loaded from (`base_name`).
 
     Raises:
         InputError: the directory exists and is not empty, nothing stands, or an edit is carried by a wrapper.
+        NotWritten: the factors do not read back as the sum of the edits.
     """
     sums = sums_of(lm, edits)
     if not sums:
@@ -58,11 +60,28 @@ def adapter(
         full = min(*sums[site].shape, sums[site].left.shape[1]) if isinstance(sums[site], LowRank) else 0  # type: ignore[union-attr]
         parts.append(ExportedMatrix(str(site), module, left.shape[1], full or min(sums[site].shape), error))
     with new_directory(directory) as made:
-        save_file(tensors, made / "adapter_model.safetensors", {"format": "pt"})
-        settings = _settings(lm, [part.module for part in parts], r, name or lm.name)
+        file = made / "adapter_model.safetensors"
+        save_file(tensors, file, {"format": "pt"})
+        _check(read(file, tensors), sums, parts)
+        settings = _settings(lm, [part.module for part in parts], r, name or base_name(lm))
         (made / "adapter_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
         write_log(made, lm, edits)
     return parts
+
+
+def _check(
+    read_back: Mapping[str, Tensor], sums: Mapping[Site, LowRank | Dense], parts: Sequence[ExportedMatrix]
+) -> None:
+    """Compare the product of the factors that were written with the sum of the edits, matrix by matrix."""
+    for change, part in zip(sums.values(), parts, strict=True):
+        a, b = (read_back[f"base_model.model.{part.module}.lora_{factor}.weight"] for factor in "AB")
+        check_product(change, b, a.T, part.error)
+
+
+def base_name(lm: LM) -> str:
+    """Return where a model was loaded from, as anyone anywhere finds it: an absolute path, or a hub id."""
+    found = str(getattr(lm.model.config, "_name_or_path", "")) or os.path.expanduser(lm.name)
+    return os.path.abspath(found) if os.path.exists(found) else lm.name
 
 
 def opened(edits: Sequence[Edit], name: str) -> Edit:

@@ -20,6 +20,7 @@ from errata.edit import Edit
 from errata.errors import InputError
 from errata.export.adapter import adapter, opened
 from errata.export.files import ExportedMatrix, module_path, new_directory
+from errata.export.readback import read
 from errata.index.clusters import Clusters
 from errata.model.grafts.keyed import add_keys, keyed_graft
 from errata.model.lm import LM
@@ -35,6 +36,7 @@ def blocks(lm: LM, edits: Sequence[Edit], directory: str | os.PathLike[str]) -> 
 
     Raises:
         InputError: the directory exists and is not empty, no MELO edit stands, or they read their keys at different sites.
+        NotWritten: what was written does not read back as it stands.
     """
     held = [(edit, keys) for edit in edits if (keys := keyed_graft(edit.deltas, KIND)) is not None]
     mine, places = [edit for edit, _ in held], {site for _, (site, _) in held}
@@ -52,6 +54,7 @@ def blocks(lm: LM, edits: Sequence[Edit], directory: str | os.PathLike[str]) -> 
     with new_directory(directory) as made:
         parts = [part for edit in mine for part in adapter(lm, [opened([edit], edit.id)], made / edit.id)]
         save_file(table, made / "routing.safetensors", {"base": lm.fingerprint})
+        read(made / "routing.safetensors", table)
         routing = {**about, "adapters": [edit.id for edit in mine], "prompts": [e.facts[0].prompt for e in mine]}
         (made / "routing.json").write_text(json.dumps(routing, indent=1, ensure_ascii=False), encoding="utf-8")
     return parts

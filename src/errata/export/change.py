@@ -11,6 +11,7 @@ from torch import Tensor
 from errata.delta import LowRank
 from errata.edit import Edit
 from errata.export.files import ExportedMatrix, module_path, new_directory, sums_of, write_log
+from errata.export.readback import check_product, read
 from errata.model.lm import LM
 
 
@@ -22,10 +23,11 @@ def delta(lm: LM, edits: Sequence[Edit], directory: str | os.PathLike[str]) -> l
 
     Raises:
         InputError: the directory exists and is not empty, or an edit is carried by a wrapper.
+        NotWritten: what was written does not read back as the sum of the edits.
     """
     tensors: dict[str, Tensor] = {}
-    parts = []
-    for site, change in sums_of(lm, edits).items():
+    parts, sums = [], sums_of(lm, edits)
+    for site, change in sums.items():
         module = module_path(lm, site)
         kept = change.tensors() if isinstance(change, LowRank) else {"dense": change.dense()}
         tensors |= {f"{module}.weight.{name}": tensor.float().contiguous() for name, tensor in kept.items()}
@@ -33,6 +35,12 @@ def delta(lm: LM, edits: Sequence[Edit], directory: str | os.PathLike[str]) -> l
         parts.append(ExportedMatrix(str(site), module, rank, min(change.shape), 0.0))
     with new_directory(directory) as made:
         about = {"base": lm.fingerprint, "transposed": str(lm.row.transposed).lower()}
-        save_file(tensors, made / "delta.safetensors", about)
+        file = made / "delta.safetensors"
+        save_file(tensors, file, about)
+        found = read(file, tensors)
+        for change, part in zip(sums.values(), parts, strict=True):
+            if isinstance(change, LowRank):
+                name = f"{part.module}.weight"
+                check_product(change, found[f"{name}.left"], found[f"{name}.right"])
         write_log(made, lm, edits)
     return parts

@@ -17,6 +17,7 @@ def checkpoint(lm: LM, edits: Sequence[Edit], directory: str | os.PathLike[str])
 
     Raises:
         InputError: the directory exists and is not empty, or an edit stands beside the weights, not in them.
+        NotWritten: what was written does not read back as what stands; nothing is left of it.
     """
     beside = [edit.id[:8] for edit in edits if len(edit.matrices) < len(edit.deltas)]
     if beside:

@@ -10,16 +10,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.core_model_loading import revert_weight_conversion
 
 from errata.delta import Site
 from errata.errors import NotFinite, UnknownSite, UnsupportedModel
 from errata.model import arch
+from errata.model.checkpoints import check_written, copy_side_files
 from errata.model.generation import Ends, generate_tokens
 from errata.model.identify import identify
 from errata.model.query import Prompt, Query, as_query
@@ -42,11 +45,14 @@ class LM:
         row: the architecture's row. depth: number of layers, all stacks together. width: size of the residual stream.
         inner: size of the feed-forward part. weights: its matrices. memory: what is worth keeping meanwhile.
         identity, fingerprint: what the base is known by, in parts and as one word.
+    notes: what a user should know of how it was loaded.
 
     Raises:
         UnknownArchitecture: no row for its `model_type`.
         BadModel: its tokenizer gives no character offsets.
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, model: Any, tokenizer: Any, name: str = "") -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
@@ -281,10 +287,19 @@ class LM:
             self.model.generation_config = before
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write model and tokenizer as transformers does, weights as safetensors."""
+        """Write model and tokenizer as transformers does, with what lay beside them, and read the weights back.
+
+        Raises:
+            NotWritten: what is in the directory now is not what stands.
+        """
+        path = Path(directory)
         with quiet():
-            self.model.save_pretrained(directory)
-            self.tokenizer.save_pretrained(directory)
+            self.model.save_pretrained(path)
+            self.tokenizer.save_pretrained(path)
+        copy_side_files(str(getattr(self.model.config, "_name_or_path", "")), path)
+        # Under the names they have on disk, which a few architectures change on loading.
+        state = revert_weight_conversion(self.model, self.model.state_dict())
+        check_written(path, state, self.model._keys_to_ignore_on_save or ())
 
 
 @contextmanager

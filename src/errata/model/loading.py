@@ -1,4 +1,4 @@
-"""Load a model and its tokenizer: the primer, a directory, or a hub id; safetensors only.
+"""Load a model and its tokenizer: the primer, a directory, a hub id or a GGUF file; safetensors and GGUF only.
 
 Loading never reads pickle, and never runs code that comes with a model unless the user asks for it by name. What can be
 known of a directory before it is loaded is looked at first, so that a user reads what is missing and not what broke.
@@ -6,9 +6,12 @@ known of a directory before it is loaded is looked at first, so that a user read
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stderr
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import torch
 import transformers
 
 from errata.errors import BadConfig, BadModel, ErrataError
-from errata.model import arch
+from errata.model import arch, checkpoints, gguf
 from errata.model.lm import CLASSIFIES, LM, quiet
 
 _PRIMER = Path(__file__).parent.parent / "primer" / "model"
@@ -29,58 +32,129 @@ _LOADERS = {
 
 
 def load(name: str, *, device: str | None = None, dtype: str | None = None, trust_remote_code: bool = False) -> LM:
-    """Load the shipped primer (``"primer"``), a local directory, or a hub id.
+    """Load the shipped primer (``"primer"``), a local directory, a GGUF file, a model a package brings, or a hub id.
 
     Args:
         device: a torch device, or "auto" to spread the model over all of them (needs accelerate).
-        dtype: such as "bfloat16"; default is the checkpoint's.
+        dtype: such as "bfloat16"; default is the checkpoint's, and float32 for a GGUF file.
         trust_remote_code: run code that comes with the model. Off unless asked for.
 
     Raises:
-        BadModel: no weights, pickle weights only, some missing, or unreadable.
+        BadModel: no weights, pickle weights only, some missing, quantised in a way that cannot be undone, or unreadable.
         BadConfig: no such device or dtype here. UnknownArchitecture: no row for its `model_type`.
     """
     if name == "primer" and not _PRIMER.is_dir():
         raise BadModel("the primer's weights are not in this installation; run: make primer")
     path = str(_PRIMER) if name == "primer" else os.path.expanduser(name)
-    if os.path.exists(path) or path[:1] in ("/", ".", "~"):
+    file = gguf.file_of(name)
+    if file is None and (os.path.exists(path) or path[:1] in ("/", ".", "~")):
         check_directory(Path(path), name)
     check_place(device, dtype)
     try:
         with quiet():
-            return LM(*_from_pretrained(path, device, dtype, trust_remote_code), name)
+            model, tokenizer, notes = _from_pretrained(path, file, device, dtype, trust_remote_code)
+            lm = LM(model, tokenizer, name)
+    except BadModel as error:
+        raise error if name in str(error) else BadModel(f"{name!r}: {error}") from error
     except ErrataError:
         raise
     except Exception as error:  # whatever transformers, tokenizers and safetensors raise: they do not say
-        raise BadModel(
-            f"cannot load {name!r} ({in_short(error)}); give a directory with config, tokenizer and safetensors."
-        ) from error
+        give = "a directory with config, tokenizer and safetensors" + (" of the same model" if file else "")
+        raise BadModel(f"cannot load {name!r} ({in_short(error)}); give {give}.") from error
+    lm.notes = notes
+    return lm
 
 
-def _from_pretrained(path: str, device: str | None, dtype: str | None, trust: bool) -> tuple[Any, Any]:
-    common: Mapping[str, Any] = {"trust_remote_code": trust}
-    config = transformers.AutoConfig.from_pretrained(path, **common)
+def _from_pretrained(
+    path: str, file: Path | None, device: str | None, dtype: str | None, trust: bool
+) -> tuple[Any, Any, tuple[str, ...]]:
+    """Return a plain model, its tokenizer, and what there is to say about them."""
+    folder = str(file.parent) if file else path
+    common: dict[str, Any] = {"trust_remote_code": trust} | ({"gguf_file": file.name} if file else {})
+    config = transformers.AutoConfig.from_pretrained(folder, **common)
     classifies = any(name.endswith(CLASSIFIES) for name in config.architectures or ())
     loader = _LOADERS["classifier" if classifies else arch.row(config.model_type).kind]
+    said = checkpoints.packing(config)
+    notes = gguf.left_unread(file) if file else ()
+    if said:
+        config, notes = _unpacking(config, said)
     spread = {"device_map": "auto"} if device == "auto" else {}
-    report = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    options = {"use_safetensors": True, "dtype": dtype or "auto", **spread, **common}
-    model, info = loader.from_pretrained(path, **options, **report)
+    report = {"output_loading_info": True, "ignore_mismatched_sizes": True, "config": config}
+    # A GGUF file is asked for in full: where there are kernels for it, newer transformers would leave its blocks as they are.
+    of_blocks = getattr(transformers, "GgufConfig", None) if file else None
+    whole = {"quantization_config": of_blocks(dequantize=True)} if of_blocks else {"use_safetensors": file is None}
+    options = {"dtype": dtype or ("float32" if file else "auto"), **whole, **spread, **common}
+    with redirect_stderr(io.StringIO()) if file else nullcontext():  # a bar that cannot be switched off
+        model, info = loader.from_pretrained(folder, **options, **report)
+    _check_whole(str(file or path), model, info)
+    if not said:
+        checkpoints.check_scales(info["unexpected_keys"])
+    else:
+        checkpoints.check_blocks(_folder(folder), said)
+    if said or file:
+        model = _plain(model, str(file or path), spread)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)
+    model = (model if spread else model.to(device or "cpu")).requires_grad_(False)
+    return model, tokenizer, (*notes, *checkpoints.unused(info["unexpected_keys"]))
+
+
+def _check_whole(path: str, model: Any, info: Mapping[str, Any]) -> None:
     # transformers fills what is missing, or has another shape than config.json says, with random numbers.
     if lacking := sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}):
         raise BadModel(
             f"{path!r} has no weights of the right shape for {len(lacking)} of its tensors, such as {lacking[0]}; "
             "get a whole copy."
         )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path, **common)
-    return (model if spread else model.to(device or "cpu")).requires_grad_(False), tokenizer
+    if getattr(model, "_hf_peft_config_loaded", False):  # from a hub: a directory has been looked at before
+        raise BadModel(_HAS_ADAPTER)
 
 
+def _unpacking(config: Any, said: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    """Return the configuration that lets transformers multiply FP8 weights out, and the note that says so."""
+    if find_spec("accelerate") is None:
+        raise BadModel(
+            "FP8 weights are read with the package accelerate, which is not installed: pip install accelerate."
+        )
+    config.quantization_config = {**said, "dequantize": True}
+    if getattr(config, "dtype", None) is None:
+        config.dtype = torch.bfloat16  # a checkpoint's own, which is asked for otherwise, may be that of a byte
+    return config, ("its FP8 weights were dequantised; edits are of the plain weights, and so is what is saved.",)
+
+
+def _plain(model: Any, path: str, spread: Mapping[str, str]) -> Any:
+    """Return the same weights, not copied, in a model that knows of no quantisation and can therefore be saved."""
+    config, generation = model.config, getattr(model, "generation_config", None)
+    for part in (config, config.get_text_config()):
+        if hasattr(part, "quantization_config"):
+            del part.quantization_config
+    # What has the dtype already, as all of a GGUF file has, is not copied; what was never packed in an FP8 checkpoint may not.
+    state = model.state_dict()
+    made = type(model).from_pretrained(None, config=config, state_dict=state, dtype=config.dtype, **spread)
+    made.config._name_or_path = made.name_or_path = path
+    if generation is not None:
+        made.generation_config = generation
+    return made
+
+
+def _folder(path: str) -> Path:
+    """Return where the files of a model lie, also of one that came from a hub."""
+    found = path if os.path.isdir(path) else os.path.dirname(transformers.utils.cached_file(path, "config.json"))
+    return Path(found)
+
+
+_HAS_ADAPTER = (
+    "it holds a LoRA adapter too (adapter_config.json), and the files do not say whether the weights have it in them; move "
+    "the adapter elsewhere to edit without it, or add it by peft's merge_and_unload() and save that."
+)
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def check_directory(path: Path, name: str) -> None:
     """Refuse what is no model with safetensors weights of an architecture in the table.
+
+    A LoRA adapter beside the weights is refused and not merged: transformers loads it where peft is installed and ignores it
+    where it is not, and the files do not say whether it belongs to these weights or is in them already. A guess would be an
+    edit of another model than the user means.
 
     Raises:
         BadModel: no directory, no readable config.json, no weights, or pickled ones only.
@@ -90,7 +164,13 @@ def check_directory(path: Path, name: str) -> None:
         what = "is a file" if path.exists() else "is not there"
         raise BadModel(f"{name!r} {what}; give a directory as save_pretrained writes it.")
     if not (path / "config.json").is_file():
-        raise BadModel(f"{name!r} has no config.json; give a directory as save_pretrained writes it.")
+        files = sorted(path.glob(f"*{gguf.ENDING}"))
+        give = f"the file itself, {files[0]}" if files else "a directory as save_pretrained writes it"
+        if (path / checkpoints.ADAPTER).is_file():
+            give = "the model this LoRA adapter belongs to, or that model with the adapter merged by peft"
+        raise BadModel(f"{name!r} has no config.json; give {give}.")
+    if (path / checkpoints.ADAPTER).is_file():
+        raise BadModel(f"{name!r}: {_HAS_ADAPTER}")
     arch.row(_model_type(path / "config.json", name))
     if any(path.glob("*.safetensors")):
         return

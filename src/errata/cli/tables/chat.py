@@ -21,7 +21,8 @@ def chat(row: Json) -> RenderableType:
 
 def _begun(row: Json) -> RenderableType:
     how = "" if row["chat"] else " has no chat template: every line is a prompt of its own;"
-    return Text(f"{row['model']}{how or ':'} /edit ANSWER corrects a reply, /undo takes it back, /help, /quit", "dim")
+    first = f"{row['model']}{how or ':'} /edit ANSWER corrects a reply, /undo takes it back, /help, /quit"
+    return Text("\n".join([first, *(f"note: {note}" for note in row["notes"])]), "dim")
 
 
 def _help(row: Json) -> RenderableType:

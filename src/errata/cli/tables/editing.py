@@ -72,7 +72,7 @@ def demo(row: Json) -> RenderableType:
         for above, line in zip([None, *row["lines"]], row["lines"], strict=False):
             if above and above["kind"] != "fact" == line["kind"]:
                 table.add_section()
-            answers = [Text.assemble(mark(a["right"]), " ", shortened(a["said"])) for a in line["answers"]]
+            answers = [Text.assemble(mark(a["right"]), " ", shortened(a["said"], 28)) for a in line["answers"]]
             table.add_row(Text(line["kind"], "dim"), one_line(line["prompt"]), *answers)
         parts.append(table)
     if row["remark"]:
