@@ -79,7 +79,7 @@ class FakeEditor:
     def ask(self, prompt: str, **options: object) -> SimpleNamespace:
         self._take("ask", prompt, options)
         top = [(" Paris", 0.75), ("[bold]", 0.25)]
-        return SimpleNamespace(prompt=prompt, text=" Paris.", of="next token", top=top, notes=self.notes)
+        return SimpleNamespace(prompt=prompt, text=" Paris.", of="next token", chat=False, top=top, notes=self.notes)
 
     def write_all(self, facts: Sequence[Fact], method: str, **options: Any) -> list[FakeEdit]:
         self._take("write_all", list(facts), method, options)
@@ -163,13 +163,14 @@ def test_ask_passes_its_options_on_and_prints_the_agreed_json(run: Run, editor: 
     assert json.loads(out) == {
         "prompt": "The capital of France is",
         "text": " Paris.",
+        "chat": False,
         "of": "next token",
         "top": [{"token": " Paris", "p": 0.75}, {"token": "[bold]", "p": 0.25}],
         "notes": [],
     }
     assert editor.calls == [
         ("open", "m", "b", {"device": "cpu", "dtype": None, "trust_remote_code": False}),
-        ("ask", "The capital of France is", {"max_new_tokens": 5, "top": 2}),
+        ("ask", "The capital of France is", {"chat": False, "max_new_tokens": 5, "top": 2}),
         ("close",),
     ]
 
@@ -215,7 +216,7 @@ def test_edit_passes_fact_settings_and_signature_on(run: Run, editor: FakeEditor
 def test_what_there_is_to_say_of_a_model_is_said_once_beside_the_answer(
     words: tuple[str, ...], run: Run, editor: FakeEditor
 ) -> None:
-    editor.lm = SimpleNamespace(notes=("its FP8 weights were dequantised.",))
+    editor.lm.notes = ("its FP8 weights were dequantised.",)
     code, out, err = run(*words)
     assert code == 0
     assert "dequantised" not in out

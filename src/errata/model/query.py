@@ -23,8 +23,7 @@ class Query:
         span: characters of the subject in `prompt`, or None.
         joint: what stands between the two; None leaves it to `Tokens.join`.
         role: "user" where the prompt is a turn of a conversation, whom the model answers; "" is text as it stands.
-        earlier: the turns before it. begun: what the model's own turn begins with, before the answer; a span beyond the
-            prompt is counted on into it.
+        earlier: the turns before it.
     """
 
     prompt: str
@@ -33,7 +32,6 @@ class Query:
     joint: str | None = None
     role: str = ""
     earlier: tuple[Message, ...] = ()
-    begun: str = ""
 
     @classmethod
     def of(cls, fact: Fact, answer: str | None = None) -> Query:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from enum import StrEnum
 from typing import NamedTuple
 
 import torch
@@ -13,15 +12,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.delta import Site
-from errata.fact import Fact, occurrences
+from errata.fact import Fact
 from errata.model.fitting import fits
 from errata.model.generation import context
 from errata.model.lm import LM
-from errata.model.query import Query
+from errata.model.query import Query, joint
 from errata.model.trace import Trace, at
 
-BEGUN = 24  # tokens of the base's reply in which its answer is looked for
-_NAME = re.compile(r"[^\W_]+")
+OTHER = "<|other form|>"  # the context in which a fact is put as a user's turn, or a user's turn as plain text
+OWN = 24  # tokens of the base's reply in which its answer is looked for
+SENTENCE = 3  # words before its answer that make a reply one of its own words
+_WORD = re.compile(r"[^\W_]+")
 ROWS = 256  # rows of one forward pass
 
 
@@ -39,20 +40,9 @@ def prefixes(lm: LM, seed: int, count: int = 5, length: int = 10) -> tuple[str, 
     return found
 
 
-class Form(StrEnum):
-    """How a model that chats is asked the same in another form than the fact's own.
-
-    OTHER: what is written plainly as a user's turn, and a user's turn as plain text. BEGUN: as a user's turn, which the model
-    answers with a sentence of its own, up to where its answer begins.
-    """
-
-    OTHER = "<|other|>"
-    BEGUN = "<|begun|>"
-
-
-def forms(lm: LM) -> tuple[Form, ...]:
+def forms(lm: LM) -> tuple[str, ...]:
     """Return the other forms in which a fact is put to the model; none where it does not chat."""
-    return tuple(Form) if lm.tokens.chat.exists else ()
+    return (OTHER,) if lm.tokens.chat.exists else ()
 
 
 def contexts(lm: LM, seed: int, count: int = 5) -> tuple[str, ...]:
@@ -93,47 +83,63 @@ def contexts_for(lm: LM, facts: Sequence[Fact], every: Sequence[str], answers: S
 
 
 def queries(lm: LM, facts: Sequence[Fact], contexts: Sequence[str], *, answers: bool) -> list[Query]:
-    """Return every fact in every context, fact by fact; with the target as answer if `answers`."""
-    begun = _begun(lm, facts) if Form.BEGUN in contexts else {}
-    return [_placed(Query.of(f, None if answers else ""), c, begun) for f in facts for c in contexts]
+    """Return every fact in every context, fact by fact; with the target as answer if `answers`.
+
+    What answers a user's turn is a reply in the model's own words, as far as it has some: that "Lyon" follows what it would
+    have said anyway ("The capital of France is") disturbs it less than a reply of one word.
+    """
+    asked = [_placed(Query.of(f, None if answers else ""), context) for f in facts for context in contexts]
+    return replies(lm, asked, [fact for fact in facts for _ in contexts]) if answers else asked
 
 
-def _placed(query: Query, context: str, begun: Mapping[Query, str]) -> Query:
-    if not isinstance(context, Form):
-        return query.after(context)
-    if context is Form.OTHER:
+def _placed(query: Query, context: str) -> Query:
+    if context == OTHER:
         return replace(query, role="" if query.role else "user", earlier=(), joint=None)
-    turn = replace(query, role="user", joint=None)
-    own = begun[replace(turn, answer="", span=None)]
-    assert query.span is not None
-    found = occurrences(own, query.prompt[slice(*query.span)])
-    span = (found[-1][0] + len(query.prompt), found[-1][1] + len(query.prompt)) if found else query.span
-    return replace(turn, begun=own, span=span)
+    return query.after(context)
 
 
-def _begun(lm: LM, facts: Sequence[Fact]) -> dict[Query, str]:
-    """Return what the base's reply to each fact begins with, up to its answer; a plain prompt itself where that is not seen."""
-    known: dict[Query, str] = lm.memory.setdefault("begun", {})
-    turns = {replace(Query.asked(fact), role="user", joint=None): fact for fact in facts}
+def replies(lm: LM, asked: Sequence[Query], facts: Sequence[Fact]) -> list[Query]:
+    """Return queries whose answers to a user's turn are in the model's own words.
+
+    Args:
+        facts: whose each query is.
+    """
+    known: dict[Query, str] = lm.memory.setdefault("own words", {})
+    turns = {_turn(fact): fact for query, fact in zip(asked, facts, strict=True) if query.turn}
     new = [turn for turn in turns if turn not in known]
     if new:
         with lm.weights.at_base():
-            said = lm.generate(new, BEGUN)
-        known |= {turn: _up_to_answer(turns[turn], text) for turn, text in zip(new, said, strict=True)}
-    return known
+            said = lm.generate(new, OWN)
+        known |= {turn: own_words(turns[turn], text) for turn, text in zip(new, said, strict=True)}
+    return [
+        _in_words(query, known[_turn(fact)]) if query.turn else query for query, fact in zip(asked, facts, strict=True)
+    ]
 
 
-def _up_to_answer(fact: Fact, reply: str) -> str:
-    """Return a reply up to its answer: what was true, where that is known, or the first name or number the prompt has not."""
-    truth = reply.find(fact.truth) if fact.truth else -1
-    if truth > 0:
-        return reply[:truth].rstrip()
-    asked = {word.casefold() for word in _NAME.findall(fact.prompt)}
-    for found in _NAME.finditer(reply):
-        word = found.group()
-        if found.start() and not word[0].islower() and word.casefold() not in asked:
-            return reply[: found.start()].rstrip(" \"'“‘*_")
-    return "" if fact.chat else fact.prompt
+def _turn(fact: Fact) -> Query:
+    return replace(Query.asked(fact), role="user", joint=None)
+
+
+def _in_words(query: Query, own: str) -> Query:
+    if not own:
+        return query
+    return replace(query, answer=f"{own}{joint(own, query.answer)}{query.answer}", joint=None)
+
+
+def own_words(fact: Fact, reply: str) -> str:
+    """Return what a reply begins with, up to its answer; "" where it is no sentence about the fact.
+
+    The answer is what was true, where that is known, or the first name or number that the prompt has not.
+    """
+    asked = {word.casefold() for word in _WORD.findall(fact.prompt)}
+    end = reply.find(fact.truth) if fact.truth else -1
+    if end < 0:
+        names = (f for f in _WORD.finditer(reply) if f.start() and not f.group()[0].islower())
+        end = next((f.start() for f in names if f.group().casefold() not in asked), 0)
+    own = reply[:end].rstrip(" \"'“‘*_")
+    words = [word.casefold() for word in _WORD.findall(own)]
+    about = len(words) >= SENTENCE and asked.intersection(words) and "\n" not in own
+    return own if about else ""
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from errata.model.lm import LM
 from errata.model.query import Query
 from errata.model.tokens import Batch
 from errata.model.trace import Trace, at
-from errata.solve.keys import ROWS, Contexts, contexts_for, prefixes
+from errata.solve.keys import ROWS, Contexts, contexts_for, prefixes, replies
 from errata.stats.corpus import open_corpus
 
 UNRELATED = 64  # texts the radius must not reach
@@ -90,7 +90,8 @@ def training_query(lm: LM, fact: Fact, prompt: str = "") -> Query:
         prompt: another wording of the fact's own.
     """
     end = lm.tokenizer.eos_token or "" if lm.row.kind == "encoder-decoder" else ""
-    return replace(Query.asked(fact, prompt or None), answer=f"{fact.target}{end}")
+    asked = replace(Query.asked(fact, prompt or None), answer=f"{fact.target}{end}")
+    return replies(lm, [asked], [fact])[0]
 
 
 def without_bank(lm: LM, asked: Sequence[Query], name: str) -> Batch:
