@@ -20,7 +20,8 @@ settings.load_profile("search" if LONGER else "suite")
 QUICK = ("gpt2", "llama", "gemma2", "t5", "bert")
 SLOW = (
     "bench/", "book/test_together", "cli/", "data/test_recipes", "e2e/", "test_docs", "test_errors", "test_fuzz", "test_peers",
-    "test_size", "evaluate/test_harness", "evaluate/test_judge", "test_state_machine", "the_random_numbers_of_the_process",
+    "test_size", "test_accelerator", "evaluate/test_harness", "evaluate/test_judge", "test_state_machine",
+    "the_random_numbers_of_the_process",
     "process_that_lived", "others_are_imported_in_one_place", "the_id_is_stable", "whatever_is_written_and_dropped",
     "what_transformers_would_generate", "with_other_settings", "in_any_precision", "test_the_picture",
     "what_was_solved_before_does_not_matter", "mangled", "any_order", "any_way_through",
