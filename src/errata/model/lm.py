@@ -26,6 +26,7 @@ from errata.model.checkpoints import check_written, copy_side_files
 from errata.model.generation import Ends, generate_tokens
 from errata.model.identify import identify
 from errata.model.query import Prompt, Query, as_query
+from errata.model.separator import find_separator
 from errata.model.tokens import Batch, Room, Tokens
 from errata.model.trace import answers_only, tuple_lengths
 from errata.model.weights import Weights
@@ -75,6 +76,8 @@ class LM:
         self.width = int(self.parameter(Site(0, "attention")).shape[0])
         self.published = arch.published(config.model_type, self.width, self.depth, config.vocab_size)
         self.weights = Weights(self)
+        if self.row.kind == "decoder":
+            self.tokens.separator = find_separator(self)
         self.memory: dict[object, Any] = {}
         self._tuples = self._measure_tuples() if self.row.skips else []
         self.identity = identify(model, model.config, len(self.embedding().weight), self.weights)  # type: ignore[arg-type]
@@ -256,8 +259,8 @@ class LM:
 
     def sample(self, count: int, length: int, seed: int) -> list[str]:
         """Return `count` texts of about `length` tokens, sampled from nothing; global random state is untouched."""
-        begins = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, 0)
-        ids = torch.full((count, 1), next(token for token in begins if self.tokens.has(token)))
+        begins = (self.tokens.separator, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, 0)
+        ids = torch.full((count, 1), next(token for token in begins if token is not None and self.tokens.has(token)))
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             out = self._run(ids, max_new_tokens=length, do_sample=True, top_k=0)

@@ -11,6 +11,7 @@ from errata.answers import is_unspaced
 from errata.fact import Fact, Message
 
 RENDERED: Final = "rendered"  # the role of a text that a chat template has made
+BARE: Final = "bare"  # the role of a text with no document separator before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Query:
         span: characters of the subject in `prompt`, or None.
         joint: what stands between the two; None leaves it to `Tokens.join`.
         role: "user" where the prompt is a turn of a conversation, whom the model answers; "" is text as it stands.
-        earlier: the turns before it.
+        earlier: the turns before it. begun: what follows the prompt already, or begins the reply; the answer goes on with it.
     """
 
     prompt: str
@@ -32,6 +33,7 @@ class Query:
     joint: str | None = None
     role: str = ""
     earlier: tuple[Message, ...] = ()
+    begun: str = ""
 
     @classmethod
     def of(cls, fact: Fact, answer: str | None = None) -> Query:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Any, Final
 
@@ -38,14 +39,14 @@ class ChatTemplate:
         return self.exists and prompt.rstrip().endswith(_QUESTIONS)
 
     def rendered(self, query: Query) -> Query:
-        """Return a user's turn as the text the model reads, up to where it replies; any other query as it is.
+        """Return a query as the text the model reads: of a user's turn all that leads to the reply.
 
         Raises:
             UnsupportedModel: there is no template.
             BadFact: it refuses the conversation, or does not write the prompt as it stands.
         """
         if not query.turn:
-            return query
+            return replace(query, prompt=query.prompt + query.begun, begun="") if query.begun else query
         if not self.exists:
             raise UnsupportedModel(
                 "this model has no chat template, so nothing can be asked in a conversation: ask it plainly, or give its "
@@ -53,9 +54,9 @@ class ChatTemplate:
             )
         text = self._text((*query.earlier, ("user", query.prompt)))
         begin = self._begin(text, query)
-        joint = self._joint() if query.joint is None else query.joint
+        joint = self._joint() if query.joint is None and not query.begun else query.joint
         span = None if query.span is None else (query.span[0] + begin, query.span[1] + begin)
-        return Query(text, query.answer, span, joint, RENDERED)
+        return Query(text + query.begun, query.answer, span, joint, RENDERED)
 
     def _begin(self, text: str, query: Query) -> int:
         """Return where the prompt begins, or would: a template may take spaces off both ends of a turn."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from errata.errors import BadFact, BadModel, did_you_mean
 from errata.model.arch import Kind
-from errata.model.query import RENDERED, Prompt, Query, as_query, joint
+from errata.model.query import BARE, RENDERED, Prompt, Query, as_query, joint
 from errata.model.template import ChatTemplate
 
 _Coded: TypeAlias = tuple[list[int], list[tuple[int, int]], list[tuple[int, int]]]  # ids, offsets, (column, label)
@@ -134,7 +134,17 @@ class Tokens:
         self._words: dict[int, str] = {}
         self.classes, self._limit = dict(classes or {}), limit
         self.pad = next(token for token in special if token is not None)
+        self._opens: list[int] = []
         self._size, self._name = 2**63, "the model"  # until `within` says
+
+    @property
+    def separator(self) -> int | None:
+        """The document separator that texts open with, or None; see `errata.model.separator`."""
+        return self._opens[0] if self._opens else None
+
+    @separator.setter
+    def separator(self, token: int | None) -> None:
+        self._opens = [] if token is None else [token]
 
     def within(self, size: int, name: str) -> None:
         """Keep to the ids that a model has an embedding for.
@@ -178,6 +188,16 @@ class Tokens:
         between = joint(query.prompt, query.answer, self._special) if query.joint is None else query.joint
         return f"{query.prompt}{between}{query.answer}"
 
+    def told(self, query: Query) -> Query:
+        """Return what is asked once a query is answered: what goes on from its answer."""
+        begun = self.join(query)[len(self.chat.rendered(query).prompt) :]
+        return replace(query, answer="", joint="", begun=query.begun + begun)
+
+    @property
+    def end(self) -> str:
+        """The text of the token that ends a text; "" where there is none."""
+        return str(self._tokenizer.eos_token or "")
+
     def lines(self, ids: Sequence[int], count: int = 1) -> str:
         """Return the text of `ids` up to the end of so many lines; empty ones before the first do not count."""
         text = self.decode(ids)
@@ -187,6 +207,7 @@ class Tokens:
     def ids(self, text: str) -> list[int]:
         """Return token ids of `text` with the special tokens the model expects around a text, none of them twice."""
         ids = self.known(list(self._tokenizer(text, verbose=False)["input_ids"]))
+        ids = ids if ids[: len(self._opens)] == self._opens else [*self._opens, *ids]
         return ids[self._doubled(ids) :]
 
     def _doubled(self, ids: Sequence[int]) -> int:
@@ -215,9 +236,12 @@ class Tokens:
     def _offsets(self, text: str, role: str = "") -> tuple[list[int], list[tuple[int, int]]]:
         """Return a text's tokens and the characters of each; a rendered one has brought its special tokens."""
         special = {"add_special_tokens": False} if role == RENDERED else {}
+        opens = [] if role in (RENDERED, BARE) else self._opens
         encoding = self._tokenizer(text, return_offsets_mapping=True, verbose=False, **special)
-        ids = self.known(list(encoding["input_ids"]))
-        return ids[self._doubled(ids) :], list(encoding["offset_mapping"])[self._doubled(ids) :]
+        ids, offsets = self.known(list(encoding["input_ids"])), list(encoding["offset_mapping"])
+        if opens and ids[:1] != opens:
+            ids, offsets = [*opens, *ids], [(0, 0), *offsets]
+        return ids[self._doubled(ids) :], offsets[self._doubled(ids) :]
 
     def _last_token(self, offsets: Sequence[tuple[int, int]], end: int, text: str) -> int:
         """Return the last token that holds character `end - 1`: one character may take several, an emoji its bytes."""

@@ -16,10 +16,14 @@ from errata.fact import Fact
 from errata.model.fitting import fits
 from errata.model.generation import context
 from errata.model.lm import LM
-from errata.model.query import Query, joint
+from errata.model.query import BARE, Query, joint
 from errata.model.trace import Trace, at
 
 OTHER = "<|other form|>"  # the context in which a fact is put as a user's turn, or a user's turn as plain text
+UNOPENED = "<|unopened|>"  # the context in which a text has no document separator before it, as some engines read it
+FORMS = (OTHER, UNOPENED)
+FOLLOWS = "<|what follows|>"  # what v* learns besides: that after the target the text goes on as the base would go on
+GOES_ON = 8  # tokens of that
 OWN = 24  # tokens of the base's reply in which its answer is looked for
 SENTENCE = 3  # words before its answer that make a reply one of its own words
 _WORD = re.compile(r"[^\W_]+")
@@ -41,8 +45,9 @@ def prefixes(lm: LM, seed: int, count: int = 5, length: int = 10) -> tuple[str, 
 
 
 def forms(lm: LM) -> tuple[str, ...]:
-    """Return the other forms in which a fact is put to the model; none where it does not chat."""
-    return (OTHER,) if lm.tokens.chat.exists else ()
+    """Return the other forms in which a fact is put to the model: by its chat template, and with no separator before it."""
+    chat = (OTHER,) if lm.tokens.chat.exists else ()
+    return chat if lm.tokens.separator is None else (*chat, UNOPENED)
 
 
 def contexts(lm: LM, seed: int, count: int = 5) -> tuple[str, ...]:
@@ -88,14 +93,38 @@ def queries(lm: LM, facts: Sequence[Fact], contexts: Sequence[str], *, answers: 
     What answers a user's turn is a reply in the model's own words, as far as it has some: that "Lyon" follows what it would
     have said anyway ("The capital of France is") disturbs it less than a reply of one word.
     """
-    asked = [_placed(Query.of(f, None if answers else ""), context) for f in facts for context in contexts]
-    return replies(lm, asked, [fact for fact in facts for _ in contexts]) if answers else asked
+    if not answers:
+        return [_placed(Query.of(f, ""), context) for f in facts for context in contexts]
+    asked = [_placed(Query.of(f), context) for f in facts for context in contexts]
+    asked = replies(lm, asked, [fact for fact in facts for _ in contexts])
+    after = [place for place, context in enumerate(list(contexts) * len(facts)) if context == FOLLOWS]
+    for place, query in zip(after, _followed(lm, [asked[place] for place in after]), strict=True):
+        asked[place] = query
+    return asked
 
 
 def _placed(query: Query, context: str) -> Query:
+    if context == FOLLOWS:
+        return query
+    if context == UNOPENED:
+        return replace(query, role=BARE, earlier=())
     if context == OTHER:
         return replace(query, role="" if query.role else "user", earlier=(), joint=None)
     return query.after(context)
+
+
+def _followed(lm: LM, asked: Sequence[Query]) -> list[Query]:
+    """Return for each query what it and its answer are followed by, in the base's words, as an answer to both."""
+    known: dict[Query, str] = lm.memory.setdefault("what follows", {})
+    told = [lm.tokens.told(replace(query, span=None)) for query in asked]
+    new = [query for query in dict.fromkeys(told) if query not in known]
+    if new:
+        with lm.weights.at_base():
+            known |= dict(zip(new, lm.generate(new, GOES_ON), strict=True))
+    return [
+        replace(after, answer=known[after] or lm.tokens.end, span=query.span)
+        for query, after in zip(asked, told, strict=True)
+    ]
 
 
 def replies(lm: LM, asked: Sequence[Query], facts: Sequence[Fact]) -> list[Query]:
@@ -173,5 +202,21 @@ def mean_keys(
     lm: LM, sites: Sequence[Site], facts: Sequence[Fact], contexts: Sequence[str]
 ) -> dict[Site, Float[Tensor, "n in"]]:
     """Return k*: the key of each fact's subject, averaged over the contexts."""
+    return {site: k.mean(1) for site, k in _keys(lm, sites, facts, contexts).items()}
+
+
+def keys_apart(
+    lm: LM, sites: Sequence[Site], facts: Sequence[Fact], contexts: Sequence[str]
+) -> dict[Site, Float[Tensor, "n g in"]]:
+    """Return the keys a fact's subject has: first their mean over texts it follows, then that of each other form."""
+    texts = [place for place, context in enumerate(contexts) if context not in FORMS]
+    others = [place for place in range(len(contexts)) if place not in texts]
+    found = _keys(lm, sites, facts, contexts)
+    return {s: torch.cat([k[:, texts].mean(1, keepdim=True), k[:, others]], 1) for s, k in found.items()}
+
+
+def _keys(
+    lm: LM, sites: Sequence[Site], facts: Sequence[Fact], contexts: Sequence[str]
+) -> dict[Site, Float[Tensor, "n c in"]]:
     found, _ = gather(lm, queries(lm, facts, contexts, answers=False), inputs=sites)
-    return {site: k.reshape(len(facts), len(contexts), -1).mean(1) for site, k in found.items()}
+    return {site: k.reshape(len(facts), len(contexts), -1) for site, k in found.items()}

@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from errata.delta import Site
@@ -36,7 +36,7 @@ from errata.model.suffix import reused_cache, suffix_of
 from errata.model.tokens import Batch
 from errata.model.trace import Trace, at, plain_attention, resume
 from errata.solve.descent.losses import answer_losses
-from errata.solve.keys import queries
+from errata.solve.keys import FOLLOWS, queries
 
 Penalty = Callable[[Float[Tensor, "n out"]], Float[Tensor, " n"]]
 Project = Callable[[Float[Tensor, "n out"]], Float[Tensor, "n out"]]
@@ -49,7 +49,12 @@ _BETAS, _EPS = (0.9, 0.999), 1e-8  # Adam's
 
 @dataclass(frozen=True, slots=True)
 class ValueTraining:
-    """Settings of the optimisation; names and defaults as in the papers."""
+    """Settings of the optimisation; names and defaults as in the papers.
+
+    Args:
+        margin: a fact is good enough, too, once every token of its answer leads by so many nats in every context.
+        follows: learn besides that the text goes on after the target as the base would.
+    """
 
     steps: int = 20
     lr: float | Literal["auto"] = "auto"
@@ -57,6 +62,8 @@ class ValueTraining:
     decay: float = 0.5
     clamp: float = 4.0
     stop: float = 0.05
+    margin: float | None = None
+    follows: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -147,10 +154,11 @@ def _parts(lm: LM, facts: Sequence[Fact], contexts: Sequence[str]) -> list[list[
 
 
 class _Taken(NamedTuple):
-    """Rows as they are run: the place of each one's subject among those taken, their batch, input of the first layer that
+    """Rows as they are run: the place of each one's subject among those taken, whether its answer is to be said, their batch, input of the first layer that
     runs, and what a cache begins with."""
 
     place: Int[Tensor, " b"]
+    says: Bool[Tensor, " b"]
     batch: Batch
     hidden: Float[Tensor, "b w d"]
     cache: Any
@@ -165,12 +173,15 @@ class _Problem:
         self.n = len(subjects)
         self.subject = torch.tensor([subjects.index(fact.subject) for fact in facts], device=lm.device)  # of each fact
         first = torch.tensor([[f.subject for f in facts].index(s) for s in subjects], device=lm.device)
-        asked = queries(lm, facts, contexts, answers=True)
+        every = [*contexts, *([FOLLOWS] if goal.follows else [])]
+        asked = queries(lm, facts, every, answers=True)
         asked += [essence(lm, s) for s in subjects]
         self.batch = lm.routed(lm.tokens.batch(asked).to(lm.device))
-        rows = self.subject.repeat_interleave(len(contexts))
+        rows = self.subject.repeat_interleave(len(every))
         self.owner = torch.cat([rows, torch.arange(self.n, device=lm.device)])  # subject of each row
         self.count = torch.bincount(rows, minlength=self.n)  # rows with an answer, of each subject
+        self.says = torch.zeros(len(asked), dtype=torch.bool, device=lm.device)  # rows whose answer is to be said
+        self.says[: len(rows)] = torch.arange(len(rows), device=lm.device) % len(every) < len(contexts)
         # After the block a layer deeper can start; the last block has none after it: its output is replaced instead.
         self.deeper = site.role == "block" and site.layer + 1 < lm.reachable
         block = Site(site.layer, "block")
@@ -179,15 +190,17 @@ class _Problem:
             logits = lm.answer_logits(self.batch, cache)
         self.hidden = trace.outputs[block] if self.deeper else trace.inputs[block]
         self.essence = logits[self.batch.labels < 0].log_softmax(-1)  # (n, v)
-        found = at(trace.outputs[site], self.batch.lookup)[: len(rows) : len(contexts)]
+        found = at(trace.outputs[site], self.batch.lookup)[: len(rows) : len(every)]
         self.starts = found.to(torch.promote_types(found.dtype, torch.float32))  # (n facts, out)
         self.start = self.starts[first]  # (n subjects, out)
         self.first = site.layer + self.deeper  # layer each step begins at
         self.tail = None if cache is None else suffix_of(lm, self.batch, self.hidden, self.first, (logits, cache))
         self._last: tuple[Tensor, _Taken] | None = None
 
-    def loss(self, delta: Float[Tensor, "s out"], active: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
-        """Return L of the subjects `active`, given their δ."""
+    def loss(
+        self, delta: Float[Tensor, "s out"], active: Int[Tensor, " s"]
+    ) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"]]:
+        """Return L of the subjects `active`, given their δ, and by how much their answers lead, (s,) each."""
         taken = self._take(active)
         logits = self._run(taken, delta[taken.place])
         logp = logits.log_softmax(-1)
@@ -200,7 +213,18 @@ class _Problem:
         kl = (before.exp() * (before - logp[~answer])).sum(-1)
         decay = delta.norm(dim=1) / self.start[active].norm(dim=1) ** 2
         loss: Tensor = total + self.goal.kl * kl + self.goal.decay * decay
-        return loss
+        return loss, self._lead(taken, logp.detach(), len(active))
+
+    def _lead(self, taken: _Taken, logp: Float[Tensor, "a v"], count: int) -> Float[Tensor, " s"]:
+        """Return by how many nats the least certain token of each subject's answers is likelier than any other."""
+        lead = torch.full((count,), torch.inf, dtype=logp.dtype, device=logp.device)
+        if self.goal.margin is None:
+            return -lead
+        wanted = taken.says[taken.batch.rows]
+        logp, label = logp[wanted], taken.batch.labels[wanted, None]
+        own = logp.gather(1, label)[:, 0]
+        other = logp.scatter(1, label, -torch.inf).amax(1)
+        return lead.scatter_reduce(0, taken.place[taken.batch.rows[wanted]], own - other, "amin")
 
     def _take(self, active: Int[Tensor, " s"]) -> _Taken:
         """Return the rows of the subjects `active`, and what their passes begin with; looked up while these stay the same."""
@@ -210,7 +234,10 @@ class _Problem:
             rows = torch.nonzero(place[self.owner] >= 0)[:, 0]
             tail = None if self.tail is None else self.tail.take(rows)
             part = (self.batch.take(rows), self.hidden[rows]) if tail is None else (tail.batch, tail.hidden)
-            self._last = active, _Taken(place[self.owner[rows]], *part, None if tail is None else tail.cache(self.lm))
+            self._last = (
+                active,
+                _Taken(place[self.owner[rows]], self.says[rows], *part, None if tail is None else tail.cache(self.lm)),
+            )
         return self._last[1]
 
     def _run(self, taken: _Taken, delta: Float[Tensor, "b out"]) -> Float[Tensor, "a v"]:
@@ -251,7 +278,7 @@ def _learn(problem: _Problem, restraint: Constraint) -> Values:
     for step in range(1, goal.steps + 1):
         leaf = delta[active].requires_grad_()
         with torch.enable_grad():
-            value = problem.loss(leaf, active)
+            value, lead = problem.loss(leaf, active)
             whole = value if penalty is None else value + penalty(leaf)
             (gradient,) = torch.autograd.grad(whole.sum(), leaf)
         if not bool(gradient.isfinite().all()):
@@ -259,7 +286,7 @@ def _learn(problem: _Problem, restraint: Constraint) -> Values:
                 "the loss of an edit is not finite: the model overflows on this prompt; load it in float32 or bfloat16."
             )
         loss[active] = value.detach()
-        keep = value.detach() >= goal.stop
+        keep = (value.detach() >= goal.stop) & (lead < (torch.inf if goal.margin is None else goal.margin))
         active, gradient = active[keep], gradient[keep]
         if step == goal.steps or not len(active):
             break

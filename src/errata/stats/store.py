@@ -53,10 +53,12 @@ class Key:
     format: int = FORMAT
     kind: str = "moment"
     rule: str = ""
+    opening: int | None = None  # the document separator that texts open with
 
     def name(self) -> str:
         """File name without suffix."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+        known = {name: value for name, value in asdict(self).items() if name != "opening" or value is not None}
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def directory() -> Path:
@@ -76,7 +78,7 @@ def keys(
     """Return what the statistic of each site is known by; raises BadFile if the corpus cannot be read."""
     source, dtype = open_corpus(corpus), str(next(lm.model.parameters()).dtype)
     most, rule = tokens or sample_size(lm), "" if tokens or kind != "moment" else RULE
-    common = (source.name, source.revision, most, _context(lm), dtype, FORMAT, kind, rule)
+    common = (source.name, source.revision, most, _context(lm), dtype, FORMAT, kind, rule, lm.tokens.separator)
     return {site: Key(lm.fingerprint, str(site), *common) for site in sites}
 
 

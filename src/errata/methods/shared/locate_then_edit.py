@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
 
 from errata.delta import Site
 from errata.errors import BadConfig
+from errata.fact import Fact
 from errata.methods.base import Auto, filled, layer_at
 from errata.methods.shared.regularised import Regularised
 from errata.model.lm import LM
+from errata.solve import keys
 from errata.solve.least_squares import Ridge
 from errata.solve.values import Values, ValueTraining
 from errata.stats.remembered_layer import remembered
@@ -43,6 +48,13 @@ class LocateThenEdit(Regularised):
     decay: float | Auto = field(default="auto", metadata={"help": "weight of ‖δ‖/‖z0‖²", "least": 0})
     clamp: float | Auto = field(default="auto", metadata={"help": "largest ‖δ‖ as a multiple of ‖z0‖", "above": 0})
     stop: float = field(default=0.05, metadata={"help": "loss at which v* is good enough", "least": 0})
+    margin: float | None = field(
+        default=None, metadata={"help": "or how many nats the answer leads by in every context", "least": 0}
+    )
+    follows: bool = field(default=False, metadata={"help": "learn that the text goes on as the base would"})
+    apart: bool = field(
+        default=False, metadata={"help": "write at the key of every form a prompt has, not at their mean"}
+    )
     damping: float = field(default=1e-3, metadata={"help": "share of C's mean diagonal added to it; 0: the papers' C"})
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
@@ -52,7 +64,8 @@ class LocateThenEdit(Regularised):
     def goal(self) -> ValueTraining:
         """Return the settings of v* of a resolved method."""
         steps, decay, clamp = filled(self.steps), filled(self.decay), filled(self.clamp)
-        return ValueTraining(steps=steps, lr=self.lr, kl=self.kl, decay=decay, clamp=clamp, stop=self.stop)
+        how = ValueTraining(steps=steps, lr=self.lr, kl=self.kl, decay=decay, clamp=clamp, stop=self.stop)
+        return replace(how, margin=self.margin, follows=self.follows)
 
     def prepare(self, lm: LM, progress: Progress | None = None) -> None:
         """Compute the covariance of every site written to, in one pass, and what a constraint asks for."""
@@ -99,6 +112,15 @@ class LocateThenEdit(Regularised):
             lm.memory[key] = Ridge(take(lm, site, self.corpus, self.tokens), weight, self.damping)
         found: Ridge = lm.memory[key]
         return found
+
+    def keys_of(
+        self, lm: LM, site: Site, facts: Sequence[Fact], contexts: Sequence[str]
+    ) -> tuple[Float[Tensor, "n in"], Float[Tensor, "n g in"] | None]:
+        """Return the key of each fact, and where it is written at every key its subject has, those."""
+        if not self.apart:
+            return keys.mean_keys(lm, [site], facts, contexts)[site], None
+        rows = keys.keys_apart(lm, [site], facts, contexts)[site]
+        return rows[:, 0], rows
 
     def learned(self, values: Values) -> dict[str, Any]:
         """Report how the optimisation of each fact ended."""
