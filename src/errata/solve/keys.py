@@ -21,7 +21,6 @@ from errata.model.trace import Trace, at
 
 OTHER = "<|other form|>"  # the context in which a fact is put as a user's turn, or a user's turn as plain text
 UNOPENED = "<|unopened|>"  # the context in which a text has no document separator before it, as some engines read it
-FORMS = (OTHER, UNOPENED)
 FOLLOWS = "<|what follows|>"  # what v* learns besides: that after the target the text goes on as the base would go on
 GOES_ON = 8  # tokens of that
 OWN = 24  # tokens of the base's reply in which its answer is looked for
@@ -202,21 +201,5 @@ def mean_keys(
     lm: LM, sites: Sequence[Site], facts: Sequence[Fact], contexts: Sequence[str]
 ) -> dict[Site, Float[Tensor, "n in"]]:
     """Return k*: the key of each fact's subject, averaged over the contexts."""
-    return {site: k.mean(1) for site, k in _keys(lm, sites, facts, contexts).items()}
-
-
-def keys_apart(
-    lm: LM, sites: Sequence[Site], facts: Sequence[Fact], contexts: Sequence[str]
-) -> dict[Site, Float[Tensor, "n g in"]]:
-    """Return the keys a fact's subject has: first their mean over texts it follows, then that of each other form."""
-    texts = [place for place, context in enumerate(contexts) if context not in FORMS]
-    others = [place for place in range(len(contexts)) if place not in texts]
-    found = _keys(lm, sites, facts, contexts)
-    return {s: torch.cat([k[:, texts].mean(1, keepdim=True), k[:, others]], 1) for s, k in found.items()}
-
-
-def _keys(
-    lm: LM, sites: Sequence[Site], facts: Sequence[Fact], contexts: Sequence[str]
-) -> dict[Site, Float[Tensor, "n c in"]]:
     found, _ = gather(lm, queries(lm, facts, contexts, answers=False), inputs=sites)
-    return {site: k.reshape(len(facts), len(contexts), -1) for site, k in found.items()}
+    return {site: k.reshape(len(facts), len(contexts), -1).mean(1) for site, k in found.items()}

@@ -154,8 +154,12 @@ def _parts(lm: LM, facts: Sequence[Fact], contexts: Sequence[str]) -> list[list[
 
 
 class _Taken(NamedTuple):
-    """Rows as they are run: the place of each one's subject among those taken, whether its answer is to be said, their batch, input of the first layer that
-    runs, and what a cache begins with."""
+    """Rows as they are run.
+
+    Args:
+        place: of each row's subject among those taken. says: whether its answer is to be said.
+        hidden: input of the first layer that runs. cache: what a pass begins with.
+    """
 
     place: Int[Tensor, " b"]
     says: Bool[Tensor, " b"]

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
 from errata.delta import Site
 from errata.errors import BadConfig
-from errata.fact import Fact
 from errata.methods.base import Auto, filled, layer_at
 from errata.methods.shared.regularised import Regularised
 from errata.model.lm import LM
-from errata.solve import keys
 from errata.solve.least_squares import Ridge
 from errata.solve.values import Values, ValueTraining
 from errata.stats.remembered_layer import remembered
@@ -52,9 +47,6 @@ class LocateThenEdit(Regularised):
         default=None, metadata={"help": "or how many nats the answer leads by in every context", "least": 0}
     )
     follows: bool = field(default=False, metadata={"help": "learn that the text goes on as the base would"})
-    apart: bool = field(
-        default=False, metadata={"help": "write at the key of every form a prompt has, not at their mean"}
-    )
     damping: float = field(default=1e-3, metadata={"help": "share of C's mean diagonal added to it; 0: the papers' C"})
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
@@ -112,15 +104,6 @@ class LocateThenEdit(Regularised):
             lm.memory[key] = Ridge(take(lm, site, self.corpus, self.tokens), weight, self.damping)
         found: Ridge = lm.memory[key]
         return found
-
-    def keys_of(
-        self, lm: LM, site: Site, facts: Sequence[Fact], contexts: Sequence[str]
-    ) -> tuple[Float[Tensor, "n in"], Float[Tensor, "n g in"] | None]:
-        """Return the key of each fact, and where it is written at every key its subject has, those."""
-        if not self.apart:
-            return keys.mean_keys(lm, [site], facts, contexts)[site], None
-        rows = keys.keys_apart(lm, [site], facts, contexts)[site]
-        return rows[:, 0], rows
 
     def learned(self, values: Values) -> dict[str, Any]:
         """Report how the optimisation of each fact ended."""

@@ -73,14 +73,11 @@ class ManyMatrices(LocateThenEdit):
             values = self.anchored(lm, facts, top, values)
             carry[f"delta/{top}"] = values.delta
             for place, site in enumerate(sites):
-                averaged, rows = self.keys_of(lm, site, facts, contexts.texts)
+                averaged = keys.mean_keys(lm, [site], facts, contexts.texts)[site]
                 _, now = keys.gather(lm, keys.queries(lm, facts, [""], answers=False), outputs=[top])
                 residual = (values.target - now[top].to(values.target.dtype)) / (len(sites) - place)
                 carry[f"key/{site}"] = averaged
-                wanted = Wanted(facts, hold.fit(site, residual), averaged)
-                if rows is not None:
-                    wanted = Wanted(facts, wanted.residual.repeat_interleave(rows.shape[1], 0), rows.flatten(0, 1))
-                delta, more = self.update(lm, site, wanted, past)
+                delta, more = self.update(lm, site, Wanted(facts, hold.fit(site, residual), averaged), past)
                 carry |= more
                 written = self.regularised(lm, site, delta, past)
                 both = deltas[site] + written if site in deltas else written

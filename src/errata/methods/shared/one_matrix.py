@@ -15,10 +15,8 @@ from errata.methods.base import Auto, Solution, filled
 from errata.methods.shared.locate_then_edit import PUBLISHED, LocateThenEdit, home
 from errata.model.lm import LM
 from errata.solve import keys
-from errata.solve.least_squares import Ridge, equality, rank_one
+from errata.solve.least_squares import Ridge, rank_one
 from errata.solve.values import optimise
-
-APART = 0.1  # how far a key of another form may be missed, on EMMET's scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,18 +47,14 @@ class OneMatrix(LocateThenEdit):
         hold = self.hold(lm, past)
         values = optimise(lm, facts, site, contexts.texts, self.goal(), hold.restraint())
         values = self.anchored(lm, facts, site, values)
-        averaged, rows = self.keys_of(lm, site, facts, contexts.texts)
+        averaged = keys.mean_keys(lm, [site], facts, contexts.texts)[site]
         bare, out = keys.gather(lm, keys.queries(lm, facts, [""], answers=False), inputs=[site], outputs=[site])
         current = averaged if self.consistent_keys else bare[site]
         # W k through the module's own output at the bare prompt, plus what the averaged key changes: biases cancel.
         weight = lm.weights[site].to(values.target.dtype)
         written = out[site].to(values.target.dtype) + (current - bare[site]).to(weight.dtype) @ weight.T
         residual = hold.fit(site, values.target - written)
-        ridge = self.ridge(lm, site)
-        if rows is None:
-            delta = self.closed_form(residual, averaged, current, ridge)
-        else:
-            delta = equality(residual.repeat_interleave(rows.shape[1], 0), rows.flatten(0, 1), ridge, APART)
+        delta = self.closed_form(residual, averaged, current, self.ridge(lm, site))
         carry = {f"key/{site}": averaged, f"delta/{site}": values.delta}
         report = {**self.learned(values), **hold.report(), **contexts.report(lm)}
         return Solution({site: self.regularised(lm, site, delta, past)}, carry, contexts.texts, report)
