@@ -36,6 +36,7 @@ def chat(
     device: opt.Device = None,
     dtype: opt.Dtype = None,
     trust_remote_code: opt.Remote = False,
+    separator: opt.Separator = "auto",
     as_json: opt.Json = False,
 ) -> Shown:
     """Talk to the model, and correct it: /edit ANSWER writes an edit, /undo takes it back, /help says what else.
@@ -52,7 +53,7 @@ def chat(
         "dtype": dtype,
         "trust_remote_code": trust_remote_code,
     }
-    opened = partial(errata.open, model, book=book, **loading)
+    opened = partial(errata.open, model, book=book, separator=separator, **loading)
     return Shown(_talk(opened, method, options), as_json, each=True)
 
 

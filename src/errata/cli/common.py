@@ -20,6 +20,10 @@ BookPath = Annotated[Path, typer.Option("--book", help="Directory of the log of 
 Device = Annotated[str | None, typer.Option("--device", help="Where to compute, such as cpu or cuda:0.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="Number type of the weights, such as bfloat16.")]
 Remote = Annotated[bool, typer.Option("--trust-remote-code", help="Let the model's own Python code run.")]
+Separator = Annotated[
+    str,
+    typer.Option("--separator", metavar="TOKEN", help="Token that texts open with: auto, none, or a special token."),
+]
 Corpus = Annotated[str | None, typer.Option("--corpus", help="Text file for statistics of the base model.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Method = Annotated[str, typer.Option("--method", help="Which method; `errata methods` lists them.")]

@@ -27,10 +27,12 @@ def ask(
     device: opt.Device = None,
     dtype: opt.Dtype = None,
     trust_remote_code: opt.Remote = False,
+    separator: opt.Separator = "auto",
     as_json: opt.Json = False,
 ) -> Shown:
     """Ask the model, with the book's edits standing, and print what it says."""
-    with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
+    loading: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    with errata.open(model, book=book, separator=separator, **loading) as editor:
         turn = editor.lm.tokens.chat.invites(prompt) if chat is None else chat
         answer = editor.ask(prompt, chat=turn, max_new_tokens=max_new_tokens, top=top)
     notes = [*editor.lm.notes, *answer.notes, *([opt.AS_MESSAGE] if turn and chat is None else [])]
@@ -64,6 +66,7 @@ def edit(
     device: opt.Device = None,
     dtype: opt.Dtype = None,
     trust_remote_code: opt.Remote = False,
+    separator: opt.Separator = "auto",
     as_json: opt.Json = False,
 ) -> Shown:  # size: an option a line
     """Write a fact, or all facts of a file; if one cannot be written, none is."""
@@ -79,9 +82,8 @@ def edit(
     limits = gates.read(gate) if gate is not None else None
     notes: list[str] = []
     wanted = _facts(facts, notes, skip_bad, prompt=prompt, subject=subject, target=target)
-    with errata.open(
-        model, book=book, corpus=corpus, device=device, dtype=dtype, trust_remote_code=trust_remote_code
-    ) as editor:
+    loading: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    with errata.open(model, book=book, corpus=corpus, separator=separator, **loading) as editor:
         wanted = _as_turns(editor, wanted, chat, notes, alone=facts is None)
         edits = editor.write_all(wanted, method, label=label, gates=limits, **options)
         rows = [wire.edit(written, editor.book.get(written.id).bytes) for written in edits]

@@ -49,6 +49,7 @@ def open(
     device: str | None = None,
     dtype: str | None = None,
     trust_remote_code: bool = False,
+    separator: str = "auto",
     **settings: Any,
 ) -> Editor:
     """Open a model with its book and apply the edits that stand.
@@ -56,7 +57,7 @@ def open(
     Args:
         model: ``"primer"``, a local directory, a hub id, or a loaded `LM`.
         book: the book's directory, made on first use and bound to this model's weights.
-        device, dtype, trust_remote_code: as `errata.model.loading.load`.
+        device, dtype, trust_remote_code, separator: as `errata.model.loading.load`.
         settings: ``corpus``, ``author`` and ``max_norm_ratio`` of the `Editor`.
 
     Raises:
@@ -64,8 +65,8 @@ def open(
         BookOfAnotherModel: the book belongs to other weights.
         CorruptEdit: a standing edit's file was altered.
     """
-    how = {"device": device, "dtype": dtype}
-    lm = model if isinstance(model, LM) else load(model, trust_remote_code=trust_remote_code, **how)
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    lm = model if isinstance(model, LM) else load(model, separator=separator, **how)
     return Editor(lm, Book.open(book, base=lm.identity, name=lm.name), **settings)
 
 

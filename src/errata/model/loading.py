@@ -31,17 +31,26 @@ _LOADERS = {
 }
 
 
-def load(name: str, *, device: str | None = None, dtype: str | None = None, trust_remote_code: bool = False) -> LM:
+def load(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+    separator: str = "auto",
+) -> LM:
     """Load the shipped primer (``"primer"``), a local directory, a GGUF file, a model a package brings, or a hub id.
 
     Args:
         device: a torch device, or "auto" to spread the model over all of them (needs accelerate).
         dtype: such as "bfloat16"; default is the checkpoint's, and float32 for a GGUF file.
         trust_remote_code: run code that comes with the model. Off unless asked for.
+        separator: the token that texts open with, as the model's documents did, where the tokenizer puts none: "auto" finds it
+            (`errata.model.separator`), "none" leaves texts as they are.
 
     Raises:
         BadModel: no weights, pickle weights only, some missing, quantised in a way that cannot be undone, or unreadable.
-        BadConfig: no such device or dtype here. UnknownArchitecture: no row for its `model_type`.
+        BadConfig: no such device, dtype or separator here. UnknownArchitecture: no row for its `model_type`.
     """
     if name == "primer" and not _PRIMER.is_dir():
         raise BadModel("the primer's weights are not in this installation; run: make primer")
@@ -62,7 +71,19 @@ def load(name: str, *, device: str | None = None, dtype: str | None = None, trus
         give = "a directory with config, tokenizer and safetensors" + (" of the same model" if file else "")
         raise BadModel(f"cannot load {name!r} ({in_short(error)}); give {give}.") from error
     lm.notes = notes
+    if separator != "auto":
+        lm.tokens.separator = None if separator == "none" else _token(lm, separator)
     return lm
+
+
+def _token(lm: LM, text: str) -> int:
+    """Return the special token of that text; raises BadConfig where there is none."""
+    known = dict(zip(lm.tokenizer.all_special_tokens, lm.tokenizer.all_special_ids, strict=True))
+    if text not in known:
+        raise BadConfig(
+            f"{lm.name} has no special token {text!r}; it has {', '.join(known) or 'none'}, or use auto or none."
+        )
+    return int(known[text])
 
 
 def _from_pretrained(
