@@ -43,7 +43,8 @@ TEMPLATES: Final = {
     + _REPLIES + "assistant:{% endif %}",
     "thinking aloud": _EACH + "<{{ m.role }}>"
     "{% if m.role == 'assistant' and loop.last %}<think></think>\n{% endif %}{{ m.content }}</{{ m.role }}>\n" + _OVER
-    + _REPLIES + "<assistant>{% if enable_thinking is defined and not enable_thinking %}<think></think>\n{% endif %}{% endif %}",
+    + _REPLIES + "<assistant>{% if enable_thinking is defined and not enable_thinking %}<think></think>\n{% endif %}"
+    "{% endif %}",
     "a system message by default": _EACH + "{% if loop.first and m.role != 'system' %}[system] Help the user.\n{% endif %}"
     "[{{ m.role }}] {{ m.content.strip() }}\n" + _OVER + _REPLIES + "[assistant]{% endif %}",
     "bare": _EACH + "{{ m.content }}\n" + _OVER,
@@ -112,7 +113,9 @@ def test_prompt_and_answer_are_what_the_conversation_begins_with(
     batch = tokens.batch([query])
     ids, cols, labels = batch.inputs["input_ids"][0].tolist(), batch.cols.tolist(), batch.labels.tolist()
     begins = tokenizer(asked, add_special_tokens=False)["input_ids"]
-    assert ids[: cols[0] + 1] == begins == tokens.opening(replace(query, answer=""))  # what is asked is what was learned
+    assert (
+        ids[: cols[0] + 1] == begins == tokens.opening(replace(query, answer=""))
+    )  # what is asked is what was learned
     assert ids[cols[0] + 1 :] == labels[:-1]
     assert tokens.decode([*begins, *labels]) == tokens.decode(begins) + tokens.join(query)[len(asked) :]
     full = tokenizer(tokens.join(query), add_special_tokens=False)["input_ids"]
@@ -158,11 +161,18 @@ def test_a_template_without_bos_gets_none_from_the_tokenizer() -> None:
 
 @pytest.mark.parametrize(
     ("format", "written"),
-    [("%d %B %Y", "26 July 2024"), ("%d %b %Y", "26 Jul 2024"), ("%Y-%m-%d", "2024-07-26"), ("%A, %-m/%y", "Friday, 07/24")],
+    [
+        ("%d %B %Y", "26 July 2024"),
+        ("%d %b %Y", "26 Jul 2024"),
+        ("%Y-%m-%d", "2024-07-26"),
+        ("%A, %-m/%y", "Friday, 07/24"),
+    ],
 )
 @pytest.mark.parametrize("before", ["", "\n", "\n\n  ", "  ", "{# said #}\n", "{% set x = 1 %}\n\n"])
 def test_the_day_is_always_the_same_and_nothing_else_changes(format: str, written: str, before: str) -> None:
-    template = before + "{% if strftime_now is defined %}Today: {{ strftime_now('%F') }}.{% endif %}\n" + TEMPLATES["bare"]
+    template = (
+        before + "{% if strftime_now is defined %}Today: {{ strftime_now('%F') }}.{% endif %}\n" + TEMPLATES["bare"]
+    )
     tokens, tokenizer = tokens_of(template.replace("%F", format))
     rendered = tokens.chat.rendered(Query("x", role="user")).prompt
     assert f"Today: {written}." in rendered
@@ -199,7 +209,14 @@ def test_without_a_template_there_is_no_turn() -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "invites"),
-    [("Why?", True), ("为什么？", True), ("لماذا؟", True), ("Why? ", True), ("The capital is", False), ("Why? It is", False)],
+    [
+        ("Why?", True),
+        ("为什么？", True),
+        ("لماذا؟", True),
+        ("Why? ", True),
+        ("The capital is", False),
+        ("Why? It is", False),
+    ],
 )
 def test_a_question_invites_a_turn(prompt: str, invites: bool) -> None:
     assert tokens_of("bare")[0].chat.invites(prompt) == invites
@@ -244,7 +261,9 @@ def test_the_subject_is_where_the_prompt_has_it(prompt: str, subject: str, templ
         assert rendered.span[0] == common
         batch = tokens.batch([query])
         ids, lookup = batch.inputs["input_ids"][0].tolist(), int(batch.lookup[0])
-        up_to = tokens.decode(tokens._tokenizer(rendered.prompt[: rendered.span[1]], add_special_tokens=False)["input_ids"])
+        up_to = tokens.decode(
+            tokens._tokenizer(rendered.prompt[: rendered.span[1]], add_special_tokens=False)["input_ids"]
+        )
         assert tokens.decode(ids[: lookup + 1]).startswith(up_to)
         assert not tokens.decode(ids[:lookup]).startswith(up_to)
 

@@ -46,7 +46,12 @@ def chat(
     from errata.config import parse_flags
 
     options = {**parse_flags(errata.methods.get(method), settings or ()), "system": system, "tokens": max_new_tokens}
-    loading: dict[str, Any] = {"author": author, "device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    loading: dict[str, Any] = {
+        "author": author,
+        "device": device,
+        "dtype": dtype,
+        "trust_remote_code": trust_remote_code,
+    }
     opened = partial(errata.open, model, book=book, **loading)
     return Shown(_talk(opened, method, options), as_json, each=True)
 
