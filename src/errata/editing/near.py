@@ -28,6 +28,10 @@ KEYS: Final = 8  # of those with a key close to one of the new ones, the closest
 CLOSE: Final = 0.8
 _BLOCK: Final = 64  # keys that are kept in one matrix
 
+_LOST: Final = (
+    "{prompt!r} is no longer answered with {target!r}, which edit {edit} had written: errata drop the new edit to have it "
+    "back, or write both in one file with --method ledger."
+)
 _Written: TypeAlias = tuple[str, Fact]  # the id of the edit, and what it wrote
 
 
@@ -58,23 +62,20 @@ class Near:
         return [pair for pair, text in zip(pairs, said, strict=True) if answered(pair[1], text)]
 
     def noted(self, written: Sequence[Edit]) -> list[Edit]:
-        """Return the edits, which stand in the model now; the last one's notes name what they and older ones no longer say."""
+        """Return the edits, which stand in the model now; the last one's report names what is no longer said."""
         last = {question(fact): (edit.id, fact) for edit in written for fact in edit.facts}
         told = {question(f) for e in written for f, r in zip(e.facts, e.report.facts, strict=True) if r["said"]}
         before = [*self._known, *(pair for asked, pair in last.items() if asked in told and len(written) > 1)]
         close = fold(self._lm, "keys of", self._standing, _Keys, _Keys.add).nearest(written, self._asked)
         kept = {question(fact) for _, fact in self._said([*before, *close])}
         gone = [pair for pair in close if question(pair[1]) not in kept]
-        lost = [
-            f"{fact.prompt!r} is no longer answered with {fact.target!r}, which edit {id[:8]} had written: errata drop the new "
-            "edit to have it back, or write both in one file with --method ledger."
-            for id, fact in [*before, *self._said_before(gone, written)]
-            if question(fact) not in kept
-        ]
+        pairs = [*before, *self._said_before(gone, written)]
+        lost = [{"edit": id, "prompt": f.prompt, "target": f.target} for id, f in pairs if question(f) not in kept]
         if not lost:
             return list(written)
         report = written[-1].report
-        return [*written[:-1], replace(written[-1], report=report.plus(notes=[*report.notes, *lost]))]
+        notes = [*report.notes, *(_LOST.format(**{**row, "edit": row["edit"][:8]}) for row in lost)]
+        return [*written[:-1], replace(written[-1], report=report.plus(notes=notes, lost=lost))]
 
     def _said_before(self, gone: Sequence[_Written], written: Sequence[Edit]) -> list[_Written]:
         """Return those facts that the model said before the write: which are close is known only after it, so that it is put
