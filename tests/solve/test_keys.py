@@ -6,11 +6,13 @@ pytest tests/solve/test_keys.py
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 from errata.delta import Dense, Site
+from errata.fact import Fact
 from errata.model.lm import LM
 from errata.solve import keys
 from tests import tiny
@@ -69,3 +71,63 @@ def test_prefixes_are_the_bases_and_come_from_the_seed(name: str) -> None:
     assert keys.prefixes(lm, 0) == found  # whatever stands
     assert keys.prefixes(lm, 1) != found
     assert len(keys.prefixes(lm, 0, count=2)) <= 3
+
+
+# ------------------------------------------------------------------ the other forms of a fact
+
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+)
+QUESTION = Fact(prompt="Where was Anna born?", subject="Anna", target="Rome", truth="Oslo", chat=True)
+
+
+@pytest.fixture
+def chatty(monkeypatch: pytest.MonkeyPatch) -> LM:
+    lm = tiny.build("llama")
+    lm.tokenizer.chat_template = TEMPLATE
+    replies = {QUESTION.prompt: " Anna was born in Oslo, in 1970.", tiny.FACTS[0].prompt: "Paris. Yes!"}
+    monkeypatch.setattr(LM, "generate", lambda lm, asked, room=32: [replies[q.prompt] for q in asked])
+    return lm
+
+
+def test_a_fact_is_learned_in_its_other_form_too(chatty: LM) -> None:
+    assert keys.contexts(tiny.build("llama"), 0) == keys.prefixes(tiny.build("llama"), 0)  # nothing where no one chats
+    assert keys.contexts(chatty, 0)[-2:] == (keys.Form.OTHER, keys.Form.BEGUN)
+    asked = keys.queries(chatty, [QUESTION, tiny.FACTS[0]], ["", *keys.forms(chatty)], answers=True)
+    texts = [chatty.tokens.join(query) for query in asked]
+    turn, france = "[user] Where was Anna born?\n[assistant]\n", "The capital of France is"
+    assert texts == [
+        f"{turn}Rome", "Where was Anna born? Rome", f"{turn} Anna was born in Rome",
+        f"{france} Rome", f"[user] {france}\n[assistant]\nRome", f"[user] {france}\n[assistant]\n{france} Rome",
+    ]  # fmt: skip
+    subjects = [chatty.tokens.chat.rendered(query) for query in asked]
+    assert [q.prompt[slice(*q.span)] for q in subjects] == ["Anna"] * 3 + ["France"] * 3
+    assert subjects[2].span[0] == len(turn) + 1  # where the reply says it, last before the answer
+    assert [(batch := chatty.tokens.batch([q])).labels[0].item() >= 0 and len(batch) for q in asked] == [1] * 6
+
+
+@pytest.mark.parametrize(
+    ("reply", "begun"),
+    [
+        ("Anna was born in Oslo.", "Anna was born in"),  # the truth
+        ("Oslo.", ""),
+        ("She was born in Bergen in 1970.", "She was born in"),  # the first name that was not asked about
+        ("It was “Bergen”.", "It was"),
+        ("It was in **Bergen**.", "It was in"),
+        ("In 1970, in a town.", "In"),
+        ("Sure! She was born in Bergen.", "Sure! She was born in"),  # no name because of its capital
+        ("Yes. It is.\nOslo", "Yes. It is."),  # the truth, wherever it stands
+        ("Of course.\nIn Bergen.", "Of course.\nIn"),
+        ("Bergen. Yes!", ""),
+        (" Bergen.", ""),
+        ("i do not know.", ""),
+        ("Anna!", ""),
+        ("", ""),
+        ("她生于Oslo", "她生于"),
+    ],
+)
+def test_a_reply_is_begun_up_to_its_answer(reply: str, begun: str) -> None:
+    assert keys._up_to_answer(QUESTION, reply) == begun
+    plainly = replace(QUESTION, chat=False)
+    assert keys._up_to_answer(plainly, reply) in (begun, plainly.prompt)

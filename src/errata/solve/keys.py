@@ -130,9 +130,10 @@ def _up_to_answer(fact: Fact, reply: str) -> str:
         return reply[:truth].rstrip()
     asked = {word.casefold() for word in _NAME.findall(fact.prompt)}
     for found in _NAME.finditer(reply):
-        word = found.group()
-        if found.start() and not word[0].islower() and word.casefold() not in asked:
-            return reply[: found.start()].rstrip(" \"'“‘*_")
+        word, before = found.group(), reply[: found.start()].rstrip(" \"'“‘*_")
+        begins = not before.strip() or before[-1] in ".!?\n"  # where any word has a capital
+        if not begins and not word[0].islower() and word.casefold() not in asked:
+            return before
     return "" if fact.chat else fact.prompt
 
 
