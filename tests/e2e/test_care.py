@@ -212,19 +212,24 @@ def test_the_third_fact_about_one_subject_is_no_silent_success(
     first = editor.write(Fact(prompt="The capital of France is", subject="France", target="Lisbon"), method)
     second = editor.write(Fact(prompt="The language of France is", subject="France", target="German"), method)
     third = ["--prompt", "The currency of France is", "--subject", "France", "--target", "yen", "--method", method]
+
+    def held() -> set[str]:
+        return {verdict.edit_id for verdict in check(editor) if verdict.status == "holds"}
+
+    before = held()
     assert app.main(["edit", *third, "--book", str(editor.book.path), "--strict", "--json"]) == 3
     out, err = capsys.readouterr()
     row = json.loads(out)
-    held = {v.edit_id: v.status == "holds" for v in check(editor)}
-    assert False in held.values()
+    gone = before - held()
+    assert gone or not row["facts"][0]["said"]
+    assert {kept["edit"] for kept in editor.book.get(row["id"]).meta["report"].get("lost", [])} == gone
     for edit in (first, second):
         note = f"which edit {edit.id[:8]} had written: errata drop the new edit to have it back"
-        assert (note in err) == (edit.report.lost == [] and edit.report.facts[0]["said"] and not held[edit.id])
+        assert (note in err) == (edit.id in gone)
     assert (f"Drop edit {row['id'][:8]} and try" in err) == (not row["facts"][0]["said"])
-    lost = [kept["edit"] for kept in editor.book.get(row["id"]).meta["report"].get("lost", [])]
-    assert set(lost) <= {id for id, holds in held.items() if not holds}
+    assert (method == "rome") == bool(gone)  # ledger keeps what stands, and says that it cannot say the new one as well
     editor.drop(row["id"])
-    assert {v.edit_id for v in check(editor) if v.status == "holds"} >= {*lost}  # as the note said
+    assert held() == before  # as the note said
 
 
 def test_who_writes_a_dropped_edit_again_and_why_is_in_its_history(editor: Editor) -> None:
