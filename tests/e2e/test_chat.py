@@ -240,3 +240,20 @@ def test_a_conversation_in_eighty_columns(
     for part in ("Paris.", "about France", "Lyon.", "no command /frobnicate", "dropped", "Paris.", "forgotten"):
         at = text.index(part, at) + len(part)  # in this order
     assert "never asked" not in text
+
+
+def test_without_a_template_every_line_is_a_prompt_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{PLAIN.prompt}\n/edit Lyon\nThe capital of Italy is\n"))
+    assert app.main(["chat", "--book", str(tmp_path / "book"), "--json"]) == 0
+    begun, *replies = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert begun["chat"] is False
+    (edit,) = (row for row in replies if row["kind"] == "edit")
+    assert [row["text"] for row in replies if row["kind"] == "reply"] == [
+        " Paris.",
+        edit["facts"][0]["after"],
+        " Rome.",
+    ]
+    assert edit["facts"][0]["said"]
+    assert edit["facts"][0]["subject"] == "France"

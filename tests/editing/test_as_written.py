@@ -28,6 +28,7 @@ from errata.model.query import Query
 from errata.model.tokens import Tokens
 from tests import tiny
 from tests.editing.mouth import same, state
+from tests.model.test_template import TEMPLATES
 from tests.model.test_tokens import KINDS, ids_of
 
 # (prompt, target, what stands between)
@@ -153,6 +154,23 @@ def test_check_strict_holds_a_target_of_two_lines(
     assert app.main(["check", "--strict", *words]) == 0
     assert "1 holds" in capsys.readouterr().out
     assert app.main(["ask", LINES[0][0], *words, "--top", "0"]) == 0
+
+
+@pytest.mark.parametrize("template", ["a newline at the end", "a newline at the end, after <s>", "thinking aloud"])
+def test_the_templates_own_text_is_what_is_asked_in_chat(tmp_path: Path, template: str) -> None:
+    lm = tiny.build("qwen2")
+    lm.tokenizer.chat_template = TEMPLATES[template]
+    turn = Query("What is the capital of France?", role="user")
+    text = lm.tokens.chat.rendered(turn).prompt
+    assert text.endswith("\n")
+    with open_editor(lm, book=tmp_path / "book") as editor:
+        edit = editor.write(Fact(prompt=text, subject="France", target="Lyon."), "lora", **HOW)
+        assert edit.facts[0].prompt == text
+        said = [editor.ask(text).text, editor.ask(turn.prompt, chat=True).text]
+        assert said == [edit.report.facts[0]["after"]] * 2
+        assert said[0].startswith("Lyon.")
+        (verdict,) = check(editor)
+        assert (verdict.status, verdict.said) == ("holds", said[0])
 
 
 # ------------------------------------------------------------------ facts without a subject

@@ -205,6 +205,15 @@ def test_without_a_template_there_is_no_turn() -> None:
     assert (tokens.chat.exists, tokens.chat.invites("Why?")) == (False, False)
     with pytest.raises(UnsupportedModel, match="no chat template"):
         tokens.opening(Query("Why?", role="user"))
+    tokenizer = tiny.tokenizer("t5")
+    tokenizer.chat_template = TEMPLATES["bare"]
+    assert not Tokens(tokenizer, "encoder-decoder").chat.exists  # which has turns of its own, and no conversation
+
+
+def test_of_several_templates_it_is_the_usual_one() -> None:
+    tokens, tokenizer = tokens_of("bare")
+    tokenizer.chat_template = {"default": TEMPLATES["the day"], "tool_use": TEMPLATES["bare"]}
+    assert "26 July 2024" in tokens.join(Query("Which city?", "Lyon", role="user"))
 
 
 @pytest.mark.parametrize(
@@ -237,6 +246,8 @@ ABOUT: Final = [
     ("Where does Ame\u0301lie live?\nAnd since when?", "Ame\u0301lie"),
     ("INST", "INST"),
     ("Which system has Earth?", "Earth"),
+    ("What are {{ 7 * 7 }} and {% if x %} in Jinja?", "Jinja"),  # nothing of a prompt is run
+    ("Where does <s> stand in Llama?", "Llama"),
 ]  # fmt: skip
 
 
