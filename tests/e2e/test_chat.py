@@ -75,7 +75,11 @@ def test_a_fact_is_said_in_the_other_form_too(talker: Editor, method: str) -> No
     talker.drop(edit.id)
     assert same(talker.lm, base)
     assert talker.ask(ASKED, chat=True) == reply
-    edit = talker.write(PLAIN, method)  # and the other way round
+
+
+@pytest.mark.parametrize("method", ["rome", "memit", "ledger", "lora"])
+def test_what_is_written_plainly_is_said_in_chat(talker: Editor, method: str) -> None:
+    edit = talker.write(PLAIN, method)
     assert edit.report.facts[0]["said"]
     assert talker.ask(ASKED, chat=True).text.startswith(" Lyon")
 

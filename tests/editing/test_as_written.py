@@ -18,7 +18,6 @@ from errata.editing.check import check
 from errata.editing.editor import Editor
 from errata.editing.editor import open as open_editor
 from errata.editing.gates import Gates
-from errata.editing.migrate import migrate
 from errata.errors import BadFact, GateClosed
 from errata.evaluate.probes import Options
 from errata.evaluate.rows import score
@@ -99,7 +98,6 @@ def school(pupil: LM, tmp_path: Path) -> Iterator[Editor]:
 HOW = {"steps": 60, "lr": 0.005, "stop": 0.005}
 RAW = [
     ('{"country": "France", "capital": "', 'Lyon"'),
-    ("x = capital('France') or '", "Lyon'"),
     ("See issue #", "1234."),
     ("法国的首都是", "里昂。"),
     ("フランスの首都は", "リヨン。"),
@@ -148,8 +146,6 @@ def test_check_strict_holds_a_target_of_two_lines(
     model = school.save(tmp_path / "tiny")
     with open_editor(str(model), book=tmp_path / "its book") as opened:
         opened.write(Fact(prompt=LINES[0][0], target=LINES[0][1]), "lora", **HOW)
-        with open_editor(school.lm, book=tmp_path / "third") as third:
-            assert [m.outcome for m in migrate(opened.book, third)] == ["written"]
     words = ["--model", str(model), "--book", str(tmp_path / "its book")]
     assert app.main(["check", "--strict", *words]) == 0
     assert "1 holds" in capsys.readouterr().out
