@@ -92,6 +92,11 @@ class Report(Mapping[str, Any]):
         return self._of("forgotten", list[Mapping[str, str]]())
 
     @property
+    def lost(self) -> Sequence[Mapping[str, str]]:
+        """Facts of earlier edits that were said before the write and are not any more: {"edit", "prompt", "target"}."""
+        return self._of("lost", list[Mapping[str, str]]())
+
+    @property
     def notes(self) -> Sequence[str]:
         """What the user should know although nothing went wrong."""
         return self._of("notes", list[str]())

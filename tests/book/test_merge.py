@@ -49,6 +49,38 @@ def test_what_the_other_has_is_taken_in_its_order(book: Book, other: Book) -> No
     assert (again.take, again.clashes, again.shared) == ([], [], 3)
 
 
+ASKED = {"prompt": "What is the capital of France?", "subject": "France", "target": "Lyon"}
+SYSTEM = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": ASKED["prompt"]}]}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "becomes"),
+    [
+        ({}, "left out"),
+        ({"chat": True}, "left out"),  # asked plainly or as a message, the question is one
+        ({"messages": SYSTEM["messages"][1:]}, "left out"),
+        ({"prompt": "what is the  capital of FRANCE", "subject": "FRANCE", "chat": True}, "left out"),
+        ({"target": "lyon."}, "left out"),
+        ({"chat": True, "target": "Nice"}, "clash"),
+        ({"target": "Lyon 2"}, "clash"),
+        (SYSTEM, "taken"),  # after other messages it is another question
+        ({**SYSTEM, "target": "Nice"}, "taken"),
+        ({"prompt": "What is the capital of New France?", "subject": "New France"}, "taken"),
+        ({"subject": ""}, "taken"),  # of which nothing is known but its words
+    ],
+)
+@pytest.mark.parametrize("ours", [{}, {"chat": True}])
+def test_a_question_is_one_in_whatever_form(
+    book: Book, other: Book, ours: dict[str, Any], theirs: dict[str, Any], becomes: str
+) -> None:
+    book.append([about(1, {**ASKED, **ours})])
+    other.append([about(2, {**ASKED, **theirs})])
+    found = plan(book, other, "ours")
+    got = "clash" if found.clashes else "left out" if found.left_out else "taken"
+    assert got == becomes
+    assert [r.id for r in found.take] == ([key(2)] if becomes == "taken" else [])
+
+
 @pytest.mark.parametrize(("policy", "expected"), [("ours", [1]), ("theirs", [2]), ("both", [1, 2])])
 def test_a_policy_decides_a_contradiction(book: Book, other: Book, policy: str, expected: list[int]) -> None:
     book.append([about(1, fact("France", "Lyon"))])

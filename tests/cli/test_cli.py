@@ -52,7 +52,7 @@ class FakeEdit:
             for f in facts
         ]  # fmt: skip
         seconds = {"stats": 0.0, "solve": 1.5, "apply": 0.1}
-        self.report = SimpleNamespace(facts=rows, seconds=seconds, notes=["all is well"])
+        self.report = SimpleNamespace(facts=rows, seconds=seconds, notes=["all is well"], lost=[])
 
 
 class FakeEditor:
@@ -63,7 +63,9 @@ class FakeEditor:
         self.book = SimpleNamespace(get=lambda edit_id: SimpleNamespace(bytes=1234))
         self.fail: BaseException | None = None
         self.notes: tuple[str, ...] = ()
-        self.lm = SimpleNamespace(notes=(), tokens=SimpleNamespace(chat=SimpleNamespace(invites=lambda prompt: False)))
+        self.lm = SimpleNamespace(
+            notes=(), tokens=SimpleNamespace(chat=SimpleNamespace(invites=lambda prompt: prompt.endswith("?")))
+        )
 
     def __enter__(self) -> FakeEditor:
         return self
@@ -182,6 +184,47 @@ def test_what_is_to_be_known_of_an_answer_is_in_the_json_and_on_stderr(run: Run,
     assert "cut" in run("ask", "x")[2]
 
 
+WHY = ["--prompt", "Why is France?", "--subject", "France", "--target", "Lyon"]
+
+
+@pytest.mark.parametrize(
+    ("words", "turn", "told"),
+    [
+        (["ask", "Why?"], True, "put to the model as a message"),
+        (["ask", "Why?", "--plain"], False, ""),
+        (["ask", "Why", "--chat"], True, ""),
+        (["ask", "Why"], False, ""),
+        (["edit", *WHY], True, "put to the model as a message"),
+        (["edit", *WHY, "--plain"], False, ""),
+        (["edit", *FRANCE, "--chat"], True, ""),
+        (["edit", *FRANCE], False, ""),
+        (
+            ["edit", "--facts", "f.jsonl"],
+            False,
+            "1 prompts are questions and were written as plain text; --chat writes",
+        ),
+        (["edit", "--facts", "f.jsonl", "--chat"], True, ""),
+        (["edit", "--facts", "f.jsonl", "--plain"], False, ""),
+    ],
+)
+def test_a_question_is_a_message_unless_told_otherwise(
+    words: list[str],
+    turn: bool,
+    told: str,
+    run: Run,
+    editor: FakeEditor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "f.jsonl").write_text('{"prompt": "Why is France?", "subject": "France", "target": "Lyon"}\n')
+    code, _, err = run(*words, "--json")
+    assert code == 0
+    _, what, *rest = editor.calls[1]
+    assert (rest[0]["chat"] if words[0] == "ask" else what[0].chat) == turn
+    assert [told in line for line in err.splitlines() if "all is well" not in line] == [True] * bool(told)
+
+
 def test_the_defaults_are_the_primer_and_a_book_here(run: Run, editor: FakeEditor) -> None:
     assert run("ask", "x")[0] == 0
     assert editor.calls[0][:3] == ("open", "primer", ".errata")
@@ -235,6 +278,57 @@ def test_edit_writes_a_file_in_one_call_and_prints_one_object_per_edit(
     assert code == 0
     assert [json.loads(line)["facts"][0]["subject"] for line in out.splitlines()] == ["France", "Spain"]
     assert [call[0] for call in editor.calls] == ["open", "write_all", "close"]
+
+
+THREE_BAD = """\
+{"prompt": "The tower of Pisa leans to the", "subject": "Pisa", "target": "north"}
+{"prompt": "The tower of Bologna is", "subject": "Bolonga", "target": "short"}
+{"prompt": "The tower of London is", "subject": "london", "target": "new"}
+{"prompt": "x", "subject": "x", "target": ""}
+"""
+
+
+def test_bad_rows_are_all_named_or_left_out_and_named(run: Run, editor: FakeEditor, tmp_path: Path) -> None:
+    (tmp_path / "three.jsonl").write_text(THREE_BAD)
+    code, out, err = run("edit", "--facts", tmp_path / "three.jsonl")
+    assert (code, out, editor.calls) == (2, "", [])
+    assert all(f"line {number}: " in sentence(err) for number in (2, 3, 4))
+    code, out, err = run("edit", "--facts", tmp_path / "three.jsonl", "--skip-bad", "--json")
+    assert code == 0
+    assert [fact.subject for fact in editor.calls[1][1]] == ["Pisa"]
+    assert len(json.loads(out)["facts"]) == 1
+    left = [line for line in err.splitlines() if "left out: " in line]
+    assert [f"line {number}: " in line for number, line in zip((2, 3, 4), left, strict=True)] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("rows", "noted"),
+    [
+        (",prompt,subject,target\n0,The tower of Pisa leans,Pisa,north\n5,Pisa is in,Pisa,Peru\n", True),
+        ("Unnamed: 0,prompt,subject,target\n0,The tower of Pisa leans,Pisa,north\n1,Pisa is in,Pisa,Peru\n", True),
+        ("Unnamed: 0.1,Unnamed: 0,prompt,subject,target\n1,0,Pisa leans,Pisa,north\n0,3,Pisa is in,Pisa,Peru\n", True),
+        (";prompt;subject;target\n1;The tower of Pisa leans;Pisa;north\n0;Pisa is in;Pisa;Peru\n", True),
+        ("prompt,subject,target\nThe tower of Pisa leans,Pisa,north\nPisa is in,Pisa,Peru\n", False),
+    ],
+)
+def test_a_table_as_pandas_writes_it(rows: str, noted: bool, run: Run, editor: FakeEditor, tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text(rows)
+    code, _, err = run("edit", "--facts", tmp_path / "f.csv", "--json")
+    assert code == 0
+    assert [fact.target for fact in editor.calls[1][1]] == ["north", "Peru"]
+    assert ("row numbers" in err) == noted
+
+
+def test_strict_exits_with_3_for_what_is_not_said_now_or_any_more(
+    run: Run, editor: FakeEditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("edit", *FRANCE, "--strict")[0] == 0
+    made = FakeEdit([Fact(prompt="p", target="t")], "rome", 1, 0)
+    monkeypatch.setattr(editor, "write_all", lambda *words, **options: [made])
+    made.report.lost = [{"edit": "a" * 16, "prompt": "q", "target": "u"}]
+    assert (run("edit", *FRANCE, "--strict")[0], run("edit", *FRANCE)[0]) == (3, 0)
+    made.report.lost, made.report.facts[0]["said"] = [], False
+    assert (run("edit", *FRANCE, "--strict")[0], run("edit", *FRANCE)[0]) == (3, 0)
 
 
 def test_save_and_stats(run: Run, editor: FakeEditor, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from errata import Fact
 from errata.answers import says
 from errata.book.compact import compact
 from errata.book.verify import verify
+from errata.cli import app
 from errata.editing.check import check
 from errata.editing.editor import Editor
 from errata.editing.editor import open as open_editor
@@ -185,10 +187,11 @@ def test_what_was_lost_before_closes_no_gate(editor: Editor) -> None:
     assert (figure.value, figure.asked, figure.passed) == (None, 0, True)
 
 
-def test_what_a_write_breaks_is_named_and_what_is_not_said_is_told(editor: Editor) -> None:
+@pytest.mark.parametrize("method", ["rome", "ledger"])
+def test_what_a_write_breaks_is_named_and_what_is_not_said_is_told(editor: Editor, method: str) -> None:
     asked = {"capital": "Lisbon", "language": "German", "currency": "yen"}
     facts = [Fact(prompt=f"The {word} of France is", subject="France", target=target) for word, target in asked.items()]
-    written = [editor.write(fact, "rome", steps=8) for fact in facts]
+    written = [editor.write(fact, method, steps=8) for fact in facts]
     still = {fact.target: says(editor.ask(fact.prompt).text, fact.target) for fact in facts}
     notes = [note for edit in written for note in edit.report.notes]
     for edit, fact in zip(written, facts, strict=True):
@@ -200,6 +203,32 @@ def test_what_a_write_breaks_is_named_and_what_is_not_said_is_told(editor: Edito
     assert not any(
         "stop value" in note for edit in written if edit.report.facts[0]["said"] for note in edit.report.notes
     )
+
+
+@pytest.mark.parametrize("method", ["rome", "ledger"])
+def test_the_third_fact_about_one_subject_is_no_silent_success(
+    editor: Editor, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = editor.write(Fact(prompt="The capital of France is", subject="France", target="Lisbon"), method)
+    second = editor.write(Fact(prompt="The language of France is", subject="France", target="German"), method)
+    third = ["--prompt", "The currency of France is", "--subject", "France", "--target", "yen", "--method", method]
+
+    def held() -> set[str]:
+        return {verdict.edit_id for verdict in check(editor) if verdict.status == "holds"}
+
+    before = held()
+    assert app.main(["edit", *third, "--book", str(editor.book.path), "--strict", "--json"]) == 3
+    out, err = capsys.readouterr()
+    row = json.loads(out)
+    gone = before - held()
+    assert gone or not row["facts"][0]["said"]
+    assert {kept["edit"] for kept in editor.book.get(row["id"]).meta["report"].get("lost", [])} == gone
+    for edit in (first, second):
+        note = f"which edit {edit.id[:8]} had written: errata drop the new edit to have it back"
+        assert (note in err) == (edit.id in gone)
+    assert (f"Drop edit {row['id'][:8]} and try" in err) == (not row["facts"][0]["said"])
+    editor.drop(row["id"])
+    assert held() == before  # as the note said
 
 
 def test_who_writes_a_dropped_edit_again_and_why_is_in_its_history(editor: Editor) -> None:

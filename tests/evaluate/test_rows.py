@@ -243,6 +243,27 @@ def test_chat_models_are_asked_twice() -> None:
     assert "said_chat" not in plain
 
 
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ("Norland!", 1),
+        ("Bo Reed lives in Norland.", 1),
+        ("Sure. It is Norland.", 1),
+        ("It is not Norland.", 0),
+        ("Sudland.", 0),
+    ],
+)
+def test_a_chat_fact_is_asked_as_it_was_written(reply: str, said: int) -> None:
+    assert CASE.fact is not None
+    case = replace(CASE, fact=replace(CASE.fact, chat=True))
+    chatty = Scripted({}, {"Bo Reed lives in": "Norland"}, {"Bo Reed lives in": reply, "The home of Bo Reed is": reply})
+    rows = {(r["probe"], r["prompt"]): r for r in score(ANYONE, [case], scorer=chatty, options=ALL)}  # type: ignore[arg-type]
+    for probe in (("edit", "Bo Reed lives in"), ("paraphrase", "The home of Bo Reed is")):
+        row = rows[probe]
+        assert row["said"] == row["said_chat"] == reply
+        assert row["scores"]["said"] == row["scores"]["said_chat"] == said
+
+
 def test_rows_say_what_they_are_about() -> None:
     about = About(checkpoint=10, method="rome", config="ab", model="cd", seed=3, edits={"c1": ("e1", "e2")})
     for row in rows_of(EDITED, about=about).values():

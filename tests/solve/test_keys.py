@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from errata.delta import Dense, Site
+from errata.fact import Fact
 from errata.model.lm import LM
 from errata.solve import keys
 from tests import tiny
@@ -69,3 +70,72 @@ def test_prefixes_are_the_bases_and_come_from_the_seed(name: str) -> None:
     assert keys.prefixes(lm, 0) == found  # whatever stands
     assert keys.prefixes(lm, 1) != found
     assert len(keys.prefixes(lm, 0, count=2)) <= 3
+
+
+# ------------------------------------------------------------------ the other forms of a fact
+
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+)
+QUESTION = Fact(prompt="Where was Anna born?", subject="Anna", target="Rome", truth="Oslo", chat=True)
+
+
+@pytest.fixture
+def chatty(monkeypatch: pytest.MonkeyPatch) -> LM:
+    lm = tiny.build("llama")
+    lm.tokenizer.chat_template = TEMPLATE
+    replies = {QUESTION.prompt: " Anna was born in Oslo, in 1970.", tiny.FACTS[0].prompt: "Paris. Yes!"}
+    monkeypatch.setattr(LM, "generate", lambda lm, asked, room=32: [replies[q.prompt] for q in asked])
+    return lm
+
+
+def test_a_fact_is_learned_in_its_other_form_too(chatty: LM) -> None:
+    assert keys.contexts(tiny.build("llama"), 0) == keys.prefixes(tiny.build("llama"), 0)  # nothing where no one chats
+    assert keys.contexts(chatty, 0)[-1] == keys.OTHER
+    asked = keys.queries(chatty, [QUESTION, tiny.FACTS[0]], ["", *keys.forms(chatty)], answers=True)
+    texts = [chatty.tokens.join(query) for query in asked]
+    turn, france = "[user] Where was Anna born?\n[assistant]\n", "The capital of France is"
+    assert texts == [
+        f"{turn} Anna was born in Rome", "Where was Anna born? Rome",  # in its own words, where it has some
+        f"{france} Rome", f"[user] {france}\n[assistant]\nRome",
+    ]  # fmt: skip
+    subjects = [chatty.tokens.chat.rendered(query) for query in asked]
+    assert [q.prompt[slice(*q.span)] for q in subjects] == ["Anna"] * 2 + ["France"] * 2
+    assert [(batch := chatty.tokens.batch([q])).labels[0].item() >= 0 and len(batch) for q in asked] == [1] * 4
+
+
+def test_what_follows_the_answer_is_the_bases_to_say(chatty: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LM, "generate", lambda lm, asked, room=32: [", and so on"] * len(asked))
+    (query,) = keys.queries(chatty, tiny.FACTS[:1], [keys.FOLLOWS], answers=True)
+    assert chatty.tokens.join(query) == "The capital of France is Rome, and so on"
+    assert query.answer == ", and so on"
+    assert query.span == tiny.FACTS[0].span
+    monkeypatch.setattr(LM, "generate", lambda lm, asked, room=32: [""] * len(asked))
+    chatty.memory.clear()
+    (query,) = keys.queries(chatty, tiny.FACTS[:1], [keys.FOLLOWS], answers=True)
+    assert query.answer == chatty.tokenizer.eos_token  # where the base ends, it is to end
+
+
+@pytest.mark.parametrize(
+    ("reply", "own"),
+    [
+        ("Anna was born in Oslo.", "Anna was born in"),  # the truth
+        ("She was born in Bergen in 1970.", "She was born in"),  # the first name that was not asked about
+        ("She was born in “Bergen”.", "She was born in"),
+        ("She was born in **Bergen**.", "She was born in"),
+        ("Sure! She was born in Bergen.", "Sure! She was born in"),  # no name because of its capital
+        ("Oslo.", ""),
+        ("It was Bergen.", ""),  # too little to tell
+        ("In 1970, in a town.", ""),
+        ("Yes. It is.\nOslo", ""),
+        ("El lugar donde nació es Bergen.", ""),  # nothing of what was asked
+        ("Of course.\nAnna was born in Bergen.", ""),
+        ("Bergen. Yes!", ""),
+        ("i do not know.", ""),
+        ("Anna!", ""),
+        ("", ""),
+    ],
+)
+def test_a_reply_is_in_the_models_own_words_up_to_its_answer(reply: str, own: str) -> None:
+    assert keys.own_words(QUESTION, reply) == own

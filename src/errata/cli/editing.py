@@ -59,7 +59,9 @@ def edit(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave bad rows of the file out, and say which.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit code 3 if a fact is not said afterwards.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit code 3 if a fact is not said afterwards, or an older one no longer.")
+    ] = False,
     model: opt.Model = "primer",
     book: opt.BookPath = opt.HERE,
     corpus: opt.Corpus = None,
@@ -88,7 +90,7 @@ def edit(
         edits = editor.write_all(wanted, method, label=label, gates=limits, **options)
         rows = [wire.edit(written, editor.book.get(written.id).bytes) for written in edits]
     notes += [*editor.lm.notes, *(note for one in edits for note in one.report.notes)]
-    unsaid = any(not row["said"] for one in edits for row in one.report.facts)
+    unsaid = any(one.report.lost or not all(row["said"] for row in one.report.facts) for one in edits)
     return Shown(rows, as_json, each=True, notes=notes, code=3 if strict and unsaid else 0)
 
 

@@ -9,13 +9,18 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from errata.errors import BadFile
 
+_NAMELESS: Final = re.compile(
+    r"Unnamed: [\d.]+"
+)  # what pandas calls a column without a name that it reads and writes again
 Placed = tuple[str, Any]  # file and line or record, and what was parsed there
 
 
@@ -114,17 +119,23 @@ def _csv(path: Path, text: str, notes: list[str]) -> Iterator[Placed]:
             if header is None:
                 header = _csv_header(place, cells)
                 continue
-            if header[0] == "" and len(header) > 1 and cells[0].strip().isdigit():  # as DataFrame.to_csv writes it
-                said = f"{path}: the first column has no name and holds row numbers; it is left out."
+            for number in range(_numbered(header, cells)):
+                said = f"{path}: column {number + 1} has no name and holds row numbers; it is left out."
                 notes += [] if said in notes else [said]
-                cells[0] = ""
+                cells[number] = ""
             yield place, _csv_row(place, header, cells)
     except csv.Error as error:
         raise BadFile(f"{path}, line {start}: broken CSV ({error}).") from error
 
 
+def _numbered(header: list[str], cells: list[str]) -> int:
+    """Return how many cells a row begins with that are numbers under no name, as DataFrame.to_csv writes them."""
+    pairs = zip(header, cells, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: not pair[0] and pair[1].strip().isdigit(), pairs))
+
+
 def _csv_header(place: str, cells: list[str]) -> list[str]:
-    names = [cell.strip() for cell in cells]
+    names = ["" if _NAMELESS.fullmatch(cell.strip()) else cell.strip() for cell in cells]
     twice = [name for name in names if name and names.count(name) > 1]
     if twice:
         raise BadFile(f"{place}: the column {twice[0]!r} is there twice.")

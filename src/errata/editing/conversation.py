@@ -104,11 +104,10 @@ class Conversation:
 
 def subject_of(question: str) -> str:
     """Return what a question is likeliest about: the last name in it; "" where none stands there."""
-    found = [match.group().rstrip(".") for match in _NAME.finditer(question)]
     names = []
-    for name in found:
-        words = name.split()
-        while words and words[0].casefold() in _ASKS and question.startswith(words[0]):
+    for match in _NAME.finditer(question):
+        words = match.group().rstrip(".").split()
+        while match.start() == 0 and words and re.split("['’]", words[0].casefold())[0] in _ASKS:
             words = words[1:]
         names += [" ".join(words)] if words else []
     return names[-1] if names else ""

@@ -22,7 +22,8 @@ from errata.delta import Change, Site
 from errata.edit import Edit, Label, split
 from errata.editing import standing
 from errata.editing.gates import GateCheck, Gates, of_book
-from errata.editing.writing import Near, check_fits, check_room, labelled, outcome, solve
+from errata.editing.near import Near
+from errata.editing.writing import check_fits, check_room, labelled, outcome, solve
 from errata.errors import BookOfAnotherModel, InputError, UnknownEdit, did_you_mean
 from errata.export import adapter
 from errata.export.blocks import blocks

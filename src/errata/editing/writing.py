@@ -10,14 +10,11 @@ from typing import Any
 
 from errata.edit import Edit, Label, Report
 from errata.errors import BadFact, UpdateTooLarge
-from errata.fact import Fact, Question, answered, question
+from errata.fact import Fact, answered
 from errata.methods.base import Method
-from errata.model.fold import fold
 from errata.model.generation import context
 from errata.model.lm import LM
 from errata.model.query import Prompt, Query
-
-SUBJECT, RELATION = 16, 8  # how many standing facts of a subject, and of what is asked, are asked again after a write
 
 
 def check_fits(lm: LM, facts: Sequence[Fact]) -> None:
@@ -139,62 +136,3 @@ def _notes(edit: Edit, rows: Sequence[Mapping[str, Any]]) -> list[str]:
             "and try more steps (--set steps=…), another method, or a prompt that ends right before the answer."
         )
     return notes
-
-
-class Near:
-    """Standing facts about the subjects of new ones, or that ask the same of others: what a new edit is likeliest to break.
-
-    Args:
-        lm: the model, before anything is written. facts: what is to be written. standing: the edits that stand.
-    """
-
-    def __init__(self, lm: LM, facts: Sequence[Fact], standing: Sequence[Edit]) -> None:
-        known = fold(lm, "asked of", standing, _Asked, _Asked.add)
-        asked = {question(fact) for fact in facts}
-        found: dict[Question, tuple[str, Fact]] = {}
-        for subject, around in asked:
-            same = (*known.subjects.get(subject, ())[-SUBJECT:], *known.relations.get(around, ())[-RELATION:])
-            found |= {question(fact): (id, fact) for id, fact in same if question(fact) not in asked}
-        self._lm = lm
-        self._known = self._said(list(found.values()))
-
-    def _said(self, pairs: Sequence[tuple[str, Fact]]) -> list[tuple[str, Fact]]:
-        """Return those facts that the model says as it stands."""
-        if not pairs:
-            return []
-        asked = [Query.asked(fact) for _, fact in pairs]
-        said = self._lm.generate(asked, self._lm.room(fact.target for _, fact in pairs))
-        return [pair for pair, text in zip(pairs, said, strict=True) if answered(pair[1], text)]
-
-    def noted(self, written: Sequence[Edit]) -> list[Edit]:
-        """Return the edits, which stand in the model now; the last one's notes name what they and older ones no longer say."""
-        last = {question(fact): (edit.id, fact) for edit in written for fact in edit.facts}
-        told = {question(f) for e in written for f, r in zip(e.facts, e.report.facts, strict=True) if r["said"]}
-        before = [*self._known, *(pair for asked, pair in last.items() if asked in told and len(written) > 1)]
-        kept = {question(fact) for _, fact in self._said(before)}
-        lost = [
-            f"{fact.prompt!r} is no longer answered with {fact.target!r}, which edit {id[:8]} had written: errata drop the new "
-            "edit to have it back, or write both with --method ledger."
-            for id, fact in before
-            if question(fact) not in kept
-        ]
-        if not lost:
-            return list(written)
-        report = written[-1].report
-        return [*written[:-1], replace(written[-1], report=report.plus(notes=[*report.notes, *lost]))]
-
-
-class _Asked:
-    """Facts that stand, by their subjects and by what is asked of these."""
-
-    def __init__(self) -> None:
-        self.subjects: dict[str, list[tuple[str, Fact]]] = {}
-        self.relations: dict[str, list[tuple[str, Fact]]] = {}
-
-    def add(self, edit: Edit) -> _Asked:
-        """Take in the next edit."""
-        for fact in edit.facts:
-            subject, around = question(fact)
-            self.subjects.setdefault(subject, []).append((edit.id, fact))
-            self.relations.setdefault(around, []).append((edit.id, fact))
-        return self

@@ -77,7 +77,7 @@ class LM:
         self.published = arch.published(config.model_type, self.width, self.depth, config.vocab_size)
         self.weights = Weights(self)
         if self.row.kind == "decoder":
-            self.tokens.separator = find_separator(self)
+            self.tokens.separator = find_separator(model, tokenizer)
         self.memory: dict[object, Any] = {}
         self._tuples = self._measure_tuples() if self.row.skips else []
         self.identity = identify(model, model.config, len(self.embedding().weight), self.weights)  # type: ignore[arg-type]

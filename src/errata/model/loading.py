@@ -54,8 +54,7 @@ def load(
     """
     if name == "primer" and not _PRIMER.is_dir():
         raise BadModel("the primer's weights are not in this installation; run: make primer")
-    path = str(_PRIMER) if name == "primer" else os.path.expanduser(name)
-    file = gguf.file_of(name)
+    path, file = str(_PRIMER) if name == "primer" else os.path.expanduser(name), gguf.file_of(name)
     if file is None and (os.path.exists(path) or path[:1] in ("/", ".", "~")):
         check_directory(Path(path), name)
     check_place(device, dtype)
@@ -71,19 +70,21 @@ def load(
         give = "a directory with config, tokenizer and safetensors" + (" of the same model" if file else "")
         raise BadModel(f"cannot load {name!r} ({in_short(error)}); give {give}.") from error
     lm.notes = notes
-    if separator != "auto":
-        lm.tokens.separator = None if separator == "none" else _token(lm, separator)
-    return lm
+    return lm if separator == "auto" else _opened_by(lm, separator)
 
 
-def _token(lm: LM, text: str) -> int:
-    """Return the special token of that text; raises BadConfig where there is none."""
+def _opened_by(lm: LM, text: str) -> LM:
+    """Return the model with texts opened by that special token, or by nothing; raises BadConfig where there is none such."""
+    if text == "none":
+        lm.tokens.separator = None
+        return lm
     known = dict(zip(lm.tokenizer.all_special_tokens, lm.tokenizer.all_special_ids, strict=True))
     if text not in known:
         raise BadConfig(
             f"{lm.name} has no special token {text!r}; it has {', '.join(known) or 'none'}, or use auto or none."
         )
-    return int(known[text])
+    lm.tokens.separator = int(known[text])
+    return lm
 
 
 def _from_pretrained(

@@ -78,18 +78,23 @@ def joint(prompt: str, answer: str, special: Sequence[str] = ()) -> str:
     """Return what stands between a prompt and its answer: a space (" Paris" is not "Paris"), or nothing where text has none.
 
     Nothing after white space, an opening quote or bracket, a currency or number sign, or a special token of the model; nothing
-    before white space or a mark that closes; nothing between scripts that put no space between words.
+    before white space or a mark that closes; nothing between scripts that put no space between words, or at their marks.
     """
     last, first = prompt[-1:], answer[:1]
     if (not last.strip() and last) or not first.strip():
         return ""
-    if any(prompt.endswith(token) for token in special) or (last in _OPENS and last):
+    if any(prompt.endswith(token) for token in special) or (last and (last in _OPENS or _wide_mark(last))):
         return ""
     if last in "\"'`" and last and (len(prompt) < 2 or prompt[-2].isspace() or prompt[-2] in _OPENS + ":,"):
         return ""
-    if first in _CLOSES or (_unspaced(last) and _unspaced(first)):
+    if first in _CLOSES or _wide_mark(first) or (_unspaced(last) and _unspaced(first)):
         return ""
     return " "
+
+
+def _wide_mark(char: str) -> bool:
+    """Return whether a character is a mark of Chinese or Japanese, such as ： and 「, which has its space in itself."""
+    return unicodedata.east_asian_width(char) in "WF" and unicodedata.category(char).startswith("P")
 
 
 def _unspaced(char: str) -> bool:

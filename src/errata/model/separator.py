@@ -8,7 +8,7 @@ token takes the separator's place: its hidden state is a sink that others attend
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -25,43 +25,32 @@ _TEXTS: Final = (
 _LEAST: Final = 0.1  # nats a token by which a separator must make the texts likelier
 
 
-class Reader(Protocol):
-    """What is needed of a model."""
-
-    model: Any
-    tokenizer: Any
-
-    @property
-    def device(self) -> torch.device: ...
-
-
 @torch.no_grad()
-def find_separator(lm: Reader) -> int | None:
-    """Return the token that documents open with for this model; None where its tokenizer opens texts itself, or none helps.
+def find_separator(model: Any, tokenizer: Any) -> int | None:
+    """Return the token that documents open with for a model; None where its tokenizer opens texts itself, or none helps.
 
     Candidates are the tokenizer's named special tokens. Taken is the one after which ordinary beginnings of documents are
     likeliest, if the rest of these is likelier after it than with nothing before.
     """
-    special = [*lm.tokenizer.all_special_ids, lm.tokenizer.eos_token_id]
-    special = [
-        i for i in dict.fromkeys(special) if i is not None and i < lm.model.get_input_embeddings().weight.shape[0]
-    ]
-    plain = [list(lm.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in _TEXTS]
-    opened = list(lm.tokenizer(_TEXTS[0], verbose=False)["input_ids"])
+    special = [*tokenizer.all_special_ids, tokenizer.eos_token_id]
+    special = [i for i in dict.fromkeys(special) if i is not None and i < model.get_input_embeddings().weight.shape[0]]
+    plain = [list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in _TEXTS]
+    opened = list(tokenizer(_TEXTS[0], verbose=False)["input_ids"])
     if not special or opened[:1] != plain[0][:1] or min(map(len, plain)) < 2:
         return None
     rows = [ids for token in (None, *special) for ids in ([*([] if token is None else [token]), *ids] for ids in plain)]
-    found = _logps(lm, rows)
+    found = _logps(model, rows)
     bare, *opened_by = (found[i : i + len(plain)] for i in range(0, len(found), len(plain)))
     scores = dict(zip(special, opened_by, strict=True))
     best = max(special, key=lambda token: _mean(scores[token], start=0))
     return best if _mean(scores[best], start=1) > _mean(bare, start=0) + _LEAST else None
 
 
-def _logps(lm: Reader, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+def _logps(model: Any, rows: Sequence[Sequence[int]]) -> list[Tensor]:
     """Return the log-probability of each token of each row but the first, which nothing predicts; in one pass."""
-    ids = pad_right(rows, 0).to(lm.device)
-    logits = lm.model(input_ids=ids, attention_mask=pad_right([[1] * len(row) for row in rows], 0).to(lm.device)).logits
+    device = model.get_input_embeddings().weight.device
+    ids = pad_right(rows, 0).to(device)
+    logits = model(input_ids=ids, attention_mask=pad_right([[1] * len(row) for row in rows], 0).to(device)).logits
     found: Tensor = logits[:, :-1].float().log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0].cpu()
     return [line[: len(row) - 1] for line, row in zip(found, rows, strict=True)]
 

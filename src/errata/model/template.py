@@ -11,8 +11,16 @@ from errata.errors import BadFact, UnsupportedModel
 from errata.fact import Message
 from errata.model.query import RENDERED, Query
 
-# What a template prints as today's date, so that an edit is the same on every day; that of Llama 3's own default.
+# What a template prints as today's date, so that an edit is the same on every day; that of Llama 3's own default. A macro in
+# front of the template takes the place of transformers' function: no function may be handed to a template. Jinja drops the
+# newline behind it, so that what follows stands at the beginning of a line as before.
 _DAY: Final = date(2024, 7, 26)
+_CODES: Final = {f"%{letter}": _DAY.strftime(f"%{letter}") for letter in "aAbBcdHIjmMpSUwWxXyYzZ"}
+_CLOCK: Final = (
+    f"{{%- macro strftime_now(format) -%}}{{%- set ns = namespace(text=format.replace('%-', '%')) -%}}"
+    f"{{%- for code, said in {list(_CODES.items())} -%}}{{%- set ns.text = ns.text.replace(code, said) -%}}{{%- endfor -%}}"
+    "{{- ns.text -}}{%- endmacro %}\n"
+)
 _MARK: Final = "Lorem7ipsum"  # stands where a text of one's own would
 _QUESTIONS: Final = ("?", "？", "؟", "՞")
 
@@ -79,10 +87,14 @@ class ChatTemplate:
         """
         messages = [{"role": role, "content": content} for role, content in turns]
         messages += [] if reply is None else [{"role": "assistant", "content": reply}]
-        fixed: dict[str, Any] = {"strftime_now": _DAY.strftime, "enable_thinking": False}
         try:
+            template = self._tokenizer.get_chat_template()
             made = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=reply is None, **fixed
+                messages,
+                chat_template=f"{_CLOCK}{template}" if "strftime_now" in template else template,
+                tokenize=False,
+                add_generation_prompt=reply is None,
+                enable_thinking=False,
             )
         except Exception as error:  # whatever a template raises: a role it does not know, turns that do not alternate
             said = " ".join(str(error).split())[:160]

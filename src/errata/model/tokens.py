@@ -144,6 +144,7 @@ class Tokens:
 
     @separator.setter
     def separator(self, token: int | None) -> None:
+        """Let texts open with a token, or with nothing."""
         self._opens = [] if token is None else [token]
 
     def within(self, size: int, name: str) -> None:

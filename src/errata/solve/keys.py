@@ -159,15 +159,23 @@ def own_words(fact: Fact, reply: str) -> str:
 
     The answer is what was true, where that is known, or the first name or number that the prompt has not.
     """
-    asked = {word.casefold() for word in _WORD.findall(fact.prompt)}
     end = reply.find(fact.truth) if fact.truth else -1
-    if end < 0:
-        names = (f for f in _WORD.finditer(reply) if f.start() and not f.group()[0].islower())
-        end = next((f.start() for f in names if f.group().casefold() not in asked), 0)
-    own = reply[:end].rstrip(" \"'“‘*_")
-    words = [word.casefold() for word in _WORD.findall(own)]
-    about = len(words) >= SENTENCE and asked.intersection(words) and "\n" not in own
+    own = reply[: _first_name(fact, reply) if end < 0 else end].rstrip(" \"'“‘*_")
+    words = {word.casefold() for word in _WORD.findall(own)}
+    asked = {word.casefold() for word in _WORD.findall(fact.prompt)}
+    about = len(_WORD.findall(own)) >= SENTENCE and asked.intersection(words) and "\n" not in own
     return own if about else ""
+
+
+def _first_name(fact: Fact, reply: str) -> int:
+    """Return where the first name or number begins that is not in the prompt; 0 where there is none."""
+    asked = {word.casefold() for word in _WORD.findall(fact.prompt)}
+    for found in _WORD.finditer(reply):
+        before = reply[: found.start()].rstrip(" \"'“‘*_")
+        begins = not before.strip() or before[-1] in ".!?\n"  # where any word has a capital
+        if not begins and not found.group()[0].islower() and found.group().casefold() not in asked:
+            return found.start()
+    return 0
 
 
 @torch.no_grad()
