@@ -135,6 +135,8 @@ class Tokens:
         self.classes, self._limit = dict(classes or {}), limit
         self.pad = next(token for token in special if token is not None)
         self._opens: list[int] = []
+        marks = tokenizer.convert_tokens_to_ids(list(self._special))
+        self._marks = frozenset(int(mark) for mark in marks if mark is not None)
         self._size, self._name = 2**63, "the model"  # until `within` says
 
     @property
@@ -208,8 +210,12 @@ class Tokens:
     def ids(self, text: str) -> list[int]:
         """Return token ids of `text` with the special tokens the model expects around a text, none of them twice."""
         ids = self.known(list(self._tokenizer(text, verbose=False)["input_ids"]))
-        ids = ids if ids[: len(self._opens)] == self._opens else [*self._opens, *ids]
+        ids = ids if self._opened(ids) else [*self._opens, *ids]
         return ids[self._doubled(ids) :]
+
+    def _opened(self, ids: Sequence[int]) -> bool:
+        """Return whether a text begins with a special token of its own, as one does that a chat template has made."""
+        return bool(ids) and ids[0] in self._marks
 
     def _doubled(self, ids: Sequence[int]) -> int:
         """Return 1 where a text has brought the token that begins texts, and the tokenizer has put another before it."""
@@ -240,7 +246,7 @@ class Tokens:
         opens = [] if role in (RENDERED, BARE) else self._opens
         encoding = self._tokenizer(text, return_offsets_mapping=True, verbose=False, **special)
         ids, offsets = self.known(list(encoding["input_ids"])), list(encoding["offset_mapping"])
-        if opens and ids[:1] != opens:
+        if opens and not self._opened(ids):
             ids, offsets = [*opens, *ids], [(0, 0), *offsets]
         return ids[self._doubled(ids) :], offsets[self._doubled(ids) :]
 
