@@ -32,6 +32,8 @@ def find_separator(model: Any, tokenizer: Any) -> int | None:
     Candidates are the tokenizer's named special tokens. Taken is the one after which ordinary beginnings of documents are
     likeliest, if the rest of these is likelier after it than with nothing before.
     """
+    if model.get_input_embeddings().weight.device.type == "meta":
+        return None
     special = [*tokenizer.all_special_ids, tokenizer.eos_token_id]
     special = [i for i in dict.fromkeys(special) if i is not None and i < model.get_input_embeddings().weight.shape[0]]
     plain = [list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in _TEXTS]

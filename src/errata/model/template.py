@@ -30,7 +30,6 @@ class ChatTemplate:
 
     Args:
         tokenizer: never modified. decoder: whether its model is one; others have no conversation.
-
     """
 
     def __init__(self, tokenizer: Any, decoder: bool) -> None:

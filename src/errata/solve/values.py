@@ -177,7 +177,8 @@ class _Problem:
         self.n = len(subjects)
         self.subject = torch.tensor([subjects.index(fact.subject) for fact in facts], device=lm.device)  # of each fact
         first = torch.tensor([[f.subject for f in facts].index(s) for s in subjects], device=lm.device)
-        every = [*contexts, *([FOLLOWS] if goal.follows else [])]
+        follows = goal.follows and lm.row.kind == "decoder"  # elsewhere an answer ends the text
+        every = [*contexts, *([FOLLOWS] if follows else [])]
         asked = queries(lm, facts, every, answers=True)
         asked += [essence(lm, s) for s in subjects]
         self.batch = lm.routed(lm.tokens.batch(asked).to(lm.device))
