@@ -115,7 +115,7 @@ def resolved(lm: LM, pair: Pair, cases: Sequence[Case], options: argparse.Namesp
     how: Any = methods.make(options.method, {**given, "stop": STOP}).resolve(lm)
     if how.lr == "auto":  # a step for each fact; there it is one for all
         site = Site(how.sites()[-1].layer, pair.role)
-        asked = queries([case.fact for case in cases if case.fact], [""], answers=False)
+        asked = queries(lm, [case.fact for case in cases if case.fact], [""], answers=False)
         steps = step_size(gather(lm, asked, outputs=[site])[1][site].float(), how.goal())
         how = replace(how, lr=float(f"{float(steps.mean()):.3g}"))
     return how

@@ -171,7 +171,7 @@ def test_ask_passes_its_options_on_and_prints_the_agreed_json(run: Run, editor: 
         "notes": [],
     }
     assert editor.calls == [
-        ("open", "m", "b", {"device": "cpu", "dtype": None, "trust_remote_code": False}),
+        ("open", "m", "b", {"separator": "auto", "device": "cpu", "dtype": None, "trust_remote_code": False}),
         ("ask", "The capital of France is", {"chat": False, "max_new_tokens": 5, "top": 2}),
         ("close",),
     ]

@@ -422,7 +422,7 @@ def test_bad_facts_are_our_errors(solved: Solved, method: str, name: str) -> Non
         {"subject": "Italy"},
         {"target": ""},
         {"target": "  "},
-        {"subject": ""},
+        {"subject": " "},
         {"subject": "Fran"},
         {"prompt": ""},
     ):
@@ -430,6 +430,10 @@ def test_bad_facts_are_our_errors(solved: Solved, method: str, name: str) -> Non
             replace(FACTS[0], **wrong)
     with pytest.raises(BadFact, match="contradict"):
         case.how.solve(case.lm, [FACTS[0], replace(FACTS[0], target="Berlin")])
+    nameless = replace(FACTS[0], subject="")
+    if case.how.located:
+        with pytest.raises(BadFact, match=f"{method} looks a fact up at its subject, and .* names none"):
+            case.how.solve(case.lm, [nameless])
     if not case.how.batched:
         with pytest.raises(BadConfig, match=f"{method} writes one fact at a time"):
             case.how.solve(case.lm, FACTS[:2])

@@ -24,7 +24,8 @@ class Query:
         span: characters of the subject in `prompt`, or None.
         joint: what stands between the two; None leaves it to `Tokens.join`.
         role: "user" where the prompt is a turn of a conversation, whom the model answers; "" is text as it stands.
-        earlier: the turns before it. begun: what follows the prompt already, or begins the reply; the answer goes on with it.
+        earlier: the turns before it. begun: what follows the prompt already, or begins the reply; the answer goes on with
+            it, and a span beyond the prompt is counted on into it.
     """
 
     prompt: str

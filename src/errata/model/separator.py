@@ -8,6 +8,7 @@ token takes the separator's place: its hidden state is a sink that others attend
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log
 from typing import Any, Final
 
 import torch
@@ -22,6 +23,7 @@ _TEXTS: Final = (
     "It was one of the first",
     "He was born in",
 )
+_KNOWS: Final = 0.75  # share of the surprise of a model that knows nothing, below which one has read such texts
 _LEAST: Final = 0.1  # nats a token by which a separator must make the texts likelier
 
 
@@ -45,7 +47,9 @@ def find_separator(model: Any, tokenizer: Any) -> int | None:
     bare, *opened_by = (found[i : i + len(plain)] for i in range(0, len(found), len(plain)))
     scores = dict(zip(special, opened_by, strict=True))
     best = max(special, key=lambda token: _mean(scores[token], start=0))
-    return best if _mean(scores[best], start=1) > _mean(bare, start=0) + _LEAST else None
+    after, without = _mean(scores[best], start=1), _mean(bare, start=0)
+    reads = after > -_KNOWS * log(model.get_input_embeddings().weight.shape[0])
+    return best if reads and after > without + _LEAST else None
 
 
 def _logps(model: Any, rows: Sequence[Sequence[int]]) -> list[Tensor]:

@@ -62,7 +62,10 @@ class ChatTemplate:
         text = self._text((*query.earlier, ("user", query.prompt)))
         begin = self._begin(text, query)
         joint = self._joint() if query.joint is None and not query.begun else query.joint
-        span = None if query.span is None else (query.span[0] + begin, query.span[1] + begin)
+        span = query.span
+        if span is not None:
+            shift = begin if span[0] < len(query.prompt) else len(text) - len(query.prompt)
+            span = (span[0] + shift, span[1] + shift)
         return Query(text + query.begun, query.answer, span, joint, RENDERED)
 
     def _begin(self, text: str, query: Query) -> int:

@@ -53,11 +53,11 @@ class Key:
     format: int = FORMAT
     kind: str = "moment"
     rule: str = ""
-    opening: int | None = None  # the document separator that texts open with
+    opening: str = ""  # the document separator that texts open with
 
     def name(self) -> str:
         """File name without suffix."""
-        known = {name: value for name, value in asdict(self).items() if name != "opening" or value is not None}
+        known = {name: value for name, value in asdict(self).items() if name != "opening" or value}
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -78,7 +78,8 @@ def keys(
     """Return what the statistic of each site is known by; raises BadFile if the corpus cannot be read."""
     source, dtype = open_corpus(corpus), str(next(lm.model.parameters()).dtype)
     most, rule = tokens or sample_size(lm), "" if tokens or kind != "moment" else RULE
-    common = (source.name, source.revision, most, _context(lm), dtype, FORMAT, kind, rule, lm.tokens.separator)
+    opening = "" if lm.tokens.separator is None else lm.tokens.word(lm.tokens.separator)
+    common = (source.name, source.revision, most, _context(lm), dtype, FORMAT, kind, rule, opening)
     return {site: Key(lm.fingerprint, str(site), *common) for site in sites}
 
 
