@@ -20,9 +20,9 @@ def chat(row: Json) -> RenderableType:
 
 
 def _begun(row: Json) -> RenderableType:
-    how = "" if row["chat"] else " has no chat template: every line is a prompt of its own;"
-    first = f"{row['model']}{how or ':'} /edit ANSWER corrects a reply, /undo takes it back, /help, /quit"
-    return Text("\n".join([first, *(f"note: {note}" for note in row["notes"])]), "dim")
+    how = "" if row["chat"] else " has no chat template: every line is a prompt of its own"
+    what = "/edit ANSWER corrects a reply, /undo takes it back, /help, /quit"
+    return Text("\n".join([f"{row['model']}{how}", what, *(f"note: {note}" for note in row["notes"])]), "dim")
 
 
 def _help(row: Json) -> RenderableType:
