@@ -6,7 +6,7 @@ READY := .venv/.ready
 # A process a core: for small models threads only get in each other's way. Tests that share models and solves share a process.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: setup demo demo-real test test-real quick primer lint bench docs
+.PHONY: setup demo demo-real test test-real test-engines quick primer lint bench docs
 
 setup: $(READY)
 
@@ -32,6 +32,12 @@ test: $(READY)
 test-real: $(READY)
 	$(SMOLLM2)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real
+
+# What is exported, asked of llama.cpp itself (34 MB): skipped by `make test` where it is not installed.
+test-engines: $(READY)
+	$(SMOLLM2)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[engines]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real tests/export/test_gguf.py
 
 # For the hand, a minute or so: the contract on five architectures and the unit tests, but nothing that trains, benchmarks or
 # starts processes, and other architectures nowhere; tests/conftest.py says which. `make test` is what counts.

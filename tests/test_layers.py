@@ -147,6 +147,7 @@ def test_others_are_imported_in_one_place_each() -> None:
     assert {room(m) for m in users("sqlite3")} <= {"book"}
     assert {room(m) for m in users("typer")} <= {"cli"}
     assert all(m.startswith("cli.tables") for m in users("rich"))
+    assert users("gguf") <= {"export.gguf"}
     assert users("ray") <= {"cluster.ray"}
     assert {room(m) for m in users("fastapi", "uvicorn", "starlette")} <= {"serve"}
     assert users("cryptography") <= {"book.signing"}

@@ -19,16 +19,24 @@ Rank = Annotated[
     int | None, typer.Option("--rank", min=1, help="Largest rank of the adapter; cut by SVD, the error is stated.")
 ]
 
+Onto = Annotated[Path | None, typer.Option("--onto", help="The GGUF file that --as gguf copies with the edits in it.")]
+Store = Annotated[str, typer.Option("--store", help="With --onto: what an edited matrix becomes, f16 or q8_0.")]
+AnyQuantisation = Annotated[
+    bool, typer.Option("--any-quantisation", help="With --onto: a file of the same model in other blocks will do.")
+]
+FORMS = "checkpoint, delta, adapter (LoRA, for peft and vLLM), blocks (MELO's), gguf-lora or gguf (for llama.cpp)."
+
 
 def export(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory to write; a new one.")],
-    form: Annotated[
-        str, typer.Option("--as", help="checkpoint, delta, adapter (LoRA, for peft and vLLM), or blocks (MELO's).")
-    ] = "adapter",
+    form: Annotated[str, typer.Option("--as", help=FORMS)] = "adapter",
     rank: Rank = None,
     block: Annotated[
         str, typer.Option("--block", metavar="ID", help="Only this MELO edit's block, as an adapter.")
     ] = "",
+    onto: Onto = None,
+    store: Store = "f16",
+    any_quantisation: AnyQuantisation = False,
     at: At = "now",
     model: opt.Model = "primer",
     book: opt.BookPath = opt.HERE,
@@ -37,9 +45,12 @@ def export(
     trust_remote_code: opt.Remote = False,
     as_json: opt.Json = False,
 ) -> Shown:
-    """Write what stands for others to use: the whole model, the change alone, or a LoRA adapter."""
+    """Write what stands for others to use: the whole model, the change alone, a LoRA adapter, or a GGUF file."""
+    from errata.export.onto import Onto
+
+    target = Onto(onto, store, any_quantisation) if onto else None
     with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
-        done = editor.export(directory, form, at, rank=rank, block=block)
+        done = editor.export(directory, form, at, rank=rank, block=block, onto=target)
     return Shown(wire.exported(done), as_json, notes=editor.lm.notes)
 
 

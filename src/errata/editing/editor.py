@@ -11,7 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -24,12 +24,12 @@ from errata.editing import standing
 from errata.editing.gates import GateCheck, Gates, of_book
 from errata.editing.near import Near
 from errata.editing.writing import check_fits, check_room, labelled, outcome, solve
-from errata.errors import BookOfAnotherModel, InputError, UnknownEdit, did_you_mean
+from errata.errors import BookOfAnotherModel, InputError, UnknownEdit
 from errata.export import adapter
-from errata.export.blocks import blocks
-from errata.export.change import delta
 from errata.export.checkpoint import checkpoint
-from errata.export.files import FORMATS, Exported, ExportedMatrix
+from errata.export.files import Exported
+from errata.export.forms import check_form, write_form
+from errata.export.onto import Onto
 from errata.fact import Fact, Message, check_consistent
 from errata.methods.base import Method
 from errata.model.generation import generate_tokens
@@ -323,6 +323,7 @@ class Editor:
         *,
         rank: int | None = None,
         block: str = "",
+        onto: Onto | None = None,
     ) -> Exported:
         """Write what stands, or stood, for others to use: the whole model, the change alone, an adapter, or MELO's blocks.
 
@@ -330,25 +331,17 @@ class Editor:
             directory: a new one; it appears whole or not at all. form: one of `errata.export.files.FORMATS`.
             at: a state of the book, as `errata.book.states.at` reads it. rank: the adapter's largest rank.
             block: id of a MELO edit, whose block alone is written as a change that every prompt opens.
+            onto: the GGUF file that form "gguf" copies with the edits in it.
 
         Raises:
             InputError: no such form or state, the directory is not empty, or the edits have no such form.
         """
-        if form not in FORMATS:
-            raise InputError(f"no form {form!r}.{did_you_mean(form, FORMATS)} Known: {', '.join(FORMATS)}.")
-        if rank is not None and form != "adapter":
-            raise InputError("--rank is for adapters: checkpoints and deltas are exact.")
+        check_form(form, rank, onto)
         state, edits = standing.at(self.book, at)
         edits = methods.rebuilt(self.lm, edits)
         edits = [adapter.opened(edits, block)] if block else edits
-        parts: Sequence[ExportedMatrix] = ()
-        if form == "checkpoint":
-            with self.standing_as(edits) as lm:
-                checkpoint(lm, edits, directory)
-        elif form == "adapter":
-            parts = adapter.adapter(self.lm, edits, directory, rank)
-        else:
-            parts = (blocks if form == "blocks" else delta)(self.lm, edits, directory)
+        with self.standing_as(edits) if form == "checkpoint" else nullcontext():
+            parts = write_form(self.lm, edits, directory, form, (rank, onto))
         return Exported(Path(directory), form, self.name, state.name, state.ids, parts)
 
     def stats(self, method: str, progress: Progress | None = None, part: str = "", **options: Any) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -46,36 +46,53 @@ def adapter(
         InputError: the directory exists and is not empty, nothing stands, or an edit is carried by a wrapper.
         NotWritten: the factors do not read back as the sum of the edits.
     """
-    sums = sums_of(lm, edits)
-    if not sums:
-        raise InputError("no edit stands: there is nothing to make an adapter of.")
-    found = {site: _factors(change, rank) for site, change in sums.items()}
-    r = max(left.shape[1] for left, *_ in found.values())
+    stacked = stack(lm, edits, rank)
     tensors: dict[str, Tensor] = {}
-    parts = []
-    for site, (left, right, error) in found.items():
-        module, key = module_path(lm, site), f"base_model.model.{module_path(lm, site)}"
-        tensors[f"{key}.lora_A.weight"] = _filled(right, r).T.float().contiguous()  # (r, in)
-        tensors[f"{key}.lora_B.weight"] = _filled(left, r).float().contiguous()  # (out, r)
-        full = min(*sums[site].shape, sums[site].left.shape[1]) if isinstance(sums[site], LowRank) else 0  # type: ignore[union-attr]
-        parts.append(ExportedMatrix(str(site), module, left.shape[1], full or min(sums[site].shape), error))
+    for matrix in stacked:
+        key = f"base_model.model.{matrix.part.module}"
+        tensors |= {f"{key}.lora_A.weight": matrix.a, f"{key}.lora_B.weight": matrix.b}
+    parts, r = [matrix.part for matrix in stacked], stacked[0].a.shape[0]
     with new_directory(directory) as made:
         file = made / "adapter_model.safetensors"
         save_file(tensors, file, {"format": "pt"})
-        _check(read(file, tensors), sums, parts)
+        found = read(file, tensors)
+        for matrix in stacked:
+            a, b = (found[f"base_model.model.{matrix.part.module}.lora_{factor}.weight"] for factor in "AB")
+            check_product(matrix.change, b, a.T, matrix.part.error)
         settings = _settings(lm, [part.module for part in parts], r, name or base_name(lm))
         (made / "adapter_config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
         write_log(made, lm, edits)
     return parts
 
 
-def _check(
-    read_back: Mapping[str, Tensor], sums: Mapping[Site, LowRank | Dense], parts: Sequence[ExportedMatrix]
-) -> None:
-    """Compare the product of the factors that were written with the sum of the edits, matrix by matrix."""
-    for change, part in zip(sums.values(), parts, strict=True):
-        a, b = (read_back[f"base_model.model.{part.module}.lora_{factor}.weight"] for factor in "AB")
-        check_product(change, b, a.T, part.error)
+class Stacked(NamedTuple):
+    """The sum of the edits at one matrix, and the factors it is exported as: ``b @ a``, of one rank for all matrices."""
+
+    site: Site
+    change: LowRank | Dense
+    a: Float[Tensor, "r in"]
+    b: Float[Tensor, "out r"]
+    part: ExportedMatrix
+
+
+def stack(lm: LM, edits: Sequence[Edit], rank: int | None) -> list[Stacked]:
+    """Return the factors of every edited matrix in float32, filled up with zeros to the largest rank.
+
+    Raises:
+        InputError: nothing stands, or an edit is carried by a wrapper.
+    """
+    sums = sums_of(lm, edits)
+    if not sums:
+        raise InputError("no edit stands: there is nothing to make an adapter of.")
+    factors = {site: _factors(change, rank) for site, change in sums.items()}
+    r, found = max(left.shape[1] for left, *_ in factors.values()), []
+    for site, (left, right, error) in factors.items():
+        change = sums[site]
+        full = min(*change.shape, change.left.shape[1]) if isinstance(change, LowRank) else min(change.shape)
+        part = ExportedMatrix(str(site), module_path(lm, site), left.shape[1], full, error)
+        a, b = _filled(right, r).T.float().contiguous(), _filled(left, r).float().contiguous()
+        found.append(Stacked(site, change, a, b, part))
+    return found
 
 
 def base_name(lm: LM) -> str:

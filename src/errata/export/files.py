@@ -17,7 +17,7 @@ from errata.edit import Edit, by_site, total
 from errata.errors import InputError, UnsupportedModel
 from errata.model.lm import LM
 
-FORMATS: Final = ("checkpoint", "delta", "adapter", "blocks")
+FORMATS: Final = ("checkpoint", "delta", "adapter", "blocks", "gguf-lora", "gguf")
 
 
 @dataclass(frozen=True, slots=True)

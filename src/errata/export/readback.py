@@ -29,11 +29,16 @@ def read(file: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
             found = {name: opened.get_tensor(name) for name in sorted(opened.keys())}
     except (OSError, SafetensorError) as error:
         raise NotWritten(f"{file.name} was written and cannot be read ({error}); export it elsewhere.") from error
+    check_same(found, wanted, file)
+    return found
+
+
+def check_same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], file: Path) -> None:
+    """Compare what a file was found to hold with what it should; raises NotWritten for anything else than the same."""
     for name in sorted(found.keys() | wanted.keys()):
         same = name in found and name in wanted and torch.equal(found[name], wanted[name].detach().cpu())
         if not same:
             raise NotWritten(f"{name} reads back from {file.name} otherwise than it stands; export it elsewhere.")
-    return found
 
 
 def check_product(
