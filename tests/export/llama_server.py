@@ -66,7 +66,8 @@ def serve(model: str, adapter: str = "") -> None:
         lora.path, lora.scale = adapter, 1.0
         how.lora_adapters = [lora]
     server = xllamacpp.Server(how)
-    print(server.listening_address, flush=True)
+    sys.stdout.write(f"{server.listening_address}\n")
+    sys.stdout.flush()
     sys.stdin.read()
 
 
