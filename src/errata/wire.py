@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from errata.editing.diff import Difference
     from errata.editing.editor import Answer
     from errata.editing.migrate import Moved
+    from errata.editing.served import Delivered
     from errata.export.files import Exported
-    from errata.export.vllm import Pushed
     from errata.methods.base import Method
 
 FACT_FIELDS = ("prompt", "subject", "target", "before", "after", "said")
@@ -169,6 +169,8 @@ def exported(done: Exported) -> dict[str, Any]:
     return about | {"at": done.at, "edits": list(done.edits), "parts": [asdict(part) for part in done.parts]}
 
 
-def pushed(found: Pushed) -> dict[str, Any]:
-    """Return {"url", "name", "path", "answer", "models"}."""
-    return asdict(found)
+def delivered(done: Delivered) -> dict[str, Any]:
+    """Return what `exported` does, and {"url", "name", "path", "answer", "models", "model", "already", "rank", "asked"}."""
+    return exported(done.exported) | asdict(done.pushed) | {
+        "base": done.exported.model, "rank": done.rank, "asked": asdict(done.asked) if done.asked else None,
+    }  # fmt: skip

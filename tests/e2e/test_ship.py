@@ -19,10 +19,8 @@ from errata.errors import InputError
 from errata.model.lm import LM
 from errata.model.query import Query
 from tests.e2e.conftest import state
-from tests.export.test_vllm import Engine
-from tests.export.test_vllm import engine as serving
+from tests.export.engines import Engine, engine  # noqa: F401 - a fixture
 
-engine = serving  # a fixture
 LYON = Fact(prompt="The capital of France is", subject="France", target="Lyon")
 ROME = Fact(prompt="The capital of Spain is", subject="Spain", target="Rome")
 NICE = Fact(prompt="The capital of France is", subject="France", target="Nice")
@@ -88,7 +86,7 @@ def test_what_users_wrote_stays_in_its_cell(editor: Editor, tmp_path: Path) -> N
 def test_ci_export_and_push_from_the_command_line(
     editor: Editor,
     tmp_path: Path,
-    engine: Engine,
+    engine: Engine,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     book = str(editor.book.path)
@@ -106,12 +104,11 @@ def test_ci_export_and_push_from_the_command_line(
     assert "refused: a gate is closed" in capsys.readouterr().out
     assert (out / "editcard.md").read_text().startswith("# EditCard: ❌")
 
-    assert app.main(["push", "--vllm", engine.url, "--out", str(tmp_path / "pushed"), "--book", book]) == 0
-    assert engine.adapters == {"errata": str(tmp_path / "pushed")}
+    words = ["push", "--vllm", engine.url, "--out", str(tmp_path / "pushed"), "--book", book, "--at", "one", "--strict"]
+    assert app.main(words) == 0
+    ((name, path),) = engine.adapters.items()
+    assert (name, Path(path).parent) == ("base@one", tmp_path / "pushed")
     assert "added successfully" in " ".join(capsys.readouterr().out.split())
-    assert app.main(["push", "--vllm", engine.url, "--out", str(tmp_path / "again"), "--book", book]) == 1
-    assert not (tmp_path / "again").exists()
-    assert "--replace" in capsys.readouterr().err
 
     words = ["export", str(tmp_path / "old"), "--as", "checkpoint", "--at", "one", "--book", book, "--json"]
     assert app.main(words) == 0

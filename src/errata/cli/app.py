@@ -1,6 +1,6 @@
 """The command line: finds the command, runs it, prints what it returns; the only file that prints.
 
-Exit codes: 0 done, 1 failed, 2 what was given cannot be used, 3 a fact is not said (edit --strict), 130 interrupted. An error
+Exit codes: 0 done, 1 failed, 2 what was given cannot be used, 3 a fact is not said (--strict), 130 interrupted. An error
 is one sentence on stderr; `--debug`, anywhere on the line, adds the traceback.
 """
 
@@ -30,7 +30,7 @@ COMMANDS: Final[Mapping[str, str]] = {
         "chat": "chat",
         "book": "log show drop restore diff tag checkout verify keygen merge conflicts check migrate compact",
         "locate": "locate radius",
-        "export": "export push",
+        "export": "export push unpush pull",
         "ci": "ci",
         "bench": "bench report data",
     }.items()
