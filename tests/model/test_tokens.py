@@ -180,6 +180,16 @@ def test_a_text_that_brings_its_own_beginning_gets_no_second_one() -> None:
     assert plain(tokens.decode(ids[: lookup + 1])) == "anna"
 
 
+def test_a_facts_joint_is_known_of_its_own_prompt_only() -> None:
+    fact = Fact(prompt="The code of Italy is +", subject="Italy", target="39", joint="")
+    assert Query.asked(fact).joint == Query.of(fact).joint == ""
+    assert Query.asked(fact, f"Look here. {fact.prompt}").joint == ""
+    other = Query.asked(fact, "The capital of Spain is")
+    assert other.joint is None
+    tokens = Tokens(tiny.tokenizer("llama"), "decoder")
+    assert tokens.join(replace(other, answer="Madrid")) == "The capital of Spain is Madrid"
+
+
 def test_who_knows_better_says_what_stands_between() -> None:
     tokens = Tokens(KINDS["bytes"](), "decoder")
     assert tokens.join(Query("is", "Rome")) == "is Rome"

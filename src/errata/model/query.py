@@ -43,9 +43,13 @@ class Query:
 
     @classmethod
     def asked(cls, fact: Fact, prompt: str | None = None) -> Query:
-        """Return a fact's prompt, or another text put to the model as that is, to be answered."""
-        role = "user" if fact.chat else ""
-        return cls(fact.prompt if prompt is None else prompt, joint=fact.joint, role=role, earlier=fact.earlier)
+        """Return a fact's prompt, or another text put to the model as that is, to be answered.
+
+        The fact's joint is known of its own prompt, also after other text; a text that ends otherwise is joined by rule.
+        """
+        text = fact.prompt if prompt is None else prompt
+        joint = fact.joint if text.endswith(fact.prompt) else None
+        return cls(text, joint=joint, role="user" if fact.chat else "", earlier=fact.earlier)
 
     @property
     def turn(self) -> bool:
