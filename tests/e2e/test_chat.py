@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-import torch
 
 from errata import Fact
 from errata.cli import app
+from errata.cli.chat import _lines as lines_typed
 from errata.editing.check import check
 from errata.editing.conversation import Conversation, subject_of
 from errata.editing.editor import Editor
@@ -26,6 +26,7 @@ from errata.editing.migrate import migrate
 from errata.errors import BadFact, InputError, UnsupportedModel
 from errata.model.lm import LM
 from tests.e2e.conftest import state
+from tests.editing.mouth import same
 
 SRC: Final = Path(__file__).parents[2] / "src"
 # The primer was told questions and answers in this form; it has never seen a newline.
@@ -53,10 +54,6 @@ def talker(chatting: LM, tmp_path: Path) -> Iterator[Editor]:
     with open_editor(chatting, book=tmp_path / "book") as opened:
         yield opened
     chatting.weights.stand([])
-
-
-def same(lm: LM, before: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(before[name], tensor) for name, tensor in lm.model.state_dict().items())
 
 
 # ------------------------------------------------------------------ written, asked, dropped
@@ -261,3 +258,8 @@ def test_without_a_template_every_line_is_a_prompt_of_its_own(
     ]
     assert edit["facts"][0]["said"]
     assert edit["facts"][0]["subject"] == "France"
+
+
+def test_what_is_typed_is_kept_to_the_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("  Where is it? \n   \n /quit \nnever read\n"))
+    assert list(lines_typed()) == ["  Where is it? "]

@@ -79,18 +79,18 @@ def _lines() -> Iterator[str]:
     """Yield what is typed, line by line, up to /quit."""
     while True:
         try:
-            line = input("> " if sys.stdin.isatty() else "").strip()
+            line = input("> " if sys.stdin.isatty() else "")
         except EOFError:
             return
-        if line == "/quit":
+        if line.strip() == "/quit":
             return
-        if line:
+        if line.strip():
             yield line
 
 
 def _answered(editor: errata.Editor, talk: Any, line: str) -> Iterator[dict[str, Any]]:
     """Yield what comes of a line: a reply, or what a command did; a mistake is said, and the conversation goes on."""
-    word, _, rest = line.partition(" ")
+    word, _, rest = line.strip().partition(" ")
     known: Mapping[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "/edit": lambda: _edit(editor, talk, rest.strip()),
         "/undo": lambda: _undo(talk),
@@ -99,7 +99,7 @@ def _answered(editor: errata.Editor, talk: Any, line: str) -> Iterator[dict[str,
         "/help": lambda: iter([{"kind": "help", "help": HELP}]),
     }
     try:
-        if line.startswith("/") and word not in known:
+        if word.startswith("/") and word not in known:
             raise InputError(f"no command {word}; there are {', '.join(known)} and /quit.")
         yield from known[word]() if word in known else [_reply(talk.say(line))]
     except ErrataError as error:
