@@ -99,8 +99,16 @@ def _plain(case: Case) -> Iterator[Ask]:
     new, true = case.target, "" if same_answer(case.target, case.truth) else case.truth
     edits = [(case.prompt, new, true, case.fact), *((f.prompt, f.target, f.truth, f) for f in case.also)]
     for prompt, target, truth, fact in edits:
-        edit = Ask(case=case.id, probe="edit", prompt=prompt, expected=(target,), new=target, true=truth, speaks=True)
-        yield replace(edit, fact=fact)
+        yield Ask(
+            case=case.id,
+            probe="edit",
+            prompt=prompt,
+            expected=(target,),
+            new=target,
+            true=truth,
+            speaks=True,
+            fact=fact,
+        )
     for kind, prompts in (("paraphrase", case.rephrases), ("rephrase_easyedit", case.rephrases_easyedit)):
         for prompt in prompts:
             yield Ask(case=case.id, probe=kind, prompt=prompt, expected=(new,), new=new, true=true, speaks=True)

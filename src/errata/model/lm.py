@@ -46,7 +46,7 @@ class LM:
         row: the architecture's row. depth: number of layers, all stacks together. width: size of the residual stream.
         inner: size of the feed-forward part. weights: its matrices. memory: what is worth keeping meanwhile.
         identity, fingerprint: what the base is known by, in parts and as one word.
-    notes: what a user should know of how it was loaded.
+        notes: what a user should know of how it was loaded.
 
     Raises:
         UnknownArchitecture: no row for its `model_type`.

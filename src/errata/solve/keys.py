@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ FOLLOWS = "<|what follows|>"  # what v* learns besides: that after the target th
 GOES_ON = 8  # tokens of that
 OWN = 24  # tokens of the base's reply in which its answer is looked for
 SENTENCE = 3  # words before its answer that make a reply one of its own words
+_MARKS = " \"'“‘*_"  # what stands around a name
 _WORD = re.compile(r"[^\W_]+")
 ROWS = 256  # rows of one forward pass
 
@@ -159,19 +160,17 @@ def own_words(fact: Fact, reply: str) -> str:
 
     The answer is what was true, where that is known, or the first name or number that the prompt has not.
     """
+    asked = {word.casefold() for word in _WORD.findall(fact.prompt)}
     end = reply.find(fact.truth) if fact.truth else -1
-    own = reply[: _first_name(fact, reply) if end < 0 else end].rstrip(" \"'“‘*_")
-    words = {word.casefold() for word in _WORD.findall(own)}
-    asked = {word.casefold() for word in _WORD.findall(fact.prompt)}
-    about = len(_WORD.findall(own)) >= SENTENCE and asked.intersection(words) and "\n" not in own
-    return own if about else ""
+    own = reply[: _first_name(asked, reply) if end < 0 else end].rstrip(_MARKS)
+    words = [word.casefold() for word in _WORD.findall(own)]
+    return own if len(words) >= SENTENCE and asked.intersection(words) and "\n" not in own else ""
 
 
-def _first_name(fact: Fact, reply: str) -> int:
-    """Return where the first name or number begins that is not in the prompt; 0 where there is none."""
-    asked = {word.casefold() for word in _WORD.findall(fact.prompt)}
+def _first_name(asked: Collection[str], reply: str) -> int:
+    """Return where the first name or number begins that is not among the words asked; 0 where there is none."""
     for found in _WORD.finditer(reply):
-        before = reply[: found.start()].rstrip(" \"'“‘*_")
+        before = reply[: found.start()].rstrip(_MARKS)
         begins = not before.strip() or before[-1] in ".!?\n"  # where any word has a capital
         if not begins and not found.group()[0].islower() and found.group().casefold() not in asked:
             return found.start()
