@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from errata.book.book import Event, Record
+    from errata.book.bundle import Bundled
     from errata.book.compact import Compacted
     from errata.book.facts import Conflict, Said
     from errata.book.merge import MergePlan
@@ -161,6 +162,11 @@ def moved(one: Moved) -> dict[str, Any]:
 def compacted(found: Compacted) -> dict[str, Any]:
     """Return {"removed", "forgotten", "before", "after"}."""
     return asdict(found)
+
+
+def bundled(done: Bundled) -> dict[str, Any]:
+    """Return {"path", "base", "fingerprint", "edits", "events", "bytes", "head", "commands", "signers"}."""
+    return asdict(done)
 
 
 def exported(done: Exported) -> dict[str, Any]:

@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, str]] = {
         "book": "log show drop restore diff tag checkout verify keygen merge conflicts check migrate compact",
         "locate": "locate radius",
         "export": "export push unpush pull",
+        "bundle": "bundle unbundle",
         "ci": "ci",
         "bench": "bench report data",
     }.items()

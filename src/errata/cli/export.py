@@ -69,6 +69,7 @@ def push(
     at: At = "now",
     model: opt.Model = "primer",
     book: opt.BookPath = opt.HERE,
+    dtype: opt.Dtype = None,
     as_json: opt.Json = False,
 ) -> Shown:
     """Let a running engine serve a state of the book beside its base, and ask it the newest fact.
@@ -78,7 +79,7 @@ def push(
     from errata.editing.served import deliver
 
     how: dict[str, Any] = {"engine": engine, "rank": rank, "limit": max_lora_rank}
-    with errata.open(model, book=book) as editor:
+    with errata.open(model, book=book, dtype=dtype) as editor:
         done = deliver(editor, vllm, at=at, name=name, root=out or "", seen_as=seen_as, **how)
     unsaid = done.asked is not None and not done.asked.said
     return Shown(wire.delivered(done), as_json, code=3 * (strict and unsaid), notes=[*editor.lm.notes, *done.notes])

@@ -48,7 +48,7 @@ class Place:
     Args:
         book: its directory. model: what the base is loaded from; the server's own name for it unless given.
         name: another name of the base in requests. root: folder of adapters; in the cache unless given.
-        rank: adapters are cut to this; None leaves them whole.
+        rank: adapters are cut to this; None leaves them whole. dtype: of the base; the checkpoint's unless given.
     """
 
     book: str
@@ -56,6 +56,7 @@ class Place:
     name: str = ""
     root: str = ""
     rank: int | None = None
+    dtype: str = ""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Place | None:
@@ -64,7 +65,11 @@ class Place:
         book, model, name, root, rank = words
         if rank and not (rank.isascii() and rank.isdigit() and int(rank)):
             raise InputError(f"ERRATA_RANK is the largest rank of an adapter, not {rank!r}.")
-        return cls(book, model, name, root, int(rank) if rank else None) if book else None
+        return (
+            cls(book, model, name, root, int(rank) if rank else None, environment.get("ERRATA_DTYPE", ""))
+            if book
+            else None
+        )
 
 
 def register() -> None:
@@ -152,6 +157,7 @@ def _make(place: Place, base: str, directory: Path, at: str) -> None:
         place.model or base,
     ]
     words += ["--rank", str(place.rank)] if place.rank else []
+    words += ["--dtype", place.dtype] if place.dtype else []
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "ERRATA_BOOK": ""}
     try:
         done = subprocess.run(
