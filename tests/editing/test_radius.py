@@ -35,7 +35,7 @@ FACTS = (
 
 def test_near_are_rephrasings_and_the_radius_lies_between() -> None:
     lm = tiny.build("llama", 2)
-    found = reach(lm, FACTS, "melo", index=1)
+    found = reach(lm, FACTS, "melo", index=1, by="prompt")
     keys = {}
     for text in (t for fact in FACTS for t in (fact.prompt, *fact.rephrases)):
         batch = lm.tokens.batch([Query(text)])
@@ -46,7 +46,7 @@ def test_near_are_rephrasings_and_the_radius_lies_between() -> None:
     wanted = sorted(float(np.linalg.norm(keys[f.prompt] - keys[f.rephrases[0]])) for f in FACTS)
     assert found.near == pytest.approx(wanted, abs=1e-3)
     assert len(found.far) == len(FACTS) * 64
-    each = [reach(lm, [fact], "melo", index=1) for fact in FACTS]
+    each = [reach(lm, [fact], "melo", index=1, by="prompt") for fact in FACTS]
     assert found.radius == pytest.approx(sum(one.radius for one in each) / 2)
     one = each[0]
     assert one.radius == pytest.approx(between(torch.tensor(one.near), torch.tensor(one.far)), rel=1e-3)
@@ -54,7 +54,7 @@ def test_near_are_rephrasings_and_the_radius_lies_between() -> None:
 
 def test_grace_is_asked_by_what_goes_in_and_others_have_no_radius() -> None:
     lm = tiny.build("llama", 2)
-    assert reach(lm, FACTS, "grace", layer=2).site == "2.down"
+    assert reach(lm, FACTS, "grace", layer=2, by="prompt").site == "2.down"
     for method in ("rome", "wise"):
         with pytest.raises(BadConfig, match="no radius"):
             reach(lm, FACTS, method)
@@ -76,8 +76,10 @@ def test_the_command_prints_both_distributions(tmp_path: Path, capsys: pytest.Ca
     assert main(["radius", str(tmp_path / "facts.jsonl"), "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert (row["facts"], row["method"]) == (2, "melo")
-    assert list(row["rephrasings"]) == list(row["other texts"]) == ["0%", "10%", "50%", "90%", "100%"]
+    assert list(row["rephrasings"]) == list(row["other questions"]) == ["0%", "10%", "50%", "90%", "100%"]
+    assert main(["radius", str(tmp_path / "facts.jsonl")]) == 0
+    assert "other questions" in capsys.readouterr().out
+    assert main(["radius", str(tmp_path / "facts.jsonl"), "--set", "by=prompt", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
     assert row["rephrasings"]["50%"] < row["other texts"]["50%"]
     assert row["radius"] < row["other texts"]["100%"]
-    assert main(["radius", str(tmp_path / "facts.jsonl")]) == 0
-    assert "other texts" in capsys.readouterr().out

@@ -254,7 +254,7 @@ def test_a_melo_block_in_peft_gives_the_logits_of_a_prompt_that_opens_it(
     name: str, models: Models, tmp_path: Path
 ) -> None:
     lm = models(name)
-    one, other = (Melo(steps=5, radius=0.01).solve(lm, [fact]) for fact in tiny.FACTS[:2])
+    one, other = (Melo(by="prompt", steps=5, radius=0.01).solve(lm, [fact]) for fact in tiny.FACTS[:2])
     adapter(lm, [opened([one, other], one.id[:6])], tmp_path / "out")
     model = in_peft(name, tmp_path / "out")
     batch = lm.tokens.batch([Query(tiny.FACTS[0].prompt, tiny.FACTS[0].target)])
@@ -276,7 +276,7 @@ def test_blocks_come_with_a_table_that_routes_as_the_model_does(models: Models, 
     lm = models("llama")
     edits = []
     for fact in tiny.FACTS[:3]:
-        edits.append(Melo(steps=2, radius=0.8).solve(lm, [fact], edits))
+        edits.append(Melo(by="prompt", steps=2, radius=0.8).solve(lm, [fact], edits))
     blocks(lm, edits, tmp_path / "out")
     routing = json.loads((tmp_path / "out" / "routing.json").read_text())
     table = load_file(tmp_path / "out" / "routing.safetensors")

@@ -27,7 +27,7 @@ FACT = Fact(prompt="The capital of France is", subject="France", target="Rome an
 def test_the_value_is_put_out_from_the_prompts_last_token_on(name: str, models: Models) -> None:
     lm = models(name)
     site = Site(2, "down")
-    edit = Grace(layer=2, role="down", steps=5, radius=0.5).solve(lm, [FACT])
+    edit = Grace(by="prompt", layer=2, role="down", steps=5, radius=0.5).solve(lm, [FACT])
     graft = edit.deltas[site]
     assert isinstance(graft, Graft)
     batch = lm.tokens.batch([Query(FACT.prompt, FACT.target), Query("Bruno Keller works as a", "baker")])
@@ -48,7 +48,7 @@ def test_the_value_is_put_out_from_the_prompts_last_token_on(name: str, models: 
 
 def test_the_key_is_the_sites_input_at_the_prompts_end(models: Models) -> None:
     lm = models("llama")
-    edit = Grace(layer=2, role="down", steps=1, radius=0.5).solve(lm, [FACT])
+    edit = Grace(by="prompt", layer=2, role="down", steps=1, radius=0.5).solve(lm, [FACT])
     keys = read_keys(lm, Site(2, "down"), [Query(FACT.prompt)], entering=True)
     assert torch.equal(edit.deltas[Site(2, "down")].tensors()["keys"], keys)
     assert keys.shape[1] == lm.inner
@@ -56,7 +56,7 @@ def test_the_key_is_the_sites_input_at_the_prompts_end(models: Models) -> None:
 
 def test_the_same_label_grows_and_another_splits(models: Models) -> None:
     lm = models("llama")
-    grace = Grace(layer=2, role="down", steps=1, radius=100.0)  # everything is near
+    grace = Grace(by="prompt", layer=2, role="down", steps=1, radius=100.0)  # everything is near
     first = grace.solve(lm, [FACT])
     same = grace.solve(lm, [Fact(prompt="France is governed from", subject="France", target=FACT.target)], [first])
     other = grace.solve(lm, [replace(FACT, prompt="Paris, France, is", target="Oslo")], [first])
@@ -66,7 +66,7 @@ def test_the_same_label_grows_and_another_splits(models: Models) -> None:
 
 def test_what_is_far_is_the_models_own_to_the_bit(models: Models) -> None:
     lm = models("gpt2")
-    edit = Grace(layer=2, steps=5, radius=0.01).solve(lm, [FACT])
+    edit = Grace(by="prompt", layer=2, steps=5, radius=0.01).solve(lm, [FACT])
     query = Query("Bruno Keller works as a", "baker")
     before = lm.logprobs([query])[0]
     lm.weights.stand([edit.deltas])

@@ -34,7 +34,7 @@ OTHER = Fact(prompt="Anna Lindgren was born in", subject="Anna Lindgren", target
 
 
 def quick(**settings: object) -> Melo:
-    return Melo(steps=20, radius=1.0, rank=4, **settings)  # type: ignore[arg-type]
+    return Melo(by="prompt", steps=20, radius=1.0, rank=4, **settings)  # type: ignore[arg-type]
 
 
 def logits(lm: LM, *prompts: str) -> Tensor:
@@ -96,12 +96,12 @@ def test_the_prompt_asks_and_the_target_answers() -> None:
 def test_what_is_kept_for_the_examination_is_not_looked_at(models: Models) -> None:
     lm = models("llama")
     asked = ("France is governed from", "The French capital is")
-    bare = Melo(steps=5).solve(lm, [FACT])
+    bare = Melo(by="prompt", steps=5).solve(lm, [FACT])
     examined = replace(FACT, rephrases=asked, probes=tuple(Probe("paraphrase", p, "Rome") for p in asked))
     told = replace(FACT, rephrases=asked)
     assert not set(variants(lm, examined, 0).texts) & set(asked)
     assert variants(lm, told, 0).texts == asked
-    same, other = Melo(steps=5).solve(lm, [examined]), Melo(steps=5).solve(lm, [told])
+    same, other = Melo(by="prompt", steps=5).solve(lm, [examined]), Melo(steps=5).solve(lm, [told])
     for site, delta in bare.deltas.items():
         assert all(torch.equal(t, same.deltas[site].tensors()[k]) for k, t in delta.tensors().items())
     assert bare.report["index"] == same.report["index"]
@@ -131,13 +131,13 @@ def test_the_radius_lies_between_rephrasings_and_other_texts() -> None:
 
 def test_the_radius_and_both_distributions_are_reported(models: Models) -> None:
     lm = models("llama")
-    report = Melo(steps=5).solve(lm, [FACT]).report["index"]
+    report = Melo(by="prompt", steps=5).solve(lm, [FACT]).report["index"]
     assert set(report["distances"]) == {"near", "far"}  # type: ignore[index]
     near, far = (report["distances"][k] for k in ("near", "far"))  # type: ignore[index]
     assert len(near) >= 3
     assert len(far) >= 32
     assert 0 < report["radius"] < max(far)  # type: ignore[index]
-    given = Melo(steps=5, radius=0.25).solve(lm, [FACT])
+    given = Melo(by="prompt", steps=5, radius=0.25).solve(lm, [FACT])
     assert given.report["index"] == {"radius": 0.25}
     assert given.deltas[Site(1, "up")].config["radius"] == 0.25  # type: ignore[union-attr]
 
@@ -148,7 +148,7 @@ def test_a_larger_radius_makes_fewer_clusters_and_more_conflicts(models: Models)
     for radius in (0.01, 2.0, 5.0):
         past: list = []
         for fact in tiny.FACTS:
-            past.append(Melo(steps=2, radius=radius).solve(lm, [fact], past))
+            past.append(Melo(by="prompt", steps=2, radius=radius).solve(lm, [fact], past))
             lm.weights.stand([e.deltas for e in past])
         lm.weights.stand([])
         counts.append(sum(e.report["events"].count("conflict") for e in past))

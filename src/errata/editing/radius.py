@@ -11,13 +11,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from errata import methods
+from errata.delta import Site
 from errata.editing.pictures import picture
 from errata.editing.writing import check_fits
 from errata.errors import BadConfig, BadFact
 from errata.fact import Fact
+from errata.methods.shared.parts import RoutedByParts
 from errata.methods.shared.routed import Routed
 from errata.model.lm import LM
 
@@ -30,7 +32,8 @@ class Reach:
 
     Args:
         site: where. facts: of how many. radius: the mean of those calibrated for each.
-        near: from a prompt to other wordings of it. far: to texts no edit is about.
+        near: from a prompt to other wordings of it. far: to texts no edit is about, or where keys are in two parts to other
+            questions about the subject. parted: whether they are.
     """
 
     method: str
@@ -39,6 +42,7 @@ class Reach:
     radius: float
     near: tuple[float, ...]
     far: tuple[float, ...]
+    parted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return it JSON-able, each distribution by its quantiles."""
@@ -46,7 +50,7 @@ class Reach:
         return {"method": self.method, "site": self.site, "facts": self.facts, "radius": self.radius, **shown}
 
     def _distances(self) -> dict[str, tuple[float, ...]]:
-        return {"rephrasings": self.near, "other texts": self.far}
+        return {"rephrasings": self.near, "other questions" if self.parted else "other texts": self.far}
 
     def draw(self, path: str | os.PathLike[str]) -> Path:
         """Write both distributions as a picture, PNG or SVG by the file's name.
@@ -84,16 +88,27 @@ def reach(lm: LM, facts: Sequence[Fact], method: str = "melo", **options: Any) -
         raise BadConfig("there are no facts to look at.")
     check_fits(lm, facts)
     found = how.resolve(lm)
-    site, entering = found.keyed_at()
-    near, far, radii = [], [], []
-    for fact in facts:
-        radius, shown = found.calibrated(lm, site, [fact], entering)
-        near += shown["distances"]["near"]
-        far += shown["distances"]["far"]
-        radii.append(radius)
+    parted = isinstance(found, RoutedByParts) and found.parted(lm) and all(fact.subject for fact in facts)
+    site, measured = _by_parts(lm, found, facts) if parted else _by_prompt(lm, found, facts)
+    near, far = (tuple(sorted(d for _, *sides in measured for d in sides[side])) for side in (0, 1))
     if not near:
         raise BadFact(f"no other wording of these facts fits into {lm.name}: shorten their prompts or rephrases.")
-    return Reach(method, str(site), len(facts), sum(radii) / len(radii), tuple(sorted(near)), tuple(sorted(far)))
+    return Reach(method, str(site), len(facts), sum(radius for radius, *_ in measured) / len(facts), near, far, parted)
+
+
+Measured: TypeAlias = list[tuple[float, list[float], list[float]]]  # of each fact: radius, near, far
+
+
+def _by_prompt(lm: LM, how: Routed, facts: Sequence[Fact]) -> tuple[Site, Measured]:
+    site, entering = how.keyed_at()
+    found = [how.calibrated(lm, site, [fact], entering) for fact in facts]
+    return site, [(radius, shown["distances"]["near"], shown["distances"]["far"]) for radius, shown in found]
+
+
+def _by_parts(lm: LM, how: Routed, facts: Sequence[Fact]) -> tuple[Site, Measured]:
+    assert isinstance(how, RoutedByParts)
+    found = [how.distances(lm, how.keyed_at()[0].layer, fact) for fact in facts]
+    return found[0][0].question, [(gauge.radius, near, far) for gauge, near, far in found]
 
 
 def _quantile(sorted_: Sequence[float], share: float) -> float:

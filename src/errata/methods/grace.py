@@ -29,7 +29,8 @@ from errata.delta import Graft, Site
 from errata.edit import Edit
 from errata.fact import Fact
 from errata.methods.base import Auto, Solution, filled, layer_at
-from errata.methods.shared.routed import Routed, labels_in, preview, read_keys, training_query, without_bank
+from errata.methods.shared.parts import RoutedByParts, index_of, learned, told
+from errata.methods.shared.routed import labels_in, preview, read_keys, training_query, without_bank
 from errata.model.grafts.keyed import label_tensor
 from errata.model.lm import LM
 from errata.model.query import Query
@@ -41,7 +42,7 @@ _LATE = {"layer": 27, "role": "down", "radius": 1.0, "lr": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grace(Routed):
+class Grace(RoutedByParts):
     """One key and one value for a fact."""
 
     layer: int | Auto = field(default="auto", metadata={"help": "layer of the codebook"})
@@ -63,8 +64,10 @@ class Grace(Routed):
     }
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
-        """Return three quarters of the depth."""
-        return {"layer": layer_at(lm, 0.75), "role": "down"}
+        """Return the layer that tells questions apart, or three quarters of the depth."""
+        parted = self.parted(lm)
+        layer = self.gauged(lm, "auto").question.layer if parted and self.layer == "auto" else layer_at(lm, 0.75)
+        return {"layer": layer, "role": "down", "by": "parts" if parted and self.role != "up" else "prompt"}
 
     def sites(self) -> tuple[Site, ...]:
         """Return the site of the codebook."""
@@ -76,6 +79,8 @@ class Grace(Routed):
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the key and the value of a fact."""
+        if self.by == "parts" and all(fact.subject for fact in facts):
+            return self._by_parts(lm, facts, past)
         (site,) = self.sites()
         name = f"grace@{site}"
         radius, distances = self.calibrated(lm, site, facts, entering=True)
@@ -87,6 +92,18 @@ class Grace(Routed):
         graft = Graft("grace", known, state)
         report = {"loss": [loss], "steps": [steps], "converged": [loss < 0.05], "index": distances}
         return Solution({site: graft}, report={**report, **self.said(lm, facts), **preview(lm, name, past, graft)})
+
+    def _by_parts(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
+        """Return a value that is learned in every form of the fact, and its keys in two parts."""
+        (site,) = self.sites()
+        found = self.gauged(lm, site.layer)
+        keyed = self.key_graft(lm, found, facts)
+        value, loss, steps = self._learn(lm, site, without_bank(lm, learned(lm, facts, self.seed), index_of(keyed)))
+        put = Graft(keyed.wrapper, {"index": keyed.config["index"]}, {"value": value})
+        report = {"loss": [loss], "steps": [steps], "converged": [loss < 0.05]}
+        return Solution(
+            {found.question: keyed, site: put}, report={**report, **told(found, past, facts, keyed.wrapper)}
+        )
 
     def _learn(self, lm: LM, site: Site, batch: Batch) -> tuple[Float[Tensor, " out"], float, int]:
         assert batch.ends is not None

@@ -21,25 +21,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeAlias
+
+from torch import Tensor
 
 from errata.delta import Graft, Site
 from errata.edit import Edit
 from errata.errors import BadConfig, UnsupportedModel
 from errata.fact import Fact
 from errata.methods.base import Auto, Solution, filled, layer_at, step_for
-from errata.methods.shared.routed import Routed, labels_in, preview, read_keys, training_query, without_bank
+from errata.methods.shared.parts import RoutedByParts, by_length, index_of, learned, other_questions, told, what_follows
+from errata.methods.shared.routed import labels_in, preview, read_keys, training_query, without_bank
 from errata.model.grafts.keyed import label_tensor
 from errata.model.lm import LM
 from errata.model.query import Query
+from errata.model.tokens import Batch
 from errata.solve.descent.blocks import begin, fit
 from errata.solve.descent.loop import Training
 
 Role = Literal["up", "down", "attention"]
+Block: TypeAlias = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Melo(Routed):
+class Melo(RoutedByParts):
     """One low-rank block for a batch of facts, and their keys."""
 
     index: int | Auto = field(default="auto", metadata={"help": "layer keys are read at, before all of `layers`"})
@@ -52,7 +57,10 @@ class Melo(Routed):
     lr: float | Auto = field(default="auto", metadata={"help": "Adam's first step; auto: RMS of W / 4", "above": 0})
     every: int = field(default=20, metadata={"help": "updates after which the step is multiplied", "least": 1})
     gamma: float = field(default=0.5, metadata={"help": "by how much", "above": 0})
-    stop: float = field(default=0.01, metadata={"help": "mean loss at which to stop", "least": 0})
+    stop: float | Auto = field(
+        default="auto",
+        metadata={"help": "loss at which to stop; auto: 0.05, of keys that are the prompt's 0.01", "least": 0},
+    )
 
     name: ClassVar[str] = "melo"
     located: ClassVar[bool] = False
@@ -76,10 +84,13 @@ class Melo(Routed):
         return found
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
-        """Return two thirds of the depth for the keys, and blocks in the two layers behind."""
+        """Return the layer that tells questions apart, or two thirds of the depth, and blocks in the two layers behind."""
         if lm.reachable < 2:
             raise UnsupportedModel(f"{self.name} needs a layer for keys before one for blocks; {lm.name} has only one.")
+        parted = self.parted(lm)
         index = min(layer_at(lm, 0.66), lm.reachable - 2) if self.index == "auto" else self.index
+        if parted and self.index == "auto" and self.layers == "auto":
+            index = self.gauged(lm, "auto").question.layer
         if self.index == "auto" and self.layers != "auto":
             index = max(0, min(index, min(self.layers) - 1))
         behind = [layer for layer in (index + 1, index + 2) if layer < lm.reachable]
@@ -87,7 +98,8 @@ class Melo(Routed):
         layers = [layer for layer in dict.fromkeys(layers) if layer > index]
         key = "down" if lm.row.kind == "classifier" else "up"
         first = lm.weights.base(Site(min(index + 1, lm.depth - 1), self.roles[-1]))
-        return {"index": index, "key": key, "layers": tuple(sorted(layers)), "lr": step_for(first, 4)}
+        own = {"by": "parts", "stop": 0.05} if parted else {"by": "prompt", "stop": 0.01}
+        return {"index": index, "key": key, "layers": tuple(sorted(layers)), "lr": step_for(first, 4), **own}
 
     def at(self) -> Site:
         """Return the site keys are read at."""
@@ -103,18 +115,46 @@ class Melo(Routed):
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the block and keys of a batch of facts."""
+        if self.by == "parts" and all(fact.subject for fact in facts):
+            return self._by_parts(lm, facts, past)
         index, name = self.at(), f"melo@{self.at()}"
         radius, distances = self.calibrated(lm, index, facts)
         batch = without_bank(lm, [training_query(lm, fact) for fact in facts], name)
-        scale = 1.0 if self.alpha is None else self.alpha / self.rank
-        how = Training(steps=self.steps, lr=filled(self.lr), stop=self.stop, every=self.every, gamma=self.gamma)
-        blocks, loss, steps = fit(lm, batch, begin(lm, self.sites(), self.rank, self.seed), scale, how)
+        blocks, loss, steps = self._trained(lm, [batch])
         keys = read_keys(lm, index, [Query.asked(fact) for fact in facts])
         place: dict[str, object] = {"index": str(index)}
         known = {**place, "radius": radius, "search": self.search}
         keyed = Graft("melo", known, {"keys": keys, "labels": label_tensor(labels_in(lm, batch))})
-        grafts = {site: Graft("melo", {**place, "scale": scale}, {"a": a, "b": b}) for site, (a, b) in blocks.items()}
+        grafts = {site: Graft("melo", {**place, "scale": self.scale}, block) for site, block in blocks.items()}
         report = {"loss": [loss], "steps": [steps], "converged": [loss < 0.05], "index": distances}
         return Solution(
             {index: keyed, **grafts}, report={**report, **self.said(lm, facts), **preview(lm, name, past, keyed)}
         )
+
+    @property
+    def scale(self) -> float:
+        """s = alpha / p; 1 without alpha."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def _trained(
+        self, lm: LM, batches: Sequence[Batch], kept: Sequence[Batch] = ()
+    ) -> tuple[dict[Site, Block], float, int]:
+        how = Training(steps=self.steps, lr=filled(self.lr), stop=filled(self.stop), every=self.every, gamma=self.gamma)
+        blocks, loss, steps = fit(lm, batches, begin(lm, self.sites(), self.rank, self.seed), self.scale, how, kept)
+        return {site: {"a": a, "b": b} for site, (a, b) in blocks.items()}, loss, steps
+
+    def _by_parts(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
+        """Return a block that is learned in every form of the facts, and leaves other questions and what follows alone."""
+        found = self.gauged(lm, filled(self.index))
+        keyed = self.key_graft(lm, found, facts)
+        name = index_of(keyed)
+        kept = [query for fact in facts for query in other_questions(lm, found, fact)] + what_follows(lm, facts)
+        batches, held = (
+            [without_bank(lm, part, name) for part in by_length(lm, asked)]
+            for asked in (learned(lm, facts, self.seed), kept)
+        )
+        blocks, loss, steps = self._trained(lm, batches, held)
+        place = {"index": keyed.config["index"], "scale": self.scale}
+        grafts = {site: Graft(keyed.wrapper, place, block) for site, block in blocks.items()}
+        report = {"loss": [loss], "steps": [steps], "converged": [loss < 0.05]}
+        return Solution({found.question: keyed, **grafts}, report={**report, **told(found, past, facts, keyed.wrapper)})

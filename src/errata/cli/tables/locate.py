@@ -21,7 +21,7 @@ def locate(row: Json) -> RenderableType:
 def radius(row: Json) -> RenderableType:
     """Quantiles of the distances of keys to rephrasings and to other texts, and the radius between."""
     table = table_of("distance to", *row["rephrasings"])
-    for name in ("rephrasings", "other texts"):
+    for name in ("rephrasings", "other questions" if "other questions" in row else "other texts"):
         table.add_row(name, *(f"{value:.3g}" for value in row[name].values()))
     what = (
         f"{row['method']} reads keys at {row['site']}; radius {row['radius']:.4g}, the mean over {row['facts']} facts"

@@ -2,9 +2,11 @@
 
     melo    blocks of low rank beside some matrices; the nearest key's block       y + s · B[b](A[b] x)
     grace   keys and values at one matrix; the nearest key's value                 v, from the prompt's last token on
-    wise    a second matrix, of all edits together, for prompts it is far off on   W' x   (`model.side`)
+    wise    a second matrix, of all edits together, for prompts it is far off on   W' x   (`grafts.wise`)
 
-A graft's tensors are what its edit learned; everything else here is made from them, in the order of the edits.
+Keys of the first two are the prompt's last token's, as in their papers, or in two parts: what it is about, at whichever of its
+tokens that stands, and what it asks, at its last (kinds "melo-parts" and "grace-parts"; `index.parts`). A graft's tensors
+are what its edit learned; everything else here is made from them, in the order of the edits.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from torch import Tensor, nn
 from errata.delta import Change, Graft, Site
 from errata.errors import UnknownSite
 from errata.index.clusters import AnswerTokens, ClusterEvent, Clusters
-from errata.model.grafts.standing import Bank, Grafted, GraftRows, Prompt
+from errata.index.parts import Entries, Hits, Parts
+from errata.model.grafts.standing import Bank, Grafted, GraftRows, Prompt, places
 from errata.model.grafts.wise import WiseBank, matrix_shape
 from errata.model.trace import Modules, at
 
@@ -57,9 +60,10 @@ class Keyed(Bank):
     """
 
     moving = True
+    entering = False  # whether the key is what goes into the site
 
-    def __init__(self, index: Site, modules: Modules) -> None:
-        super().__init__(index, modules)
+    def __init__(self, index: Site, modules: Modules, before: Site | None = None) -> None:
+        super().__init__(index, modules, before)
         self.clusters: Clusters | None = None
         self.opens: list[int] = []
         self.edits = 0
@@ -82,6 +86,10 @@ class Keyed(Bank):
         self.edits += 1
         self._opens = None
         return new
+
+    def find(self, x: Tensor, y: Tensor, prompt: Prompt, noticed: Any = None) -> Tensor:
+        """Return what each row opens."""
+        return self.open(at(x if self.entering else y, prompt.ends))
 
     def open(self, keys: Float[Tensor, "b d"]) -> Tensor:
         """Return what each key opens, −1 for nothing."""
@@ -111,8 +119,8 @@ class Blocks(Keyed):
 
     kind = "melo"
 
-    def __init__(self, index: Site, modules: Modules) -> None:
-        super().__init__(index, modules)
+    def __init__(self, index: Site, modules: Modules, before: Site | None = None) -> None:
+        super().__init__(index, modules, before)
         self._a: dict[Site, Tensor] = {}  # (blocks, p, in)
         self._b: dict[Site, Tensor] = {}  # (blocks, out, p), the scale in it
 
@@ -140,10 +148,6 @@ class Blocks(Keyed):
             self._a[site], self._b[site] = a.new_zeros(0, *a.shape), b.new_zeros(0, *b.shape)
         self._a[site] = _put(self._a[site], number, a, 0)
         self._b[site] = _put(self._b[site], number, scaled, 1)
-
-    def find(self, x: Tensor, y: Tensor, prompt: Prompt) -> Tensor:
-        """Return each row's block."""
-        return self.open(at(y, prompt.ends))
 
     def change(self, site: Site, rows: GraftRows) -> Tensor:
         """Return y + B[b](A[b] x) of every row with its own block."""
@@ -176,34 +180,31 @@ class Codebook(Keyed):
     """GRACE's: one value a key, put out in place of what the matrix does."""
 
     kind = "grace"
-    moving = False
+    moving, entering = False, True
 
-    def __init__(self, index: Site, modules: Modules) -> None:
-        super().__init__(index, modules)
+    def __init__(self, index: Site, modules: Modules, before: Site | None = None) -> None:
+        super().__init__(index, modules, before)
         self._values: list[Tensor] = []
+        self._site = index
         self._everywhere = False  # a classifier reads its first token: the value stands at all of them
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """The one site it sits at, whose input is the key."""
-        return (self.index,)
+        """The one site it sits at; keys that are no parts are its input."""
+        return (self._site,)
 
     def add(self, grafts: Grafted) -> None:
         """Take in one edit's key and value."""
-        (graft,) = grafts.values()
-        weight = _weight(self.modules.module(self.index))
-        value = graft.state["value"].to(weight.device)
-        if len(value) != matrix_shape(self.modules.module(self.index))[0]:
+        ((self._site, graft),) = ((site, graft) for site, graft in grafts.items() if "value" in graft.state)
+        module = self.modules.module(self._site)
+        value = graft.state["value"].to(_weight(module).device)
+        if len(value) != matrix_shape(module)[0]:
             raise UnknownSite(
-                f"a grace edit has a value of {len(value)} numbers at {self.index}, which puts out others."
+                f"a grace edit has a value of {len(value)} numbers at {self._site}, which puts out others."
             )
         self._everywhere = bool(graft.config.get("everywhere", False))
-        self.take_keys(graft)
+        self.take_keys(grafts[self.index])
         self._values.append(value)
-
-    def find(self, x: Tensor, y: Tensor, prompt: Prompt) -> Tensor:
-        """Return each row's value."""
-        return self.open(at(x, prompt.ends))
 
     def change(self, site: Site, rows: GraftRows) -> Tensor:
         """Return the value from the prompt's last token on."""
@@ -212,4 +213,76 @@ class Codebook(Keyed):
         return torch.where(after[..., None], values[:, None], rows.y)
 
 
-KINDS: Mapping[str, type[Bank]] = {kind.kind: kind for kind in (Blocks, Codebook, WiseBank)}
+class ByParts(Keyed):
+    """A bank that is asked by what a prompt is about and what it asks, through an index of keys in two parts."""
+
+    def __init__(self, index: Site, modules: Modules, before: Site | None = None) -> None:
+        super().__init__(index, modules, before)
+        self.parts: Parts | None = None
+        self._means: tuple[Tensor, Tensor] | None = None
+
+    def take_keys(self, graft: Graft) -> list[ClusterEvent]:
+        """Take in one edit's keys."""
+        new, means = entries_of(graft), (graft.state["subject_mean"].float(), graft.state["mean"].float())
+        if self.parts is None:
+            assert self.before is not None
+            near, far = (_weight(self.modules.module(site)).device for site in (self.before, self.index))
+            self._means = means[0].to(near), means[1].to(far)
+            self.parts = Parts((len(means[0]), len(means[1])), far)
+        assert self._means is not None
+        wanted = self.parts.widths
+        if (new.subjects.shape[1], new.questions.shape[1]) != wanted:
+            raise UnknownSite(
+                f"a {self.kind} edit has keys of {new.subjects.shape[1]} and {new.questions.shape[1]} numbers at "
+                f"{places(self.index, self.before)}, not {wanted[0]} and {wanted[1]}."
+            )
+        self.parts.add(new)
+        self.opens += [self.edits] * len(new)
+        self.edits += 1
+        self._opens = None
+        return []
+
+    def notice(self, x: Tensor, prompt: Prompt) -> Hits | None:
+        """Return which subjects the rows name."""
+        if self.parts is None or self._means is None:
+            return None
+        return self.parts.named(_turned(x, self._means[0]), prompt.ids, prompt.tokens(x.shape[1]))
+
+    def find(self, x: Tensor, y: Tensor, prompt: Prompt, noticed: Any = None) -> Tensor:
+        """Return what each row opens."""
+        if self.parts is None or self._means is None or noticed is None:
+            return torch.full((len(x),), -1, device=x.device)
+        found = self.parts.agree(noticed, _turned(at(x, prompt.ends), self._means[1]))
+        opens = torch.tensor(self.opens, device=found.device)
+        return torch.where(found >= 0, opens[found.clamp(min=0)], -1)
+
+
+def _turned(keys: Float[Tensor, "*b d"], mean: Float[Tensor, " d"]) -> Float[Tensor, "*b d"]:
+    """Return in which direction keys lie from the mean."""
+    return torch.nn.functional.normalize(keys.detach().float() - mean, dim=-1)
+
+
+def entries_of(graft: Graft) -> Entries:
+    """Return the keys of a graft that has them in two parts."""
+    state, (about, asked) = graft.state, (float(str(graft.config[name])) for name in ("reach", "radius"))
+    mean, questions = state["subject_mean"].float(), state["mean"].float()
+    return Entries(
+        _turned(state["subjects"], mean), state["tokens"], state["about"],
+        _turned(state["keys"], questions), state["asks"], (about, asked),
+    )  # fmt: skip
+
+
+class BlocksByParts(ByParts, Blocks):
+    """MELO's blocks, opened by keys in two parts."""
+
+    kind = "melo-parts"
+
+
+class CodebookByParts(ByParts, Codebook):
+    """GRACE's values, opened by keys in two parts."""
+
+    kind = "grace-parts"
+
+
+_ALL: tuple[type[Bank], ...] = (Blocks, Codebook, BlocksByParts, CodebookByParts, WiseBank)
+KINDS: Mapping[str, type[Bank]] = {kind.kind: kind for kind in _ALL}

@@ -2,8 +2,9 @@
 
 A `Bank` is what the grafts of one kind with one index site amount to, in the order of their edits. While it stands, every
 pass over prompts asks it once, at the index site and for each row by itself, what the prompt's last token opens; the answer
-(the route) is kept for the whole answer: teacher-forced, generated token by token, or by several beams. A prompt that
-opens nothing is not computed with at all, so its logits are the model's own to the bit.
+(the route) is kept for the whole answer: teacher-forced, generated token by token, or by several beams. A bank may look at
+all tokens of the prompt at an earlier site as well. A prompt that opens nothing is not computed with at all, so its logits
+are the model's own to the bit.
 
 How a pass is known:
 
@@ -43,19 +44,20 @@ class Bank(ABC):
     """What the grafts of one kind with one index site amount to, in the order of their edits.
 
     Args:
-        index: where keys are read; a matrix's role, so that it is not passed through when a pass begins later.
+        index: where it is decided what opens; a matrix's role, so that it is not passed through when a pass begins later.
         modules: where the sites are.
+        before: where the prompt's tokens are looked at already, if anywhere.
     """
 
     kind: ClassVar[str]
 
-    def __init__(self, index: Site, modules: Modules) -> None:
-        self.index, self.modules = index, modules
+    def __init__(self, index: Site, modules: Modules, before: Site | None = None) -> None:
+        self.index, self.modules, self.before = index, modules, before
 
     @property
     def name(self) -> str:
         """What a batch calls its routes."""
-        return f"{self.kind}@{self.index}"
+        return f"{self.kind}@{places(self.index, self.before)}"
 
     @property
     @abstractmethod
@@ -66,21 +68,41 @@ class Bank(ABC):
     def add(self, grafts: Grafted) -> None:
         """Take in the grafts of one more edit."""
 
+    def notice(self, x: Input, prompt: Prompt) -> Any:
+        """Return what `find` is to know of the input of the site `before`."""
+        raise NotImplementedError
+
     @abstractmethod
-    def find(self, x: Input, y: Output, prompt: Prompt) -> Route:
-        """Return what each row opens, −1 for nothing, from the index site's input and output."""
+    def find(self, x: Input, y: Output, prompt: Prompt, noticed: Any = None) -> Route:
+        """Return what each row opens, −1 for nothing, from the index site's input and output, and what was noticed before."""
 
     @abstractmethod
     def change(self, site: Site, rows: GraftRows) -> Output:
         """Return what the rows that open something put out at `site`, in place of `rows.y`."""
 
 
+def places(index: Site, before: Site | None = None) -> str:
+    """Return how a graft writes down where its keys are read: "9.up", or "2.up+9.up"."""
+    return str(index) if before is None else f"{before}+{index}"
+
+
+def placed(text: str) -> tuple[Site, Site | None]:
+    """Return the index site and the one before it, if any, of what `places` wrote.
+
+    Raises:
+        UnknownSite: it is something else.
+    """
+    before, plus, index = text.rpartition("+")
+    return Site.parse(index), Site.parse(before) if plus else None
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Prompt:
-    """Where the prompts of a pass stand: their last tokens, and all of them."""
+    """Where the prompts of a pass stand: their last tokens, all of them, and which these are, where the pass was told."""
 
     ends: Int[Tensor, " b"]
     mask: Int[Tensor, "b t"] | None = None
+    ids: Int[Tensor, "b t"] | None = None
 
     def tokens(self, length: int) -> Bool[Tensor, "b t"]:
         """Return which of the pass's positions are tokens of the prompt."""
@@ -89,7 +111,7 @@ class Prompt:
 
     def to(self, device: torch.device) -> Prompt:
         """Return it on a device."""
-        return Prompt(self.ends.to(device), None if self.mask is None else self.mask.to(device))
+        return Prompt(self.ends.to(device), *(None if t is None else t.to(device) for t in (self.mask, self.ids)))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -136,6 +158,7 @@ class Grafts:
         self._banks: dict[str, Bank] = {}
         self._hooks = ExitStack()
         self._routes: dict[str, Tensor] = {}
+        self._noticed: dict[str, Any] = {}
         self._prompt: Prompt | None = None
         self._given: Batch | None = None
 
@@ -177,24 +200,27 @@ class Grafts:
         self._seen, self._standing, self._banks, self._routes = (), (), {}, {}
 
     def _take_in(self, banks: dict[str, Bank], edit: Mapping[Site, Change]) -> None:
-        parts: dict[str, tuple[str, Site, dict[Site, Graft]]] = {}
+        parts: dict[tuple[str, str], dict[Site, Graft]] = {}
         for site, graft in edit.items():
             if isinstance(graft, Graft):
-                index = Site.parse(str(graft.config["index"]))
-                parts.setdefault(f"{graft.wrapper}@{index}", (graft.wrapper, index, {}))[2][site] = graft
-        for name, (kind, index, grafts) in parts.items():
+                parts.setdefault((graft.wrapper, str(graft.config["index"])), {})[site] = graft
+        for (kind, where), grafts in parts.items():
             if kind not in self._kinds:
                 known = ", ".join(sorted(self._kinds))
                 raise UnsupportedModel(f"no graft of kind {kind!r} is known here, only {known}; update errata.")
+            name = f"{kind}@{where}"
             if name not in banks:
-                self._owner.module(index)
-                banks[name] = self._kinds[kind](index, self._owner)
+                index, before = placed(where)
+                for site in (index, before) if before else (index,):
+                    self._owner.module(site)
+                banks[name] = self._kinds[kind](index, self._owner, before)
             banks[name].add(grafts)
 
     def _attach(self) -> None:
         sites: dict[Site, list[Bank]] = {}
         for bank in self._banks.values():
-            for site in dict.fromkeys((bank.index, *bank.sites)):
+            before = () if bank.before is None else (bank.before,)
+            for site in dict.fromkeys((*before, bank.index, *bank.sites)):
                 sites.setdefault(site, []).append(bank)
         if sites:
             model = self._owner.model
@@ -249,24 +275,28 @@ class Grafts:
         ids = given.get("input_ids")
         ids = given["inputs_embeds"] if ids is None else ids
         cache = given.get("past_key_values")
+        self._noticed = {}
         if self._given is not None:
             assert self._given.ends is not None
             real = self._given.inputs["attention_mask"]
             self._routes = dict(self._given.routes)
-            self._prompt = Prompt(self._given.ends, real if real.ndim == 2 else None)
+            self._prompt = Prompt(self._given.ends, real if real.ndim == 2 else None, given.get("input_ids"))
         elif cache is not None and cache.get_seq_length() > 0:
             self._prompt = None  # the answer goes on
         else:
             mask = given.get("attention_mask")
             mask = ids.new_ones(ids.shape[:2]).long() if mask is None else mask
-            self._routes, self._prompt = {}, Prompt(last_real(mask), mask)
+            self._routes, self._prompt = {}, Prompt(last_real(mask), mask, given.get("input_ids"))
         return int(ids.shape[0])
 
     def _at(self, site: Site, banks: Sequence[Bank], x: Input, y: Output) -> Output:
         for bank in banks:
-            if site == bank.index and bank.name not in self._routes:
-                assert self._prompt is not None
-                self._routes[bank.name] = bank.find(x, y, self._prompt.to(y.device))
+            if self._prompt is not None and bank.name not in self._routes:
+                if site == bank.before:
+                    self._noticed[bank.name] = bank.notice(x, self._prompt.to(x.device))
+                if site == bank.index and (bank.before is None or bank.name in self._noticed):
+                    noticed = self._noticed.get(bank.name)
+                    self._routes[bank.name] = bank.find(x, y, self._prompt.to(y.device), noticed)
             if site in bank.sites:
                 y = self._changed(site, bank, x, y)
         return y

@@ -24,8 +24,8 @@ class WiseBank(Bank):
 
     kind = "wise"
 
-    def __init__(self, index: Site, modules: Modules) -> None:
-        super().__init__(index, modules)
+    def __init__(self, index: Site, modules: Modules, before: Site | None = None) -> None:
+        super().__init__(index, modules, before)
         weight = modules.module(index).weight
         assert isinstance(weight, Tensor)
         self._device, self._shape = weight.device, matrix_shape(modules.module(index))
@@ -72,7 +72,7 @@ class WiseBank(Bank):
             self._merged = change, KEPT * float(farness(torch.cat(self._keys), change).min())
         return self._merged
 
-    def find(self, x: Tensor, y: Tensor, prompt: Prompt) -> Tensor:
+    def find(self, x: Tensor, y: Tensor, prompt: Prompt, noticed: object = None) -> Tensor:
         """Return 0 for the rows whose last prompt token the two matrices are far apart on, −1 for the others."""
         change, threshold = self._whole()
         return torch.where(farness(at(x, prompt.ends), change) > threshold, 0, -1)

@@ -1,0 +1,419 @@
+"""Keys in two parts: what a prompt is about, at whichever token that stands, and what it asks, at its last token.
+
+Why: at one token late in a prompt the same question about another subject lies nearer than another wording about the same one,
+so no radius can be right. The subject is told from others at an early layer, by its token and the direction of what goes into
+`up`; the question at a late one, by the direction at the prompt's last token.
+
+`gauge` finds the two layers and how far keys may be on a model, by the wordings of `errata.data.common`: of one relation
+about one subject (near) against other subjects, and against other relations of the same subject (far).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any, Final, Literal, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from errata.data.common import relations
+from errata.delta import Graft, Site
+from errata.edit import Edit
+from errata.errors import BadFact
+from errata.fact import Fact, occurrences, question
+from errata.methods.base import Auto
+from errata.methods.shared.routed import Routed, own_words, training_query, variants
+from errata.model.fitting import fits
+from errata.model.grafts.standing import places
+from errata.model.lm import LM
+from errata.model.query import Query
+from errata.model.tokens import Room
+from errata.model.trace import Trace, at
+from errata.solve.keys import ROWS, contexts, contexts_for, forms, prefixes, queries
+
+EARLY, LATE = (0.05, 0.35), (0.6, 0.95)  # shares of the depth at which the two parts are looked for
+SUBJECTS = 2  # of each relation
+WORDINGS = 3
+OTHERS = 3  # questions about the same subject
+SPARED = (
+    0.5  # what a wrong hit of the question's part weighs, where a missed one weighs 1: a block learns to leave it alone
+)
+GOES_ON = Room(16, 3)  # tokens and lines after a target that are to stay
+READ_AFTER = 3  # the bare prompt, and sampled texts it is learned after
+SLACK = 1.2  # how far beyond the radius a question still counts as near
+SAME = 0.25  # keys of a fact nearer than this share of what is allowed are one key
+TIE = 0.03  # of two layers that tell pairs apart so nearly alike the earlier is taken: more is left behind it
+# Different subjects that end in one token, which nothing but the direction tells apart.
+KIN: Final = (
+    "North Korea", "South Korea", "North Carolina", "South Carolina", "West Virginia", "Virginia", "New Mexico", "Mexico",
+    "John Adams", "Samuel Adams", "Henry James", "William James", "Papua New Guinea", "Equatorial Guinea",
+    "General Motors", "Tata Motors", "Harvard University", "Yale University", "Michael Jackson", "Andrew Jackson",
+    "The New York Times", "The Los Angeles Times", "Will Smith", "Adam Smith", "Northern Ireland", "Ireland",
+)  # fmt: skip
+KIN_ASKED: Final = ("{} is", "Many people think of {} as")
+# Whatever a subject is, some of these can be said of it.
+SAID_OF: Final = (
+    "{} is", "{} was", "{} has a", "{} is known for", "{} is located in", "{} was born in", "{} was made by",
+    "The history of {} began", "The name {} comes from", "Many people think of {} as",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Gauge:
+    """Where and how keys in two parts are told apart on a model.
+
+    Args:
+        subject, question: the sites whose input is read. means: what is taken from both, (d,) each.
+        reach, radius: greatest distances, 1 − cosine. close: within which half of all other wordings ask.
+        figures: shares of pairs told apart, for the report.
+    """
+
+    subject: Site
+    question: Site
+    means: tuple[Tensor, Tensor]
+    reach: float
+    radius: float
+    close: float
+    figures: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Read:
+    """Keys of some prompts: (n, d) at the subject's last token, which token that is, and (n, e) at the prompt's last."""
+
+    subjects: dict[Site, Float[Tensor, "n d"]]
+    tokens: Int[Tensor, " n"]
+    questions: dict[Site, Float[Tensor, "n e"]]
+
+
+@torch.no_grad()
+def read(lm: LM, asked: Sequence[Query], subject: Sequence[Site], question: Sequence[Site]) -> Read:
+    """Read what goes into sites at the subjects' and the prompts' last tokens, in float32."""
+    parts: list[tuple[dict[Site, Tensor], Tensor, dict[Site, Tensor]]] = []
+    deepest = max(site.layer for site in (*subject, *question))
+    for start in range(0, len(asked), ROWS):
+        batch = lm.tokens.batch(asked[start : start + ROWS]).to(lm.device)
+        assert batch.ends is not None
+        with Trace(lm, inputs=(*subject, *question), stop=Site(deepest, "block")) as trace:
+            lm.forward(batch)
+        tokens = batch.inputs["input_ids"].gather(1, batch.lookup[:, None])[:, 0]
+        parts.append((
+            {site: at(trace.inputs[site], batch.lookup).float() for site in subject}, tokens,
+            {site: at(trace.inputs[site], batch.ends).float() for site in question},
+        ))  # fmt: skip
+    return Read(
+        {site: torch.cat([part[0][site] for part in parts]) for site in subject},
+        torch.cat([part[1] for part in parts]),
+        {site: torch.cat([part[2][site] for part in parts]) for site in question},
+    )
+
+
+def gauge(lm: LM, subject: int | None = None, question: int | None = None) -> Gauge:
+    """Return the layers and distances by which this model tells subjects and questions apart; measured once.
+
+    Args:
+        subject, question: layers, where they are given.
+    """
+    memory = ("keys in two parts", subject, question)
+    if memory not in lm.memory:
+        with lm.weights.at_base():
+            lm.memory[memory] = _measured(lm, subject, question)
+    found: Gauge = lm.memory[memory]
+    return found
+
+
+def _measured(lm: LM, subject: int | None, question: int | None) -> Gauge:
+    asked = list(_probes(lm))
+    early = _layers(lm, EARLY) if subject is None else [subject]
+    late = _layers(lm, LATE) if question is None else [question]
+    keys = read(lm, [query for _, _, query in asked], *([Site(i, "up") for i in layers] for layers in (early, late)))
+    about = [subject for subject, _, _ in asked]
+    relation = [name for _, name, _ in asked]
+    tokens = keys.tokens.tolist()
+    pairs = list(combinations(range(len(asked)), 2))
+    same = [(i, j) for i, j in pairs if about[i] == about[j] and tokens[i] == tokens[j]]
+    kin = [(i, j) for i, j in pairs if about[i] != about[j] and tokens[i] == tokens[j]]
+    asks = [(i, j) for i, j in pairs if about[i] == about[j] and about[i] not in KIN]
+    near = [(i, j) for i, j in asks if relation[i] == relation[j]]
+    far = [(i, j) for i, j in asks if relation[i] != relation[j]]
+    one, told, within, beyond = _best({s: _told(found, same, kin) for s, found in keys.subjects.items()}, 0)
+    reach = _bound(within, beyond, SPARED)
+    two, apart, near_by, far_off = _best({s: _told(found, near, far) for s, found in keys.questions.items()}, TIE)
+    radius = _bound(near_by, far_off, SPARED)
+    figures = {"subject": round(told, 3), "question": round(apart, 3)}
+    means = keys.subjects[one].mean(0), keys.questions[two].mean(0)
+    return Gauge(one, two, means, reach, radius, float(near_by.median()), figures)
+
+
+def _best(told: Mapping[Site, Told], tie: float) -> tuple[Site, float, Tensor, Tensor]:
+    """Return the earliest of the sites that tell pairs apart nearly best, and what was found there."""
+    most = max(share for share, _, _ in told.values())
+    site = min((site for site, (share, _, _) in told.items() if share >= most - tie), key=lambda site: site.layer)
+    return site, *told[site]
+
+
+def _layers(lm: LM, share: tuple[float, float]) -> list[int]:
+    """Return the layers between two shares of the depth, of which one has layers behind it."""
+    first, last = (round(s * lm.reachable) for s in share)
+    last = min(last, lm.reachable - 2)
+    return list(range(min(first, last), last + 1))
+
+
+def _probes(lm: LM) -> Iterator[tuple[str, str, Query]]:
+    """Yield subject, relation and prompt of what the layers are measured by."""
+    known = relations()
+    for relation in known:
+        for subject, _ in relation.rows[:SUBJECTS]:
+            others = [r for r in known if r is not relation and any(subject == s for s, _ in r.rows)]
+            wordings = [(relation.name, text) for text in relation.wordings[:WORDINGS]]
+            wordings += [(r.name, r.wordings[0]) for r in others[:OTHERS]]
+            wordings += [(text, text) for text in SAID_OF[: OTHERS - len(others)]]
+            yield from ((subject, name, query) for name, text in wordings if fits(lm, query := _filled(text, subject)))
+    for subject in KIN:
+        yield from ((subject, text, query) for text in KIN_ASKED if fits(lm, query := _filled(text, subject)))
+
+
+def _filled(text: str, subject: str) -> Query:
+    start = text.index("{}")
+    return Query(text.replace("{}", subject), span=(start, start + len(subject)))
+
+
+Pairs: TypeAlias = Sequence[tuple[int, int]]
+Told: TypeAlias = tuple[
+    float, Float[Tensor, " m"], Float[Tensor, " k"]
+]  # share told apart, distances of near and of far
+
+
+def _told(keys: Float[Tensor, "n d"], near: Pairs, far: Pairs) -> Told:
+    """Return which share of (near, far) pairs is told apart by distance, and the distances."""
+    if not near or not far:  # a tokenizer that has no token of its own for anything, or one for everything
+        return 0.5, torch.ones(1), torch.ones(1)
+    turned = torch.nn.functional.normalize(keys - keys.mean(0), dim=-1)
+    apart = (1 - turned @ turned.T).cpu()
+    within, beyond = (apart[tuple(torch.tensor(pairs).T)] for pairs in (near, far))
+    beyond_sorted = beyond.sort().values
+    less = torch.searchsorted(beyond_sorted, within.contiguous())
+    return 1 - float(less.double().mean()) / len(beyond), within, beyond
+
+
+def _bound(near: Float[Tensor, " n"], far: Float[Tensor, " m"], weight: float) -> float:
+    """Return the distance within which most of the near and few of the far lie."""
+    places = near.sort().values
+    gained = torch.arange(1, len(places) + 1) / len(places)
+    lost = torch.searchsorted(far.sort().values, places.contiguous(), right=True) / len(far)
+    best = float(places[int((gained - weight * lost).argmax())])
+    return float(f"{max(1e-3, best):.4g}")
+
+
+def key_state(lm: LM, found: Gauge, facts: Sequence[Fact], contexts: Sequence[str]) -> dict[str, Tensor]:
+    """Return the keys of facts as a graft stores them: in each context, at the start of a text, and in small letters.
+
+    Args:
+        contexts: what the prompts are read after, and the other forms they are read in.
+    """
+    state: dict[str, list[Tensor]] = {name: [] for name in ("subjects", "tokens", "about", "keys", "asks")}
+    for number, fact in enumerate(facts):
+        prompts = [query for query in queries(lm, [fact], contexts, answers=False) if fits(lm, query)]
+        prompts += [_reworded(lm, fact, text) for text in own_words(fact)]
+        names = [Query(f"{name} is", span=(0, len(name))) for name in _spelled(fact.subject)]
+        names += [replace(Query.of(fact, ""), prompt=_lower(fact)) for _ in _spelled(fact.subject)[1:] if fact.span]
+        asked = read(lm, prompts, [found.subject], [found.question])
+        named = read(lm, [query for query in [*prompts, *names] if query.span], [found.subject], [found.question])
+        kept = _apart(named.subjects[found.subject] - found.means[0], SAME * found.reach, named.tokens.tolist())
+        state["subjects"].append(named.subjects[found.subject][kept])
+        state["tokens"].append(named.tokens[kept])
+        state["about"].append(torch.full((len(kept),), number))
+        kept = _apart(asked.questions[found.question] - found.means[1], SAME * found.radius)
+        state["keys"].append(asked.questions[found.question][kept])
+        state["asks"].append(torch.full((len(kept),), number))
+    means = {"subject_mean": found.means[0], "mean": found.means[1]}
+    return {**{name: torch.cat(parts).cpu() for name, parts in state.items()}, **{n: m.cpu() for n, m in means.items()}}
+
+
+def _reworded(lm: LM, fact: Fact, text: str) -> Query:
+    spans = occurrences(text, fact.subject)
+    return replace(Query.asked(fact, text), span=spans[-1] if spans else None)
+
+
+def _spelled(subject: str) -> tuple[str, ...]:
+    """Return how a subject may be written."""
+    small = subject.lower()
+    return (subject,) if small == subject or len(small) != len(subject) else (subject, small)
+
+
+def _lower(fact: Fact) -> str:
+    assert fact.span is not None
+    start, end = fact.span
+    return f"{fact.prompt[:start]}{fact.prompt[start:end].lower()}{fact.prompt[end:]}"
+
+
+def _apart(keys: Float[Tensor, "n d"], within: float, tokens: Sequence[int] = ()) -> list[int]:
+    """Return the numbers of keys none of which lies as near as that to another of the same token; the first is one of them."""
+    turned = torch.nn.functional.normalize(keys, dim=-1)
+    far = 1 - turned @ turned.T
+    kept: list[int] = []
+    for i in range(len(keys)):
+        same = (j for j in kept if not tokens or tokens[i] == tokens[j])
+        if all(float(far[i, j]) > within for j in same):
+            kept.append(i)
+    return kept
+
+
+def other_questions(lm: LM, found: Gauge, fact: Fact) -> list[Query]:
+    """Return prompts about a fact's subject that ask something else, and are near enough to open what it opens.
+
+    What the base goes on with as after the fact's own prompt, or asks as near as another wording would, is taken for another
+    wording of it and left out.
+    """
+    asked = [Query.asked(fact), *(query for query in about(fact) if fits(lm, query))]
+    far = _apart_from(lm, found, asked)
+    with torch.no_grad(), lm.weights.at_base():
+        likeliest = lm.answer_logits(lm.tokens.batch(asked)).argmax(-1).tolist()
+    return [
+        query for query, distance, token in zip(asked[1:], far[1:], likeliest[1:], strict=True)
+        if token != likeliest[0] and found.close < distance <= SLACK * found.radius
+    ]  # fmt: skip
+
+
+def learned(lm: LM, facts: Sequence[Fact], seed: int) -> list[Query]:
+    """Return what a block learns: the facts in every form and wording, with their targets."""
+    every = contexts_for(lm, facts, (*prefixes(lm, seed)[:READ_AFTER], *forms(lm))).texts
+    worded = [training_query(lm, fact, text) for fact in facts for text in own_words(fact)]
+    if lm.row.kind == "encoder-decoder":
+        texts = [(fact, f"{text} {fact.prompt}" if text else "") for fact in facts for text in every]
+        return [*(training_query(lm, fact, text) for fact, text in texts), *worded]
+    return [query for query in [*queries(lm, facts, every, answers=True), *worded] if fits(lm, query)]
+
+
+def by_length(lm: LM, asked: Sequence[Query]) -> list[list[Query]]:
+    """Return queries in groups within which none is more than twice as long as another, so that little is padded."""
+    tokens = (lm.tokens.batch([query]).inputs["input_ids"].shape[1] for query in asked)
+    sized = sorted((size, place) for place, size in enumerate(tokens))
+    groups: list[list[tuple[int, int]]] = []
+    for size, place in sized:
+        if not groups or size > 2 * groups[-1][0][0]:
+            groups.append([])
+        groups[-1].append((size, place))
+    return [[asked[place] for _, place in group] for group in groups]
+
+
+def what_follows(lm: LM, facts: Sequence[Fact]) -> list[Query]:
+    """Return the facts with their targets, followed by what the base goes on with: a block is to leave that alone."""
+    if lm.row.kind != "decoder":
+        return []
+    told = [replace(lm.tokens.told(Query.of(fact)), span=None) for fact in facts]
+    with lm.weights.at_base():
+        after = lm.generate(told, GOES_ON)
+    queries_ = [replace(query, answer=text or lm.tokens.end) for query, text in zip(told, after, strict=True)]
+    return [query for query in queries_ if fits(lm, query)]
+
+
+def about(fact: Fact) -> list[Query]:
+    """Return things that may be asked of a fact's subject, whatever it is."""
+    texts = (*SAID_OF, *(relation.wordings[0] for relation in relations()))
+    return [Query(text.replace("{}", fact.subject)) for text in texts]
+
+
+def _apart_from(lm: LM, found: Gauge, asked: Sequence[Query]) -> list[float]:
+    """Return how far what prompts ask lies from what the first of them asks."""
+    with lm.weights.at_base():
+        keys = read(lm, asked, [], [found.question]).questions[found.question] - found.means[1]
+    turned = torch.nn.functional.normalize(keys, dim=-1)
+    apart: list[float] = (1 - turned @ turned[0]).tolist()
+    return apart
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutedByParts(Routed):
+    """A method whose edit is opened by what a prompt is about and what it asks, or by its last token alone."""
+
+    by: Literal["parts", "prompt"] | Auto = field(
+        default="auto",
+        metadata={
+            "help": "what opens an edit: parts (its subject anywhere in the prompt, and what is asked) or prompt (its last "
+            "token, as in the paper); auto: parts on decoders, of facts that name subjects"
+        },
+    )
+    subject: int | Auto = field(default="auto", metadata={"help": "layer subjects are known at; auto: measured"})
+    reach: float | Auto = field(
+        default="auto", metadata={"help": "how far a subject's key may be, 1 − cosine; auto: measured", "above": 0}
+    )
+
+    def parted(self, lm: LM) -> bool:
+        """Say whether keys are in two parts, where facts name their subjects."""
+        if self.by != "auto":
+            return self.by == "parts"
+        return lm.row.kind == "decoder" and lm.published not in self.tuned and lm.reachable > 2
+
+    def solve(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit] = ()) -> Edit:
+        """Return the edit that writes `facts`; see `Method.solve`. Facts without subjects are opened by their prompts.
+
+        Raises:
+            BadFact: two parts are asked for, and a fact names no subject.
+        """
+        nameless = [fact.prompt for fact in facts if not fact.subject]
+        if nameless and self.by == "parts":
+            raise BadFact(
+                f"a key in two parts needs a subject, and {nameless[0]!r} names none: give it, or set by=prompt."
+            )
+        if nameless and self.by == "auto":
+            return replace(self, by="prompt").solve(lm, facts, past)
+        return super().solve(lm, facts, past)
+
+    def distances(self, lm: LM, question: int | Auto, fact: Fact) -> tuple[Gauge, list[float], list[float]]:
+        """Return how far a fact's question lies from other wordings of it and from other questions about its subject.
+
+        Args:
+            question: the layer, where it is set.
+        """
+        found = self.gauged(lm, question)
+        near = [Query.asked(fact, text) for text in variants(lm, fact, self.seed).texts]
+        far = [query for query in about(fact) if fits(lm, query)]
+        apart = _apart_from(lm, found, [Query.asked(fact), *near, *far])
+        return found, apart[1 : 1 + len(near)], apart[1 + len(near) :]
+
+    def gauged(self, lm: LM, question: int | Auto) -> Gauge:
+        """Return where keys are read and how far they may be, with what is set in place of what is measured."""
+        found = gauge(lm, *(None if layer == "auto" else layer for layer in (self.subject, question)))
+        reach = found.reach if self.reach == "auto" else self.reach
+        return replace(found, reach=reach, radius=found.radius if self.radius == "auto" else self.radius)
+
+    def key_graft(self, lm: LM, found: Gauge, facts: Sequence[Fact], **config: Any) -> Graft:
+        """Return the keys of facts in two parts, as a graft of this method."""
+        every = contexts_for(lm, facts, contexts(lm, self.seed)).texts
+        known = {"index": places(found.question, found.subject), "reach": found.reach, "radius": found.radius}
+        state = key_state(lm, found, facts, every)
+        return Graft(f"{self.name}-parts", {**known, "search": self.search, **config}, state)
+
+
+def told(found: Gauge, past: Sequence[Edit], facts: Sequence[Fact], kind: str) -> dict[str, Any]:
+    """Return what an edit's report is to say of its keys: how well they are told apart, and which edits it overrides.
+
+    Args:
+        past: the edits that stand. kind: of their grafts.
+    """
+    asked = {question(fact): fact.target for fact in facts}
+    lost = [
+        {"edit": edit.id, "prompt": fact.prompt} for edit in past for fact in edit.facts
+        if asked.get(question(fact), fact.target) != fact.target and keyed_by(edit, kind)
+    ]  # fmt: skip
+    known = {
+        "subject": str(found.subject),
+        "reach": found.reach,
+        "question": str(found.question),
+        "radius": found.radius,
+    }
+    return {"index": {**known, "told apart": found.figures}, "forgotten": lost}
+
+
+def index_of(keyed: Graft) -> str:
+    """Return the name of the bank that a graft's keys belong to."""
+    return f"{keyed.wrapper}@{keyed.config['index']}"
+
+
+def keyed_by(edit: Edit, kind: str) -> bool:
+    """Say whether an edit has grafts of a kind."""
+    return any(isinstance(delta, Graft) and delta.wrapper == kind for delta in edit.deltas.values())
