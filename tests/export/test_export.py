@@ -26,6 +26,7 @@ from errata.methods.shared.routed import read_keys
 from errata.model.lm import LM
 from errata.model.loading import load
 from errata.model.query import Query
+from errata.model.trace import Trace
 from tests import synthetic, tiny
 
 Models = Callable[[str], LM]
@@ -270,6 +271,40 @@ def test_a_melo_block_in_peft_gives_the_logits_of_a_prompt_that_opens_it(
         opened([one, other], "zz")
     with pytest.raises(InputError, match="no block"):
         opened([synthetic.edit(lm, 0, ("lowrank",))], synthetic.edit(lm, 0, ("lowrank",)).id)
+
+
+def test_a_table_of_keys_in_two_parts_routes_as_the_model_does(models: Models, tmp_path: Path) -> None:
+    lm = models("llama")
+    edits = [Melo(by="parts", steps=2, reach=0.3, radius=0.5).solve(lm, [fact]) for fact in tiny.FACTS[:3]]
+    blocks(lm, edits, tmp_path / "out")
+    routing = json.loads((tmp_path / "out" / "routing.json").read_text())
+    table = load_file(tmp_path / "out" / "routing.safetensors")
+    assert routing["adapters"] == [edit.id for edit in edits]
+    prompts = [*(f.prompt for f in tiny.FACTS[:3]), *(f"So {f.prompt}" for f in tiny.FACTS[:3]), "The sea is", "Why"]
+    expected = []
+    for prompt in prompts:
+        batch = lm.tokens.batch([Query(prompt)])
+        sites = [Site.parse(routing[name]) for name in ("subject site", "site")]
+        with torch.no_grad(), Trace(lm, inputs=sites) as trace:
+            lm.forward(batch)
+        about, last = (trace.inputs[site][0] for site in sites)
+        about, last = about - table["subject_mean"], last[-1] - table["mean"]
+        near = 1 - table["subjects"] @ (about / about.norm(dim=1, keepdim=True)).T
+        near[table["tokens"][:, None] != batch.inputs["input_ids"][0]] = torch.inf
+        asked = 1 - table["questions"] @ (last / last.norm())
+        sums = {}
+        for entry in range(len(table["adapter"])):
+            one = float(near[table["about"] == entry].min() / table["reach"][entry])
+            two = float(asked[table["asks"] == entry].min() / table["radius"][entry])
+            if one <= 1 and two <= 1:
+                sums[entry] = one + two
+        expected.append(int(table["adapter"][min(sums, key=sums.__getitem__)]) if sums else -1)
+    lm.weights.stand([edit.deltas for edit in edits])
+    (routes,) = lm.routed(lm.tokens.batch([Query(prompt) for prompt in prompts])).routes.values()
+    lm.weights.stand([])
+    assert routes.tolist() == expected
+    assert expected[:3] == [0, 1, 2]
+    assert -1 in expected
 
 
 def test_blocks_come_with_a_table_that_routes_as_the_model_does(models: Models, tmp_path: Path) -> None:

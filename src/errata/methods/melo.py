@@ -10,7 +10,10 @@ Paper: Yu et al., MELO: Enhancing Model Editing with Neuron-Indexed Dynamic LoRA
 An edit carries its block and its keys; the clusters (`index.clusters`) are made from the edits that stand, in order, so that
 dropping one leaves what there would be without it. A prompt is routed once, whatever is generated after it.
 
-Differs from the paper: the radius is calibrated on the model (``radius="auto"``) where nobody tuned it, between the distances
+Differs from the paper: on decoders, for facts that name subjects, a key has two parts (``by="parts"``; `index.parts`), its
+subject wherever it stands and what is asked, and a block is learned in several forms (after sampled texts, as a chat turn),
+held by a KL divergence to what the base says of the subject otherwise and after the target. The paper's key is
+``by="prompt"``: the radius is calibrated on the model (``radius="auto"``) where nobody tuned it, between the distances
 of a prompt to its rephrasings and to unrelated text (of a classifier's document without rephrasings, a quarter of the way to
 the nearest text), and the step is a quarter of the root mean square of the weights (0.01 on BERT, the paper's); training ends
 early when the loss is below `stop`; labels are compared as sequences; a conflict pushes back every cluster it reaches and is
