@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -38,12 +39,32 @@ def commands() -> str:
 def method_tables() -> str:
     """Return every method with its paper and settings."""
     parts = []
-    for row in (wire.method(name, methods.get(name)) for name in methods.names()):
+    for row in (wire.method(name, methods.get(name), methods.presets().values()) for name in methods.names()):
         short = row["paper"].removeprefix("https://")
         settings = [(f"`{s['name']}`", _value(s["default"]), s["help"], s["type"]) for s in row["settings"]]
         table = _table(("setting", "default", "what it does", "takes"), settings)
-        parts.append(f"\n## {row['name']}\n\n{row['title']}\n[{short}]({row['paper']})\n\n{table}")
+        parts.append(f"\n## {row['name']}\n\n{row['title']}\n[{short}]({row['paper']})\n\n{table}{_presets(row)}")
     return "".join(parts)
+
+
+def _presets(row: dict[str, Any]) -> str:
+    """Return a method's presets: each setting that one of them sets, with its source."""
+    presets = row["presets"]
+    if not presets:
+        return ""
+    names = [s["name"] for s in row["settings"] if any(s["name"] in preset["settings"] for preset in presets)]
+    rows = [(f"`{name}`", *(_sourced(preset["settings"].get(name)) for preset in presets)) for name in names]
+    titles = "".join(f"- `{preset['name']}`: {preset['title']}.\n" for preset in presets)
+    return f"\nAs in the literature, by name (`--method {presets[0]['name']}`):\n\n{titles}\n" + _table(
+        ("setting", *(f"`{preset['name']}`" for preset in presets)), rows
+    )
+
+
+def _sourced(setting: list[Any] | None) -> str:
+    if setting is None:
+        return ""
+    value, source = setting
+    return f"{_value(tuple(value) if isinstance(value, list) else value)} ({source})"
 
 
 def architectures() -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from errata.editing.served import Delivered
     from errata.export.files import Exported
     from errata.methods.base import Method
+    from errata.methods.shared.presets import Preset
 
 FACT_FIELDS = ("prompt", "subject", "target", "before", "after", "said")
 PARTS = ("stats", "solve", "apply")
@@ -67,8 +68,10 @@ def whole_record(kept: Record, history: Sequence[Event]) -> dict[str, Any]:
     return {**kept.meta, **record(kept), "history": [asdict(event) for event in history]}
 
 
-def method(name: str, cls: type[Method]) -> dict[str, Any]:
-    """Return {"name", "title", "paper", "settings": [{"name", "type", "default", "help"}]}.
+def method(name: str, cls: type[Method], presets: Iterable[Preset] = ()) -> dict[str, Any]:
+    """Return {"name", "title", "paper", "settings": [{"name", "type", "default", "help"}], "presets": [preset]}.
+
+    A preset is {"name", "title", "settings": {name: [value, source]}}.
 
     Title and paper are the first line and the first link of the docstring of the file the method is in.
     """
@@ -85,7 +88,11 @@ def method(name: str, cls: type[Method]) -> dict[str, Any]:
         "title": about.strip().partition("\n")[0],
         "paper": paper.group() if paper else "",
         "settings": settings,
-    }
+        "presets": [
+            {"name": p.name, "title": p.title, "settings": {key: [p.settings[key], p.source[key]] for key in p.settings}}
+            for p in presets if name in (p.name, p.method)
+        ],
+    }  # fmt: skip
 
 
 def said(one: Said | None) -> dict[str, Any] | None:

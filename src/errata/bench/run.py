@@ -104,8 +104,8 @@ class Run:
             raise BadConfig(
                 f"{plan.method} can edit none of the {len(given)} cases of {plan.cases}: they name no subject."
             )
-        self._method = None if plan.method == CONTROL else methods.make(plan.method, dict(plan.options)).resolve(lm)
-        config = {} if self._method is None else to_dict(self._method)
+        self._method = None if plan.method == CONTROL else methods.make(plan.method, dict(plan.options))
+        config = {} if self._method is None else to_dict(self._method.resolve(lm))
         self._base_name = begun_as(out / "run.json", lm)
         self._about = About(method=plan.method, config=config_hash(config), model=self._base_name, seed=plan.seed)
         self._harness, self._judge = self._tasks(), named(plan.judge) if plan.judge else None

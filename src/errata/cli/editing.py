@@ -112,9 +112,10 @@ def methods(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this one and its settings.")] = None,
     as_json: opt.Json = False,
 ) -> Shown:
-    """List the methods, or one of them with its settings for --set."""
+    """List the methods and presets, or one of them with its settings for --set and as its paper has them."""
     known = errata.methods.names() if name is None else [name]
-    rows = [wire.method(one, errata.methods.get(one)) for one in known]
+    presets = errata.methods.presets().values()
+    rows = [wire.method(one, errata.methods.get(one), presets) for one in known]
     return Shown(rows if name is None else rows[0], as_json)
 
 

@@ -15,10 +15,11 @@ from errata.config import from_dict
 from errata.edit import Edit
 from errata.errors import UnknownMethod, did_you_mean
 from errata.methods.base import BELOW, Method, Solution
+from errata.methods.shared.presets import presets
 from errata.model.fold import fold
 from errata.model.lm import LM
 
-__all__ = ["Method", "Solution", "get", "make", "names", "rebuilt"]
+__all__ = ["Method", "Solution", "get", "make", "names", "presets", "rebuilt"]
 
 
 def _modules() -> list[object]:
@@ -40,24 +41,29 @@ def names() -> list[str]:
 
 
 def get(name: str) -> type[Method]:
-    """Return the method of that name.
+    """Return the method of that name, or the one whose preset has it.
 
     Raises:
         UnknownMethod: there is none; the message proposes the nearest.
     """
     found = _found()
-    if name not in found:
-        raise UnknownMethod(f"no method {name!r}.{did_you_mean(name, found)} Known: {', '.join(sorted(found))}.")
-    return found[name]
+    if name in found:
+        return found[name]
+    named = presets()
+    if name in named:
+        return found[named[name].method]
+    known = ", ".join(sorted(found))
+    raise UnknownMethod(f"no method {name!r}.{did_you_mean(name, [*found, *named])} Known: {known}.")
 
 
 def make(name: str, options: dict[str, object]) -> Method:
-    """Return a method with some settings given.
+    """Return a method with some settings given; of a preset, these in place of its own.
 
     Raises:
         UnknownMethod: no such method. BadConfig: no such setting, or a value it cannot take.
     """
-    return from_dict(get(name), options)
+    named = {} if name in _found() else {preset.name: preset for preset in presets().values()}
+    return from_dict(get(name), {**(named[name].settings if name in named else {}), **options})
 
 
 def rebuilt(lm: LM, edits: Sequence[Edit]) -> list[Edit]:

@@ -9,11 +9,11 @@ https://arxiv.org/abs/2211.11031.
 
 ε grows to hold a near key of the same label and is halved against one of another (`index.clusters`).
 
-Differs from the paper: on decoders, for facts that name subjects, a key has two parts (``by="parts"``; `index.parts`) and is no
-ball; the paper's is ``by="prompt"``: ε is calibrated on the model (``radius="auto"``) where nobody tuned it, as for MELO; on such models the
-step is a share of the root mean square of y; labels are compared as sequences; learning ends early when the loss is below
-`stop`; in a classifier, which reads its first token, the value stands at every position; the codebook is made from the edits
-that stand, so any of them can be dropped.
+Differs from the paper: on decoders, for facts that name subjects, a key has two parts (``by="parts"``; `index.parts`), and the
+value is learned in several forms of the fact; the paper's key is ``by="prompt"``: its ε is calibrated on the model
+(``radius="auto"``) where nobody tuned it, as for MELO. On such models the step is a share of the root mean square of y; labels
+are compared as sequences; learning ends early when the loss is below `stop`; in a classifier, which reads its first token,
+the value stands at every position; the codebook is made from the edits that stand, so any of them can be dropped.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ Differs from the paper: the paper's O-Edit is ``constraint=o-edit``; here the ha
 inside the free space (δ = (I − Q Qᵀ) z), so that nothing of it is lost by projecting; ``projection=project`` and
 ``projection=rescaled`` project afterwards, with λ = 5. What is best depends on the base (LOG.md, 2026-11-20). On ROME with
 its covariance ``inside`` says more of the facts until three quarters of the directions are taken. On ROME without one
-(``damping=1e6``), which the paper saw collapse, only ``project`` holds: what is never compensated does not grow.
+(``damping=1e6``), which collapses here, only ``project`` holds: what is never compensated does not grow. That the paper's base
+had none is said nowhere; the authors' successor (DeltaEdit, arXiv 2505.07899) has one.
 
 U holds every direction of the standing updates (``energy`` below 1 keeps the leading ones), is derived from the log, and so
 is free again when an edit is dropped. When the directions run out, the edit is refused, or, under ``full=leading``, only the

@@ -23,6 +23,7 @@ from errata.delta import Change, Columns, Dense, Graft, LowRank
 
 Basis = Float[Tensor, "out _"]
 Similarity = Literal["absolute", "squared", "signed"]
+Over = Literal["mean", "sum"]
 _NOTHING = 1e-10  # a singular value below this share of what was summed is rounding
 _AT_ONCE = 512  # columns that are added together
 _VANISHED = 1e-6  # a unit direction of which less than this is left, once an overlap is removed, lies in it
@@ -126,12 +127,12 @@ def orthonormal(*bases: Basis) -> Basis:
     return basis
 
 
-def similarity(delta: Tensor, basis: Basis, kind: Similarity = "absolute") -> Float[Tensor, " n"]:
-    """Return the mean over the basis' vectors of how much each δ looks their way; 0 for no vectors or a δ of zero.
+def similarity(delta: Tensor, basis: Basis, kind: Similarity = "absolute", over: Over = "mean") -> Float[Tensor, " n"]:
+    """Return the mean or sum over the basis' vectors of how much each δ looks their way; 0 for none or a δ of zero.
 
     Args:
         delta: (n, out); or (n, m, out), whole updates: |cos| is then ‖U_jᵀΔ‖ / ‖Δ‖, the same for rank one.
-        kind: |cos|, cos² or cos.
+        kind: |cos|, cos² or cos. over: what is taken of the vectors.
     """
     if not basis.shape[1]:
         return delta.flatten(1).sum(1) * 0
@@ -139,7 +140,7 @@ def similarity(delta: Tensor, basis: Basis, kind: Similarity = "absolute") -> Fl
     inner = inner if delta.ndim == 2 else inner.norm(dim=1)  # (n, k)
     cos = inner / (delta.flatten(1).norm(dim=1, keepdim=True) + torch.finfo(delta.dtype).tiny)
     seen: Tensor = cos.abs() if kind == "absolute" else cos.square() if kind == "squared" else cos
-    return seen.mean(1)
+    return seen.mean(1) if over == "mean" else seen.sum(1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -51,17 +51,37 @@ def methods(rows: Sequence[Json] | Json) -> RenderableType:
     table = table_of("method", "", "paper")
     for row in rows:
         table.add_row(Text(row["name"], "bold"), one_line(row["title"]), one_line(row["paper"]))
-    return table
+    presets = table_of("preset", "settings as in the literature")
+    for preset in (preset for row in rows for preset in row["presets"]):
+        presets.add_row(Text(preset["name"], "bold"), one_line(preset["title"]))
+    return Group(table, presets)
 
 
 def _method(row: Json) -> RenderableType:
-    """One method and its settings."""
+    """One method and its settings, and those of its presets beside the defaults."""
     table = table_of("setting", "default", "takes", "")
     for setting in row["settings"]:
         table.add_row(
             setting["name"], text_of(setting["default"]), one_line(setting["type"]), one_line(setting["help"])
         )
-    return Group(Text(row["title"], "bold"), Text(row["paper"], "dim"), table)
+    return Group(Text(row["title"], "bold"), Text(row["paper"], "dim"), table, *_presets(row))
+
+
+def _presets(row: Json) -> Iterator[RenderableType]:
+    presets = row["presets"]
+    if not presets:
+        return
+    yield Text("\n".join(f"{preset['name']}: {preset['title']}" for preset in presets), "dim")
+    table = table_of("setting", "default", *(preset["name"] for preset in presets))
+    for setting in row["settings"]:
+        own = [preset["settings"].get(setting["name"]) for preset in presets]
+        if any(own):
+            given = ["" if one is None else f"{text_of(one[0])} ({one[1]})" for one in own]
+            table.add_row(setting["name"], text_of(setting["default"]), *given)
+    yield table
+    yield Text(
+        "second: an account of the paper by others; code: released by its authors; ours: none of them says", "dim"
+    )
 
 
 def demo(row: Json) -> RenderableType:

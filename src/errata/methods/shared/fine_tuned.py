@@ -37,9 +37,14 @@ class OneTuned(Constrained):
     }
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
-        """Return two thirds of the depth and a step to match the weights."""
-        matrix = lm.weights.base(Site(self.layer if self.layer != "auto" else layer_at(lm, 0.66), "down"))
-        return {"layer": layer_at(lm, 0.66), "lr": step_for(matrix, 50)}
+        """Return an early layer and a step to match the weights.
+
+        On SmolLM2 (8 CounterFact records) two thirds of the depth left .20 of the neighbours, a sixth .83 of them; the primer's
+        own layer, found before, is its second of seven.
+        """
+        early = layer_at(lm, 0.17)
+        matrix = lm.weights.base(Site(self.layer if self.layer != "auto" else early, "down"))
+        return {"layer": early, "lr": step_for(matrix, 50)}
 
     def sites(self) -> tuple[Site, ...]:
         """Return the one site written to."""

@@ -23,7 +23,7 @@ from errata.errors import NoRoomLeft
 from errata.methods.base import Auto, Method, filled
 from errata.model.fold import fold_in_blocks
 from errata.model.lm import LM
-from errata.solve.subspace import Basis, FreeSpace, Similarity, Span, left_vectors, similarity, without
+from errata.solve.subspace import Basis, FreeSpace, Over, Similarity, Span, left_vectors, similarity, without
 from errata.solve.values import Constraint, Project
 from errata.stats.store import Progress, gradients
 
@@ -46,6 +46,7 @@ class Constrained(Method):
     )
     lambda2: float | Auto = field(default="auto", metadata={"help": "the same for implicit knowledge", "least": 0})
     similarity: Similarity = field(default="absolute", metadata={"help": "what is penalised: |cos|, cos² or cos"})
+    over: Over = field(default="mean", metadata={"help": "what the penalty takes of the directions' similarities"})
     projection: Literal["inside", "project", "rescaled"] = field(
         default="inside",
         metadata={"help": "o-edit+: learn in the free space, project, or project and restore the size"},
@@ -89,7 +90,7 @@ class Constrained(Method):
         """
         sites = () if self.constraint == "none" else self.sites()
         weights = (filled(self.lambda1), filled(self.lambda2))
-        how = OrthogonalSettings(self.constraint == "o-edit+", self.projection, weights, self.similarity)
+        how = OrthogonalSettings(self.constraint == "o-edit+", self.projection, weights, self.similarity, self.over)
         return OrthogonalRoom(how, lm, {site: self._room(lm, site, past) for site in sites})
 
     def _room(self, lm: LM, site: Site, past: Sequence[Edit]) -> FreeSpace:
@@ -119,13 +120,14 @@ class OrthogonalSettings:
 
     Args:
         hard: project what is written (O-Edit+). projection: how.
-        weights: λ1, λ2. kind: the similarity they weigh.
+        weights: λ1, λ2. kind: the similarity they weigh. over: what is taken of the directions'.
     """
 
     hard: bool
     projection: Literal["inside", "project", "rescaled"]
     weights: tuple[float, float]
     kind: Similarity
+    over: Over = "mean"
 
 
 class OrthogonalRoom:
@@ -157,9 +159,9 @@ class OrthogonalRoom:
         return {s: room.project for s, room in zip(self._rooms, self._live, strict=True)} if inside else {}
 
     def _penalty(self, delta: Tensor) -> Tensor:
-        """Return ``λ1 · mean_j sim(δ, U_j) + λ2 · mean_j sim(δ, Ĝ_j)``, (n,)."""
+        """Return ``λ1 · mean_j sim(δ, U_j) + λ2 · mean_j sim(δ, Ĝ_j)``, or the sums over j, (n,)."""
         parts = [
-            weight * similarity(delta, basis, self._how.kind)
+            weight * similarity(delta, basis, self._how.kind, self._how.over)
             for room in self._live
             for weight, basis in zip(self._how.weights, (room.history, room.implicit), strict=True)
         ]
