@@ -20,7 +20,7 @@ ROOMS = {
     "the nouns": 1_880,  # the files beside the rooms: fact, answers, delta, edit, identity, errors, config, wire
     "data": 1_430, "primer": 780, "index": 680, "model": 3_380, "stats": 1_100,
     "solve": 2_240,
-    "methods": 3_200, "evaluate": 2_310, "book": 2_220, "export": 1_275,
+    "methods": 3_270, "evaluate": 2_310, "book": 2_220, "export": 1_275,
     "editing": 2_480,
     "bench": 475, "report": 2_090,
     "cluster": 485, "serve": 740,
