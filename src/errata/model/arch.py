@@ -6,7 +6,7 @@ Orientation is written in the row, never guessed from a shape: a square matrix s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from errata.errors import UnknownArchitecture, did_you_mean
@@ -18,7 +18,7 @@ Kind = Literal["decoder", "encoder-decoder", "encoder", "classifier"]
 class Stack:
     """Paths of one stack of blocks: `blocks` from the model, the others from a block.
 
-    `up` may name one fused matrix (gate and up together).
+    `up` may name one fused matrix (gate and up together). What blocks do not have is "".
     """
 
     blocks: str
@@ -40,6 +40,7 @@ class Architecture:
         skips: blocks below a layer may be left out when their output is known (T5's first block
             computes a bias for all).
         experts: the feed-forward part is a set of experts; there is no dense `down`.
+        by_layer: what is called otherwise in some layers, by their number: hybrids have blocks of several kinds.
     """
 
     stacks: tuple[Stack, ...]
@@ -48,6 +49,7 @@ class Architecture:
     post_norm: bool = False
     skips: bool = True
     experts: bool = False
+    by_layer: Mapping[int, Stack] = field(default_factory=dict)
 
 
 _LLAMA = Stack("model.layers", ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", "self_attn.o_proj")
