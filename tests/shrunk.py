@@ -17,6 +17,7 @@ import transformers
 from transformers.models.auto import modeling_auto as auto
 
 from errata.model.arch import Kind
+from errata.model.lm import LM
 from tests import tiny
 
 WIDTH, INNER, HEADS, SIZE, LAYERS, EXPERTS = 32, 48, 4, 8, 4, 4
@@ -64,30 +65,51 @@ _LISTS: Final = (
 )  # fmt: skip
 
 _MAMBA: Final = {"mamba_n_heads": 8, "mamba_d_head": 8}
+_INDEXED: Final = {
+    "indexer_n_heads": HEADS, "indexer_kv_heads": 1, "indexer_head_dim": SIZE, "indexer_budget": 16, "indexer_compress_ratio": 1,
+    "hc_lowrank": SIZE,
+}  # fmt: skip
 MORE: Final[Mapping[str, Mapping[str, Any]]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
     "blt": {"encoder_hash_byte_group_vocab": 100},
-    "dbrx": {"attn_config": {"rope_theta": 10000.0}},
+    "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8}},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1},
     "falcon_h1": {**_MAMBA, "mamba_d_ssm": 64},
     "gemma3n": {"text_config": {"intermediate_size": [INNER] * LAYERS}},
-    "gemma3n_text": {"intermediate_size": [INNER] * LAYERS},
+    "gemma3n_text": {"intermediate_size": [INNER] * LAYERS, "num_kv_shared_layers": 0},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"num_heads": 8},
     "reformer": {"is_decoder": True, "axial_pos_embds": False},
     "xmod": {"default_language": "en_XX"},
-    "zamba2": {"attention_hidden_size": 2 * WIDTH, "attention_head_dim": 16},
+    "esm": {"vocab_size": tiny.VOCABULARY},
+    "esmc": {"num_key_value_heads": HEADS},
+    "markuplm": {"max_xpath_tag_unit_embeddings": 20, "max_xpath_subs_unit_embeddings": 20},
+    "qwen3_5": {"pad_token_id": 0},
+    "qwen4_exp": {"text_config": _INDEXED},
+    "qwen4_exp_text": _INDEXED,
+    "zamba": {
+        "layers_block_type": ["mamba", "hybrid"] * 2,
+        "attention_hidden_size": 2 * WIDTH,
+        "attention_head_dim": 16,
+    },
+    "zamba2": {
+        "layers_block_type": ["mamba", "hybrid"] * 2,
+        "attention_hidden_size": 2 * WIDTH,
+        "attention_head_dim": 16,
+    },
     "zaya": {"num_experts_per_tok": 1},
 }
 
 
-def config(model_type: str) -> Any:
+def config(model_type: str, kind: Kind) -> Any:
     """Return the smallest configuration of a type."""
     cls = transformers.CONFIG_MAPPING[model_type]
     said = _smaller(cls())
     said |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0} if "vocab_size" in said else {}
+    if "is_decoder" in said and not said.get("is_encoder_decoder"):  # else it would look ahead
+        said["is_decoder"] = kind == "decoder"
     return cls(**_merged(said, MORE.get(model_type, {})))
 
 
@@ -124,7 +146,10 @@ def _fewer(values: list[Any]) -> list[Any]:
 
 
 def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    both = {k: _merged(one[k], v) if isinstance(v, Mapping) and isinstance(one.get(k), Mapping) else v for k, v in other.items()}
+    both = {
+        k: _merged(one[k], v) if isinstance(v, Mapping) and isinstance(one.get(k), Mapping) else v
+        for k, v in other.items()
+    }
     return {**one, **both}
 
 
@@ -151,7 +176,7 @@ def model(model_type: str, kind: Kind, seed: int = 0, dtype: torch.dtype = torch
     Raises:
         ValueError: what came out is not tiny.
     """
-    small = config(model_type)
+    small = config(model_type, kind)
     with torch.device("meta"):
         count = sum(p.numel() for p in LOADERS[kind].from_config(small).parameters())
     if count > MOST:
@@ -170,3 +195,8 @@ def model(model_type: str, kind: Kind, seed: int = 0, dtype: torch.dtype = torch
 def tokenizer(model_type: str) -> Any:
     """Return a new byte-level tokenizer."""
     return tiny.tokenizer(model_type)
+
+
+def build(model_type: str, kind: Kind, seed: int = 0, dtype: torch.dtype = torch.float32) -> LM:
+    """Return a new `LM` around a random model of a type."""
+    return LM(model(model_type, kind, seed, dtype), tokenizer(model_type), f"tiny {model_type}")

@@ -6,10 +6,10 @@
     │   ├── BadFile                 a facts file; the message names file, line and field
     │   ├── BadConfig               an unknown setting, or a value it cannot take
     │   ├── UnknownMethod           no method of that name
-    │   ├── UnknownArchitecture     no row for this `model_type`
+    │   ├── UnknownArchitecture     no such `model_type` in transformers
     │   ├── UnknownSite             no such layer or role in this model
     │   ├── UnknownEdit             no edit of that id in the book
-    │   ├── UnsupportedModel        known architecture, but this method or site does not exist on it
+    │   ├── UnsupportedModel        this method or site does not exist on it, or its matrices cannot be told
     │   ├── BadModel                no weights, pickled weights only, or unreadable
     │   ├── NotWritten              what was saved or exported does not read back as it stands; nothing is left of it
     │   └── BadBook                 not a book, or one that cannot do what was asked
@@ -68,7 +68,7 @@ class UnknownMethod(InputError):
 
 
 class UnknownArchitecture(InputError):
-    """The architecture table has no row for this model type."""
+    """The installed transformers has no such model type, or none of it that reads texts."""
 
 
 class UnknownSite(InputError):

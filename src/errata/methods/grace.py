@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -28,7 +28,7 @@ from torch import Tensor
 from errata.delta import Graft, Site
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods.base import Auto, Solution, filled, layer_at
+from errata.methods.base import Auto, Role, Solution, filled, layer_at, roles_of
 from errata.methods.shared.routed import Routed, labels_in, preview, read_keys, training_query, without_bank
 from errata.model.grafts.keyed import label_tensor
 from errata.model.lm import LM
@@ -45,7 +45,7 @@ class Grace(Routed):
     """One key and one value for a fact."""
 
     layer: int | Auto = field(default="auto", metadata={"help": "layer of the codebook"})
-    role: Literal["up", "down"] | Auto = field(default="auto", metadata={"help": "matrix of that layer"})
+    role: Role | Auto = field(default="auto", metadata={"help": "matrix of that layer"})
     steps: int = field(default=100, metadata={"help": "most updates of the value", "least": 1})
     lr: float | Auto = field(
         default="auto", metadata={"help": "Adam's step; auto: a third of the RMS of y", "above": 0}
@@ -64,7 +64,8 @@ class Grace(Routed):
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
         """Return three quarters of the depth."""
-        return {"layer": layer_at(lm, 0.75), "role": "down"}
+        role = roles_of(lm, "auto" if self.role == "auto" else (self.role,))[-1]
+        return {"layer": layer_at(lm, 0.75, role), "role": role}
 
     def sites(self) -> tuple[Site, ...]:
         """Return the site of the codebook."""

@@ -21,21 +21,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from errata.delta import Graft, Site
 from errata.edit import Edit
 from errata.errors import BadConfig, UnsupportedModel
 from errata.fact import Fact
-from errata.methods.base import Auto, Solution, filled, layer_at, step_for
+from errata.methods.base import Auto, Role, Solution, filled, layer_at, roles_of, step_for, with_role
 from errata.methods.shared.routed import Routed, labels_in, preview, read_keys, training_query, without_bank
 from errata.model.grafts.keyed import label_tensor
 from errata.model.lm import LM
 from errata.model.query import Query
 from errata.solve.descent.blocks import begin, fit
 from errata.solve.descent.loop import Training
-
-Role = Literal["up", "down", "attention"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +43,9 @@ class Melo(Routed):
     index: int | Auto = field(default="auto", metadata={"help": "layer keys are read at, before all of `layers`"})
     key: Role | Auto = field(default="auto", metadata={"help": "matrix whose output at the index layer is the key"})
     layers: tuple[int, ...] | Auto = field(default="auto", metadata={"help": "layers with blocks"})
-    roles: tuple[Role, ...] = field(default=("up", "down"), metadata={"help": "matrices with blocks"})
+    roles: tuple[Role, ...] | Auto = field(
+        default="auto", metadata={"help": "matrices with blocks; auto: up,down, or attention beside experts"}
+    )
     rank: int = field(default=2, metadata={"help": "p: the rank of a block", "least": 1})
     alpha: float | None = field(default=None, metadata={"help": "s = alpha / p; none: s = 1", "above": 0})
     steps: int = field(default=50, metadata={"help": "most updates", "least": 1})
@@ -79,15 +79,18 @@ class Melo(Routed):
         """Return two thirds of the depth for the keys, and blocks in the two layers behind."""
         if lm.reachable < 2:
             raise UnsupportedModel(f"{self.name} needs a layer for keys before one for blocks; {lm.name} has only one.")
-        index = min(layer_at(lm, 0.66), lm.reachable - 2) if self.index == "auto" else self.index
+        roles = roles_of(lm, self.roles)
+        key = "attention" if roles == ("attention",) else "down" if lm.row.kind == "classifier" else "up"
+        index = min(layer_at(lm, 0.66, key), lm.reachable - 2) if self.index == "auto" else self.index
         if self.index == "auto" and self.layers != "auto":
             index = max(0, min(index, min(self.layers) - 1))
-        behind = [layer for layer in (index + 1, index + 2) if layer < lm.reachable]
+        index = max(with_role(lm, range(index + 1), key) or (index,)) if self.index == "auto" else index
+        behind = with_role(lm, range(index + 1, lm.reachable), *roles)[:2]
         layers = [*behind, *(lm.depth - lm.reachable + layer for layer in behind if lm.row.kind == "encoder-decoder")]
-        layers = [layer for layer in dict.fromkeys(layers) if layer > index]
-        key = "down" if lm.row.kind == "classifier" else "up"
-        first = lm.weights.base(Site(min(index + 1, lm.depth - 1), self.roles[-1]))
-        return {"index": index, "key": key, "layers": tuple(sorted(layers)), "lr": step_for(first, 4)}
+        layers = sorted({layer for layer in layers if layer > index and layer < lm.depth}) or [lm.depth - 1]
+        found = {"index": index, "key": key, "layers": tuple(layers), "roles": roles}
+        first = Site(layers[0] if self.layers == "auto" else min(index + 1, lm.depth - 1), roles[-1])
+        return found | ({"lr": step_for(lm.weights.base(first), 4)} if lm.has(first) else {})
 
     def at(self) -> Site:
         """Return the site keys are read at."""
@@ -99,7 +102,7 @@ class Melo(Routed):
 
     def sites(self) -> tuple[Site, ...]:
         """Return the sites with blocks."""
-        return tuple(Site(layer, role) for layer in sorted(filled(self.layers)) for role in self.roles)
+        return tuple(Site(layer, role) for layer in sorted(filled(self.layers)) for role in filled(self.roles))
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the block and keys of a batch of facts."""

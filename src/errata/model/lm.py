@@ -21,7 +21,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from errata.delta import Site
 from errata.errors import NotFinite, UnknownSite, UnsupportedModel
-from errata.model import arch
+from errata.model import arch, shape, verify
 from errata.model.checkpoints import check_written, copy_side_files
 from errata.model.generation import Ends, generate_tokens
 from errata.model.identify import identify
@@ -30,8 +30,6 @@ from errata.model.separator import find_separator
 from errata.model.tokens import Batch, Room, Tokens
 from errata.model.trace import answers_only, tuple_lengths
 from errata.model.weights import Weights
-
-CLASSIFIES = "ForSequenceClassification"  # how the classes are called whose head names a class of a text
 
 
 class LM:
@@ -49,7 +47,7 @@ class LM:
         notes: what a user should know of how it was loaded.
 
     Raises:
-        UnknownArchitecture: no row for its `model_type`.
+        UnsupportedModel: no row for its `model_type`, and its matrices cannot be told by their shape, or fail a check.
         BadModel: its tokenizer gives no character offsets.
     """
 
@@ -57,8 +55,9 @@ class LM:
 
     def __init__(self, model: Any, tokenizer: Any, name: str = "") -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.row = arch.row(model.config.model_type, model.config)
-        if type(model).__name__.endswith(CLASSIFIES):
+        written = arch.row(model.config.model_type, model.config)
+        self.row = shape.row_of(model, tokenizer) if written is None else written
+        if type(model).__name__.endswith(shape.CLASSIFIES):
             self.row = replace(self.row, kind="classifier")
         config = model.config.get_text_config()
         self.name = name or str(getattr(config, "_name_or_path", "")) or config.model_type
@@ -70,16 +69,19 @@ class LM:
         self.tokens = Tokens(tokenizer, self.row.kind, getattr(config, "decoder_start_token_id", None) or 0, **reads)
         self.tokens.within(len(self.embedding().weight), self.name)  # type: ignore[arg-type]
         self._blocks = [b for stack in self.row.stacks for b in model.get_submodule(stack.blocks)]
-        self._stacks = [stack for stack in self.row.stacks for _ in model.get_submodule(stack.blocks)]
+        stacks = [stack for stack in self.row.stacks for _ in model.get_submodule(stack.blocks)]
+        self._stacks = [self.row.by_layer.get(layer, stack) for layer, stack in enumerate(stacks)]
         self.depth = len(self._blocks)
         # Not the embedding's width: a few models (OPT-350M) project it to the stream's.
-        self.width = int(self.parameter(Site(0, "attention")).shape[0])
+        self.width = int(self.parameter(self._first("attention", "down")).shape[0])
         self.published = arch.published(config.model_type, self.width, self.depth, config.vocab_size)
         self.weights = Weights(self)
         if self.row.kind == "decoder":
             self.tokens.separator = find_separator(model, tokenizer)
         self.memory: dict[object, Any] = {}
         self._tuples = self._measure_tuples() if self.row.skips else []
+        if written is None:
+            self.row = verify.settled(self)
         self.identity = identify(model, model.config, len(self.embedding().weight), self.weights)  # type: ignore[arg-type]
         self.fingerprint = self.identity.fingerprint
 
@@ -92,16 +94,34 @@ class LM:
         if not 0 <= site.layer < self.depth:
             raise UnknownSite(f"{self.name} has layers 0 to {self.depth - 1}; there is no {site}.")
         block, stack = self._blocks[site.layer], self._stacks[site.layer]
-        paths = {"block": "", "up": stack.up[-1], "down": stack.down, "attention": stack.attention}
+        up = stack.up[-1] if stack.up else ""
+        paths = {"block": "", "up": up, "down": stack.down, "attention": stack.attention}
         if site.role not in paths:
             raise UnknownSite(f"{site.role!r} is not a role; use one of {', '.join(paths)}.")
-        if self.row.experts and site.role in ("up", "down"):
-            raise UnsupportedModel(
-                f"{self.name} ({self.model.config.model_type}) has experts in place of one dense {site.role} "
-                "projection; edit its dense relative, or use a method that works on attention or adapters."
-            )
+        if site.role != "block" and not paths[site.role]:
+            raise UnsupportedModel(self._lacking(site))
         found: nn.Module = block.get_submodule(paths[site.role])
         return found
+
+    def has(self, site: Site) -> bool:
+        """Return whether there is a matrix of this role in this layer: blocks of a hybrid differ."""
+        stack = self._stacks[site.layer]
+        return bool({"up": stack.up, "down": stack.down, "attention": stack.attention}[site.role])
+
+    def _lacking(self, site: Site) -> str:
+        layers = [layer for layer in range(self.depth) if self.has(Site(layer, site.role))]
+        who, kind = f"{self.name} ({self.model.config.model_type})", type(self._blocks[site.layer]).__name__
+        if layers:
+            return f"layer {site.layer} of {who}, a {kind}, has no {site.role} projection; layers {ranges(layers)} have one."
+        if self.row.experts and site.role in ("up", "down"):
+            return (
+                f"{who} has experts in place of one dense {site.role} projection; edit its dense relative, or use a method "
+                "that works on attention or adapters."
+            )
+        return f"{who} has no {site.role} projection in any block ({kind}); use a method for another matrix it has."
+
+    def _first(self, *roles: str) -> Site:
+        return next(site for role in roles for layer in range(self.depth) if self.has(site := Site(layer, role)))
 
     def stored(self, site: Site) -> Tensor:
         """Return the live weight of a site as the architecture stores it; raises UnknownSite where there is none."""
@@ -130,7 +150,7 @@ class LM:
 
     def below(self, layer: int) -> list[tuple[nn.Module, int]]:
         """Return the blocks that need not run when the input of `layer` is known, and how long a tuple each returns."""
-        return list(zip(self._blocks[:layer], self._tuples, strict=False))
+        return list(zip(self._blocks[:layer], self._tuples if self.row.skips else (), strict=False))
 
     def _measure_tuples(self) -> list[int]:
         with torch.no_grad():
@@ -144,7 +164,7 @@ class LM:
     @property
     def inner(self) -> int:
         """Size of the feed-forward part (the `in` of ``down``)."""
-        return int(self.parameter(Site(0, "down")).shape[1])
+        return int(self.parameter(self._first("down", "attention")).shape[1])
 
     @property
     def device(self) -> torch.device:
@@ -159,8 +179,8 @@ class LM:
         return frozenset(int(s) for s in stops if self.tokens.has(s))  # another can never be said
 
     def cache(self) -> Any:
-        """Return an empty cache of keys and values, for `forward` to fill."""
-        return transformers.DynamicCache()
+        """Return an empty cache of keys and values, for `forward` to fill; None of a model that keeps other states."""
+        return transformers.DynamicCache() if self.row.cache == "plain" else None
 
     def forward(self, batch: Batch, cache: Any = None) -> Float[Tensor, "b *t v"]:
         """Return logits; gradients flow if the caller wants them. A cache is read and added to.
@@ -303,6 +323,17 @@ class LM:
         # Under the names they have on disk, which a few architectures change on loading.
         state = revert_weight_conversion(self.model, self.model.state_dict())
         check_written(path, state, self.model._keys_to_ignore_on_save or ())
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Return ascending numbers in few words: 0 to 3, 5."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from errata.errors import UnsupportedModel
 from errata.model.arch import Architecture, Kind, Stack
 
+CLASSIFIES: Final = "ForSequenceClassification"  # how the classes are called whose head names a class of a text
 ROWS, TOKENS, ANSWER = 2, 7, 5  # texts, tokens of each, and of each before a decoder that stands behind an encoder
 LAST, BEFORE = slice(-1, None), slice(0, -1)  # positions
 _TEXTS: Final = (
@@ -87,65 +88,128 @@ class Roles:
     up: tuple[str, ...] = ()
     added: bool = True
     transposed: bool = False
-    others: tuple[str, ...] = field(default=())
+    others: tuple[str, ...] = ()
+
+    def at(self, blocks: str) -> Stack:
+        """Return them as a stack of blocks has them."""
+        return Stack(blocks, self.up, self.down, self.attention)
 
 
-def inputs_for(tokenizer: Any, kind: Kind, vocabulary: int, start: int = 0) -> dict[str, Tensor]:
-    """Return two texts of as many tokens as a model takes them."""
+def kind_of(model: Any) -> Kind:
+    """Return how text goes in and answers come out, as the class of a model says."""
+    name = type(model).__name__
+    if name.endswith(CLASSIFIES) and model.config.is_encoder_decoder:
+        raise UnsupportedModel("it classifies by a decoder that stands behind an encoder.")
+    if name.endswith(CLASSIFIES):
+        return "classifier"
+    if model.config.is_encoder_decoder:
+        return "encoder-decoder"
+    return "encoder" if name.endswith("ForMaskedLM") else "decoder"
+
+
+def inputs_for(model: Any, tokenizer: Any, kind: Kind) -> dict[str, Tensor]:
+    """Return two texts of as many tokens, as a model takes them."""
+    embedding = model.get_input_embeddings().weight
     rows = [list(tokenizer(text, verbose=False)["input_ids"]) for text in _TEXTS]
-    rows = [[token % vocabulary for token in (row * TOKENS)[:TOKENS]] for row in rows]
-    ids = torch.tensor(rows)
+    ids = torch.tensor([[token % len(embedding) for token in [*row[: TOKENS - 1], row[-1]]] for row in rows])
     found = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if kind == "encoder-decoder":
+        start = getattr(model.config, "decoder_start_token_id", None) or 0
         found["decoder_input_ids"] = torch.cat([torch.full_like(ids[:, :1], start), ids[:, : ANSWER - 1]], 1)
-    return found
+    return {name: value.to(embedding.device) for name, value in found.items()}
+
+
+def row_of(model: Any, tokenizer: Any) -> Architecture:
+    """Return the row of a model as its shape tells it; raises UnsupportedModel, naming the model's type."""
+    try:
+        kind = kind_of(model)
+        inputs = inputs_for(model, tokenizer, kind)
+        return find(model, kind, lambda: model(**inputs, use_cache=False))
+    except Exception as error:  # a model nobody has looked at may fail in any way
+        said = str(error) if isinstance(error, UnsupportedModel) else f"it does not take a text ({in_short(error)})."
+        raise UnsupportedModel(
+            f"the type {model.config.model_type!r} has no row in the table, and its matrices were not found by their shape: {said}"
+        ) from error
+
+
+def in_short(error: Exception) -> str:
+    """Return an error of another library as one line."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said[:160]}" if said else type(error).__name__
 
 
 @torch.no_grad()
-def find(model: nn.Module, kind: Kind, inputs: Mapping[str, Tensor], run: Callable[[], object]) -> Architecture:
+def find(model: nn.Module, kind: Kind, run: Callable[[], object]) -> Architecture:
     """Return the row of a model, found by its shape.
 
     Args:
-        run: one pass of the model over `inputs`.
+        run: one pass of the model over `inputs_for`.
 
     Raises:
         UnsupportedModel: blocks or matrices cannot be told; the message says what was found and what was not.
     """
-    stacks, by_layer, posts, transposed = [], {}, [], set()
+    stacks, by_layer = list[Stack](), dict[int, Stack]()
     known: dict[object, Roles] = {}
-    for calls in chains(model, kind, inputs, run):
-        roles = []
+    every: list[Roles] = []
+    experts = False
+    for calls in chains(model, kind, run):
+        _check_width(model, calls[0])
         for call in calls:
             sign = _signature(call.block)
-            if sign not in known:
-                known[sign] = roles_of(call)
-            roles.append(known[sign])
+            known[sign] = roles = known[sign] if sign in known else roles_of(call)
+            experts |= not roles.down and _has_experts(call.block)
+            every.append(roles)
+        mine = every[-len(calls) :]
         path = calls[0].path.rpartition(".")[0]
-        usual = max(roles, key=lambda role: (bool(role.down), roles.count(role)))
-        for place, role in enumerate(roles, sum(len(stack) for stack in stacks)):
-            if (role.down, role.attention, role.up) != (usual.down, usual.attention, usual.up):
-                by_layer[place] = Stack(path, role.up, role.down, role.attention)
-        stacks.append([Stack(path, usual.up, usual.down, usual.attention)] * len(calls))
-        posts += [not role.added for role in roles if role.down]
-        transposed |= {role.transposed for role in roles if role.down or role.attention}
-    if len(transposed) > 1:
-        raise UnsupportedModel("some of its matrices are stored (in, out) and others (out, in), which no row can say.")
+        usual = max(mine, key=lambda roles: (bool(roles.down), mine.count(roles)))
+        stacks.append(usual.at(path))
+        others = {len(every) - len(calls) + i: roles.at(path) for i, roles in enumerate(mine)}
+        by_layer |= {layer: stack for layer, stack in others.items() if stack != stacks[-1]}
+    stored = {roles.transposed for roles in every if roles.down or roles.attention}
+    if len(stored) != 1:
+        raise UnsupportedModel(
+            "some of its matrices are stored (in, out) and others (out, in), which no row can say."
+            if stored
+            else f"blocks were found ({', '.join(stack.blocks for stack in stacks)}), but no matrix in them that writes to the stream."
+        )
     return Architecture(
-        tuple(stack[0] for stack in stacks), kind, transposed == {True}, any(posts), experts=not posts, by_layer=by_layer
+        tuple(stacks),
+        kind,
+        stored == {True},
+        not all(roles.added for roles in every),
+        experts=experts,
+        by_layer=by_layer,
     )
 
 
+def _check_width(model: Any, call: Call) -> None:
+    """Refuse a stream of several (hyper-connections), which is wider than what goes in and comes out."""
+    sizes = [getattr(model.config.get_text_config(), name, None) for name in ("hidden_size", "d_model", "n_embd")]
+    sizes.append(model.get_input_embeddings().weight.shape[1])
+    if call.width not in sizes:
+        raise UnsupportedModel(
+            f"its blocks hand on vectors of {call.width} numbers, and a token has {next(s for s in sizes if s)}: several streams in one."
+        )
+
+
+def _has_experts(block: nn.Module) -> bool:
+    """Say whether a block has experts; only messages depend on it."""
+    names = {type(module).__name__ for module in block.modules()}
+    return any(word in name for name in names for word in ("Expert", "MoE", "Moe", "SparseM"))
+
+
 def _signature(block: nn.Module) -> object:
-    parts = ((name, type(part), *(tuple(p.shape) for p in part.parameters(recurse=False))) for name, part in block.named_modules())
+    parts = (
+        (name, type(part), *(tuple(p.shape) for p in part.parameters(recurse=False)))
+        for name, part in block.named_modules()
+    )
     return tuple(parts)
 
 
 # ------------------------------------------------------------------ the blocks
 
 
-def chains(
-    model: nn.Module, kind: Kind, inputs: Mapping[str, Tensor], run: Callable[[], object]
-) -> list[list[Call]]:
+def chains(model: nn.Module, kind: Kind, run: Callable[[], object]) -> list[list[Call]]:
     """Return the blocks that a text goes through, in order, as they were called: one list, or encoder's and decoder's.
 
     Raises:
@@ -154,26 +218,32 @@ def chains(
     lists = [name for name, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part)]
     paths = {f"{name}.{i}": name for name in lists for i in range(len(model.get_submodule(name)))}  # type: ignore[arg-type]
     calls, counts = _called(model, paths, run)
-    whole, why = [], []
+    whole, why, size = [], [], 0
     for name in lists:
         mine = [path for path, owner in paths.items() if owner == name]
         if any(owner != name and name.startswith(f"{path}.") for path, owner in paths.items()):
             continue  # a list inside a block
         if not any(counts[path] for path in mine):
             continue  # another modality's
+        size += _size(model.get_submodule(name))
         bad = _unlike_a_stack(mine, calls, counts)
         if bad:
             why.append(f"{name} {bad}")
         else:
             whole.append([calls[path] for path in mine])
     wanted = 2 if kind == "encoder-decoder" else 1
-    whole.sort(key=lambda stack: -sum(p.numel() for call in stack for p in call.block.parameters()))
+    whole.sort(key=lambda stack: -sum(_size(call.block) for call in stack))
     whole = whole[:wanted]
-    if len(whole) < wanted:
+    # A list that holds the smaller part of what the pass went through is a side room, and the blocks are something else.
+    if len(whole) < wanted or sum(_size(call.block) for stack in whole for call in stack) < size / 2:
         found = f" ({'; '.join(why)})" if why else ""
         raise UnsupportedModel(f"no list of blocks was found that a text goes through one after another{found}.")
     order = list(calls)
     return sorted(whole, key=lambda stack: order.index(stack[0].path))
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _called(
@@ -374,7 +444,11 @@ def _hears(call: Call, writers: Sequence[Matrix], matrix: Matrix, other: bool = 
 
 
 def _taken(
-    call: Call, writers: Sequence[Matrix], matrix: Matrix, hidden: Tensor | None, other: Callable[[Tensor], Tensor] | None
+    call: Call,
+    writers: Sequence[Matrix],
+    matrix: Matrix,
+    hidden: Tensor | None,
+    other: Callable[[Tensor], Tensor] | None,
 ) -> Tensor:
     """Return what a matrix takes while all other writers are held."""
     found: list[Tensor] = []
