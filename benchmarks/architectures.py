@@ -111,10 +111,11 @@ def work() -> int:
 
 def row_of(kind: Any, name: str) -> Row:
     """Return what is to be said of a type: how it was found, what it has, and which methods keep the contract on it."""
+    from tests import shrunk
+
     from errata.errors import ErrataError
     from errata.model import arch
     from errata.model.shape import kind_of
-    from tests import shrunk
 
     row: Row = {"kind": kind, "type": name}
     try:
@@ -171,7 +172,6 @@ def failing(method: str, lm: Any) -> str:
     from dataclasses import replace
 
     import torch
-
     from tests.contract.test_contract import FACTS, changed, logits, losses, small, snapshot
 
     facts = FACTS[:1]
@@ -200,9 +200,9 @@ def failing(method: str, lm: Any) -> str:
 def failing_classifier(method: str, lm: Any, facts: Sequence[Any]) -> str:
     """Return what a method does not keep on a model that classifies."""
     import torch
+    from tests.contract.test_contract import changed, small, snapshot
 
     from errata.model.query import Query
-    from tests.contract.test_contract import changed, small, snapshot
 
     query = [Query(facts[0].prompt, facts[0].target)]
     how, before, old = small(method), snapshot(lm), lm.logprobs(query)[0]
@@ -288,7 +288,9 @@ def _remarks(row: Row) -> str:
 
 
 def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in (heads, ("---",) * len(heads), *rows)]
+    return [
+        f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in (heads, ("---",) * len(heads), *rows)
+    ]
 
 
 if __name__ == "__main__":

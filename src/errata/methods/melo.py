@@ -81,11 +81,14 @@ class Melo(Routed):
             raise UnsupportedModel(f"{self.name} needs a layer for keys before one for blocks; {lm.name} has only one.")
         roles = roles_of(lm, self.roles)
         key = "attention" if roles == ("attention",) else "down" if lm.row.kind == "classifier" else "up"
-        index = min(layer_at(lm, 0.66, key), lm.reachable - 2) if self.index == "auto" else self.index
-        if self.index == "auto" and self.layers != "auto":
-            index = max(0, min(index, min(self.layers) - 1))
-        index = max(with_role(lm, range(index + 1), key) or (index,)) if self.index == "auto" else index
-        behind = with_role(lm, range(index + 1, lm.reachable), *roles)[:2]
+        blocks = with_role(lm, range(1, lm.reachable), *roles) or (lm.reachable - 1,)
+        if self.index != "auto":
+            index = self.index
+        else:
+            latest = (min(self.layers) if self.layers != "auto" else max(blocks)) - 1
+            wanted = min(layer_at(lm, 0.66, key), latest)
+            index = max((0, *with_role(lm, range(wanted + 1), key)))
+        behind = [layer for layer in blocks if layer > index][:2]
         layers = [*behind, *(lm.depth - lm.reachable + layer for layer in behind if lm.row.kind == "encoder-decoder")]
         layers = sorted({layer for layer in layers if layer > index and layer < lm.depth}) or [lm.depth - 1]
         found = {"index": index, "key": key, "layers": tuple(layers), "roles": roles}

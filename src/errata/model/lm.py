@@ -6,12 +6,12 @@ Only this file and `model.loading` import transformers.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -20,9 +20,12 @@ from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
 from errata.delta import Site
-from errata.errors import NotFinite, UnknownSite, UnsupportedModel
+from errata.errors import NotFinite, UnknownSite, UnsupportedModel, ranges
 from errata.model import arch, shape, verify
+from errata.model.arch import Stack
 from errata.model.checkpoints import check_written, copy_side_files
+from errata.model.experts import Experts
+from errata.model.experts import find as find_experts
 from errata.model.generation import Ends, generate_tokens
 from errata.model.identify import identify
 from errata.model.query import Prompt, Query, as_query
@@ -30,6 +33,9 @@ from errata.model.separator import find_separator
 from errata.model.tokens import Batch, Room, Tokens
 from errata.model.trace import answers_only, tuple_lengths
 from errata.model.weights import Weights
+
+# Roles of a block's experts: all of them, whose output is their sum, and one, as in "expert3", which has a matrix.
+EXPERTS, EXPERT = "experts", "expert"
 
 
 class LM:
@@ -41,7 +47,7 @@ class LM:
         name: what to call it in messages.
 
     Attributes:
-        row: the architecture's row. depth: number of layers, all stacks together. width: size of the residual stream.
+        row: the architecture's row. found_by: whether the table has it, or its shape told it. depth: number of layers, all stacks together. width: size of the residual stream.
         inner: size of the feed-forward part. weights: its matrices. memory: what is worth keeping meanwhile.
         identity, fingerprint: what the base is known by, in parts and as one word.
         notes: what a user should know of how it was loaded.
@@ -57,8 +63,11 @@ class LM:
         self.model, self.tokenizer = model.eval(), tokenizer
         written = arch.row(model.config.model_type, model.config)
         self.row = shape.row_of(model, tokenizer) if written is None else written
-        if type(model).__name__.endswith(shape.CLASSIFIES):
+        self.found_by: Literal["row", "shape"] = "shape" if written is None else "row"
+        if written is not None and type(model).__name__.endswith(shape.CLASSIFIES):
             self.row = replace(self.row, kind="classifier")
+        elif self.row.kind == "encoder" and model.config.is_decoder:  # BERT as one that goes on with a text
+            self.row = replace(self.row, kind="decoder")
         config = model.config.get_text_config()
         self.name = name or str(getattr(config, "_name_or_path", "")) or config.model_type
         reads = (
@@ -94,6 +103,8 @@ class LM:
         if not 0 <= site.layer < self.depth:
             raise UnknownSite(f"{self.name} has layers 0 to {self.depth - 1}; there is no {site}.")
         block, stack = self._blocks[site.layer], self._stacks[site.layer]
+        if site.role.startswith(EXPERT):
+            return self._expert(site)[0].module
         up = stack.up[-1] if stack.up else ""
         paths = {"block": "", "up": up, "down": stack.down, "attention": stack.attention}
         if site.role not in paths:
@@ -103,10 +114,44 @@ class LM:
         found: nn.Module = block.get_submodule(paths[site.role])
         return found
 
+    def stack(self, layer: int) -> Stack:
+        """Return what a layer's matrices are called."""
+        return self._stacks[layer]
+
     def has(self, site: Site) -> bool:
         """Return whether there is a matrix of this role in this layer: blocks of a hybrid differ."""
         stack = self._stacks[site.layer]
+        if site.role == EXPERTS:
+            return site.layer in self.experts
         return bool({"up": stack.up, "down": stack.down, "attention": stack.attention}[site.role])
+
+    @property
+    def experts(self) -> Mapping[int, Experts]:
+        """The experts of each layer that has some whose matrices were found, looked for when first asked."""
+        if EXPERTS not in self.memory:
+            self.memory[EXPERTS] = find_experts(self)
+        found: Mapping[int, Experts] = self.memory[EXPERTS]
+        return found
+
+    def _expert(self, site: Site) -> tuple[Experts, int | None]:
+        """Return the experts of a layer, and the number of the one that a site names, if it names one."""
+        found, number = self.experts.get(site.layer), site.role.removeprefix(EXPERT)
+        if found is None:
+            raise UnsupportedModel(f"layer {site.layer} of {self.name} has no experts whose matrices can be written.")
+        if number == "s":
+            return found, None
+        if not number.isdecimal() or int(number) >= found.count:
+            raise UnknownSite(f"{site} is no expert of {self.name}; there are {EXPERT}0 to {EXPERT}{found.count - 1}.")
+        return found, int(number)
+
+    def block(self, layer: int) -> nn.Module:
+        """Return a block."""
+        return self._blocks[layer]
+
+    def two_texts(self) -> Any:
+        """Run one pass over two short texts of one length."""
+        with torch.no_grad():
+            return self.model(**shape.inputs_for(self.model, self.tokenizer, self.row.kind), use_cache=False)
 
     def _lacking(self, site: Site) -> str:
         layers = [layer for layer in range(self.depth) if self.has(Site(layer, site.role))]
@@ -131,7 +176,13 @@ class LM:
         return weight
 
     def parameter(self, site: Site) -> Float[Tensor, "out in"]:
-        """Return the live weight of a site as (out, in)."""
+        """Return the live weight of a site as (out, in); of an expert, its part of the tensor all of them lie in."""
+        if site.role.startswith(EXPERT):
+            self.module(site)
+            experts, number = self._expert(site)
+            if number is None:
+                raise UnsupportedModel(f"{site} is all experts of a layer; name one, such as {EXPERT}0.")
+            return experts.matrix(number)
         return self.stored(site).T if self.row.transposed else self.stored(site)
 
     def head(self) -> nn.Module:
@@ -323,17 +374,6 @@ class LM:
         # Under the names they have on disk, which a few architectures change on loading.
         state = revert_weight_conversion(self.model, self.model.state_dict())
         check_written(path, state, self.model._keys_to_ignore_on_save or ())
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """Return ascending numbers in few words: 0 to 3, 5."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)
 
 
 @contextmanager

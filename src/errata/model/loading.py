@@ -138,7 +138,8 @@ def loader_of(config: Any) -> Any:
     if any(name.endswith(CLASSIFIES) for name in names):
         return _LOADERS["classifier"]
     if (written := arch.row(config.model_type)) is not None:
-        return _LOADERS[written.kind]
+        goes_on = written.kind == "encoder" and config.is_decoder
+        return _LOADERS["decoder" if goes_on else written.kind]
     if own := getattr(config, "auto_map", None):
         return next((loader for loader in _OTHERS if loader.__name__ in own), _OTHERS[0])
     able = [loader for loader in _OTHERS if type(config) in loader._model_mapping]

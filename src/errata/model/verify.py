@@ -123,13 +123,14 @@ def _stream(lm: LM) -> Check:
     """Look whether what `down` puts out is added to the stream where the row says so, and is not where it says so."""
     sites = [site for layer in range(lm.depth) if lm.has(site := Site(layer, "down"))]
     batch = lm.tokens.batch(_asked(lm)[:1])
+    blocks = [Site(site.layer, "block") for site in sites]
+    with Trace(lm, outputs=[*sites, *blocks]) as plain:
+        lm.forward(batch)
     added = []
-    for site in sites:
-        block = Site(site.layer, "block")
-        with Trace(lm, outputs=[block, site]) as plain:
-            lm.forward(batch)
+    for site, block in zip(sites, blocks, strict=True):
         shift = plain.outputs[site].flip(1)
-        with Trace(lm, outputs=[block], replace={site: lambda y, s=shift: y + s.to(y.dtype)}) as moved:  # type: ignore[misc]
+        moving = {site: lambda y, s=shift: y + s.to(y.dtype)}
+        with Trace(lm, outputs=[block], replace=moving, stop=block) as moved:  # type: ignore[arg-type]
             lm.forward(batch)
         received = moved.outputs[block].double() - plain.outputs[block].double()
         room = tolerance(shift) * float(max(plain.outputs[block].abs().max(), shift.abs().max()))
