@@ -16,7 +16,6 @@ import torch
 import transformers
 from transformers.models.auto import modeling_auto as auto
 
-from errata.model.arch import Kind
 from errata.model.lm import LM
 from tests import tiny
 
@@ -24,7 +23,8 @@ WIDTH, INNER, HEADS, SIZE, LAYERS, EXPERTS = 32, 48, 4, 8, 4, 4
 MOST = 20_000_000  # parameters of what can be called tiny
 
 _SIZES: Final = (
-    (tiny.VOCABULARY, "vocab_size src_vocab_size tgt_vocab_size decoder_vocab_size entity_vocab_size vocab_size_per_layer_input "
+    (tiny.VOCABULARY, "vocab_size src_vocab_size tgt_vocab_size decoder_vocab_size entity_vocab_size "
+     "vocab_size_per_layer_input "
      "audio_vocab_size t2u_vocab_size char_vocab_size unit_hifi_gan_vocab_size pronunciation_vocab_size shape_vocab_size"),
     (WIDTH, "hidden_size d_model n_embd dim emb_dim embedding_size embedding_dim hidden_size_global attention_hidden_size "
      "word_embed_proj_dim lru_width input_embedding_size embed_dim output_embedding_size pooler_hidden_size mamba_d_ssm "
@@ -35,7 +35,8 @@ _SIZES: Final = (
      "shared_experts_intermediate_size moe_shared_expert_intermediate_size mlp_dim intermediate_size_mlp block_ff_dim "
      "moe_shared_intermediate_size prefix_dense_intermediate_size dense_ffn_hidden_size"),
     (24, "moe_intermediate_size expert_ffn_hidden_size moe_ffn_hidden_size expert_intermediate_size"),
-    (HEADS, "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads conf_num_attention_heads "
+    (HEADS, "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads "
+     "conf_num_attention_heads "
      "num_encoder_attention_heads num_decoder_attention_heads linear_num_heads index_n_heads "
      "num_self_attention_heads num_cross_attention_heads q_groups k_groups v_groups intermediate_groups output_groups"),
     (2, "num_key_value_heads num_kv_heads kv_n_heads linear_num_key_heads n_group n_groups topk_group num_expert_group "
@@ -49,7 +50,8 @@ _SIZES: Final = (
      "ssm_state_size chunk_size mamba_chunk_size block_size local_attention adapter_rank mamba_head_dim swa_head_dim"),
     (16, "kv_lora_rank q_lora_rank o_lora_rank qk_head_dim time_step_rank index_topk router_hidden_size query_pre_attn_scalar "
      "image_size codebook_dim"),
-    (LAYERS, "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers num_decoder_layers num_encoder_layers "
+    (LAYERS, "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers num_decoder_layers "
+     "num_encoder_layers "
      "depth"),
     (EXPERTS, "num_experts num_local_experts n_routed_experts moe_num_experts rotary_dim"),
     (1, "n_shared_experts num_shared_experts first_k_dense_replace moe_num_shared_experts num_dense_layers "
@@ -66,9 +68,12 @@ _LISTS: Final = (
 
 _MAMBA: Final = {"mamba_n_heads": 8, "mamba_d_head": 8}
 _INDEXED: Final = {
-    "indexer_n_heads": HEADS, "indexer_kv_heads": 1, "indexer_head_dim": SIZE, "indexer_budget": 16, "indexer_compress_ratio": 1,
-    "hc_lowrank": SIZE,
+    "indexer_n_heads": HEADS, "indexer_kv_heads": 1, "indexer_head_dim": SIZE, "indexer_budget": 16,
+    "indexer_compress_ratio": 1, "hc_lowrank": SIZE,
 }  # fmt: skip
+_SECTIONS: Final = {
+    "text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}}
+}
 MORE: Final[Mapping[str, Mapping[str, Any]]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
     "blt": {"encoder_hash_byte_group_vocab": 100},
@@ -85,8 +90,16 @@ MORE: Final[Mapping[str, Mapping[str, Any]]] = {
     "xmod": {"default_language": "en_XX"},
     "esm": {"vocab_size": tiny.VOCABULARY},
     "esmc": {"num_key_value_heads": HEADS},
-    "markuplm": {"max_xpath_tag_unit_embeddings": 20, "max_xpath_subs_unit_embeddings": 20},
-    "qwen3_5": {"pad_token_id": 0},
+    "markuplm": {
+        "max_xpath_tag_unit_embeddings": 20,
+        "max_xpath_subs_unit_embeddings": 20,
+        "tag_pad_id": 19,
+        "subs_pad_id": 19,
+    },
+    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}},
+    "mistral4": {"head_dim": 16},
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "glm4v"), _SECTIONS),
+    "qwen3_5": {"text_config": {"pad_token_id": 0}},
     "qwen4_exp": {"text_config": _INDEXED},
     "qwen4_exp_text": _INDEXED,
     "zamba": {
@@ -103,7 +116,7 @@ MORE: Final[Mapping[str, Mapping[str, Any]]] = {
 }
 
 
-def config(model_type: str, kind: Kind) -> Any:
+def config(model_type: str, kind: str) -> Any:
     """Return the smallest configuration of a type."""
     cls = transformers.CONFIG_MAPPING[model_type]
     said = _smaller(cls())
@@ -157,20 +170,23 @@ LOADERS: Final = {
     "decoder": transformers.AutoModelForCausalLM,
     "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
     "classifier": transformers.AutoModelForSequenceClassification,
+    "image-text": transformers.AutoModelForImageTextToText,  # those that are in none of the lists above
 }
 
 
-def types(kind: Kind) -> list[str]:
+def types(kind: str) -> list[str]:
     """Return every model type that transformers has of a kind."""
     names = {
         "decoder": auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         "encoder-decoder": auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
         "classifier": auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        "image-text": auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     }
-    return sorted(names[kind])
+    more = {*names["decoder"], *names["encoder-decoder"]} if kind == "image-text" else set()
+    return sorted(set(names[kind]) - more)
 
 
-def model(model_type: str, kind: Kind, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
+def model(model_type: str, kind: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
     """Return a random model: matrices of gain about 1, biases and norms away from 0 and 1.
 
     Raises:
@@ -197,6 +213,6 @@ def tokenizer(model_type: str) -> Any:
     return tiny.tokenizer(model_type)
 
 
-def build(model_type: str, kind: Kind, seed: int = 0, dtype: torch.dtype = torch.float32) -> LM:
+def build(model_type: str, kind: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> LM:
     """Return a new `LM` around a random model of a type."""
     return LM(model(model_type, kind, seed, dtype), tokenizer(model_type), f"tiny {model_type}")

@@ -184,11 +184,11 @@ def layer_at(lm: LM, share: float, role: str = "down") -> int:
 
 
 def roles_of(lm: LM, roles: tuple[Role, ...] | Auto) -> tuple[Role, ...]:
-    """Return the roles of matrices to change: those said, or the feed-forward part's, or the attention's where none is dense."""
+    """Return the roles said, or the feed-forward part's, or the attention's where half of the blocks or more lack a dense one."""
     if roles != "auto":
         return roles
-    dense = with_role(lm, range(lm.depth), "up", "down")
-    return ("up", "down") if dense or not with_role(lm, range(lm.depth), "attention") else ("attention",)
+    dense, attention = (len(with_role(lm, range(lm.depth), *names)) for names in (("up", "down"), ("attention",)))
+    return ("up", "down") if 2 * dense > lm.depth or not attention else ("attention",)
 
 
 def with_role(lm: LM, layers: Iterable[int], *roles: str) -> tuple[int, ...]:

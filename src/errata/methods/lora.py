@@ -92,7 +92,7 @@ class Lora(Method):
         with torch.random.fork_rng(devices=[lm.device] if lm.device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             peft.inject_adapter_in_model(config, drawer)
-        layers = dict(zip(modules, drawer.values(), strict=True))
+        layers: dict[Site, Any] = dict(zip(modules, drawer.values(), strict=True))
         try:
             for site, module in modules.items():
                 _put(lm.model, names[id(module)], layers[site])

@@ -89,8 +89,9 @@ class Melo(Routed):
             wanted = min(layer_at(lm, 0.66, key), latest)
             index = max((0, *with_role(lm, range(wanted + 1), key)))
         behind = [layer for layer in blocks if layer > index][:2]
-        layers = [*behind, *(lm.depth - lm.reachable + layer for layer in behind if lm.row.kind == "encoder-decoder")]
-        layers = sorted({layer for layer in layers if layer > index and layer < lm.depth}) or [lm.depth - 1]
+        second = with_role(lm, (lm.depth - lm.reachable + layer for layer in behind), *roles)
+        layers = [*behind, *(second if lm.row.kind == "encoder-decoder" else ())]
+        layers = sorted({layer for layer in layers if layer > index}) or [lm.depth - 1]
         found = {"index": index, "key": key, "layers": tuple(layers), "roles": roles}
         first = Site(layers[0] if self.layers == "auto" else min(index + 1, lm.depth - 1), roles[-1])
         return found | ({"lr": step_for(lm.weights.base(first), 4)} if lm.has(first) else {})

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from errata.model.shape import tolerance
+from errata.model.tokens import Batch
+from errata.model.trace import Trace
 
 _REFUSALS = (RuntimeError, TypeError, ValueError, IndexError)
 
@@ -82,6 +84,7 @@ class Experts:
         return found
 
 
+@runtime_checkable
 class Blocks(Protocol):
     """All that is used of a model."""
 
@@ -170,3 +173,21 @@ def opened_keys(experts: Experts, routing: Routing) -> Mapping[int, tuple[Tensor
             keys = experts.keys(routing.x[rows], expert)
             found[expert] = rows, keys * routing.gates[rows, place, None].to(keys.dtype)
     return found
+
+
+def routing_at(lm: Any, site: Any, inputs: Mapping[str, Tensor]) -> Routing:
+    """Return what a layer's experts are called with in a pass over token ids, every position a row."""
+    found: list[Routing] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+        routing = routing_of(args)
+        assert routing is not None
+        found.append(Routing(*(tensor.clone() for tensor in routing)))
+
+    handle = lm.experts[site.layer].module.register_forward_pre_hook(note)
+    try:
+        with Trace(lm, stop=type(site)(site.layer, "block")):
+            lm.forward(Batch.unlabelled(dict(inputs)))
+    finally:
+        handle.remove()
+    return found[0]

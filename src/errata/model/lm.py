@@ -75,7 +75,7 @@ class LM:
             if self.row.kind == "classifier"
             else {}
         )
-        self.tokens = Tokens(tokenizer, self.row.kind, getattr(config, "decoder_start_token_id", None) or 0, **reads)
+        self.tokens = Tokens(tokenizer, self.row.kind, shape.start_of(model.config), **reads)
         self.tokens.within(len(self.embedding().weight), self.name)  # type: ignore[arg-type]
         self._blocks = [b for stack in self.row.stacks for b in model.get_submodule(stack.blocks)]
         stacks = [stack for stack in self.row.stacks for _ in model.get_submodule(stack.blocks)]
@@ -146,7 +146,8 @@ class LM:
 
     def block(self, layer: int) -> nn.Module:
         """Return a block."""
-        return self._blocks[layer]
+        found: nn.Module = self._blocks[layer]
+        return found
 
     def two_texts(self) -> Any:
         """Run one pass over two short texts of one length."""

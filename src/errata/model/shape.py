@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, Final
 
 import torch
@@ -48,7 +49,7 @@ class Call:
 
     def others(self) -> list[str | int]:
         """Return which arguments are states of another stack, such as an encoder's: by place or name."""
-        given = [*enumerate(self.args), *self.kwargs.items()]
+        given: list[tuple[str | int, Any]] = [*enumerate(self.args), *self.kwargs.items()]
         wanted = self.hidden.shape
         return [
             key for key, value in given
@@ -107,6 +108,13 @@ def kind_of(model: Any) -> Kind:
     return "encoder" if name.endswith("ForMaskedLM") else "decoder"
 
 
+def start_of(config: Any) -> int:
+    """Return the token that a decoder behind an encoder begins with."""
+    decoder = getattr(config, "decoder", None)
+    begins = (getattr(config, "decoder_start_token_id", None), getattr(decoder, "bos_token_id", None))
+    return next((int(token) for token in begins if token is not None), 0)
+
+
 def inputs_for(model: Any, tokenizer: Any, kind: Kind) -> dict[str, Tensor]:
     """Return two texts of as many tokens, as a model takes them."""
     embedding = model.get_input_embeddings().weight
@@ -114,8 +122,8 @@ def inputs_for(model: Any, tokenizer: Any, kind: Kind) -> dict[str, Tensor]:
     ids = torch.tensor([[token % len(embedding) for token in [*row[: TOKENS - 1], row[-1]]] for row in rows])
     found = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if kind == "encoder-decoder":
-        start = getattr(model.config, "decoder_start_token_id", None) or 0
-        found["decoder_input_ids"] = torch.cat([torch.full_like(ids[:, :1], start), ids[:, : ANSWER - 1]], 1)
+        begins = torch.full_like(ids[:, :1], start_of(model.config))
+        found["decoder_input_ids"] = torch.cat([begins, ids[:, : ANSWER - 1]], 1)
     return {name: value.to(embedding.device) for name, value in found.items()}
 
 
@@ -128,7 +136,8 @@ def row_of(model: Any, tokenizer: Any) -> Architecture:
     except Exception as error:  # a model nobody has looked at may fail in any way
         said = str(error) if isinstance(error, UnsupportedModel) else f"it does not take a text ({in_short(error)})."
         raise UnsupportedModel(
-            f"the type {model.config.model_type!r} has no row in the table, and its matrices were not found by their shape: {said}"
+            f"the type {model.config.model_type!r} has no row in the table, and its matrices were not found by their shape: "
+            f"{said}"
         ) from error
 
 
@@ -170,7 +179,8 @@ def find(model: nn.Module, kind: Kind, run: Callable[[], object]) -> Architectur
         raise UnsupportedModel(
             "some of its matrices are stored (in, out) and others (out, in), which no row can say."
             if stored
-            else f"blocks were found ({', '.join(stack.blocks for stack in stacks)}), but no matrix in them that writes to the stream."
+            else f"blocks were found ({', '.join(stack.blocks for stack in stacks)}), but no matrix in them that writes to the "
+            "stream."
         )
     return Architecture(
         tuple(stacks),
@@ -188,7 +198,8 @@ def _check_width(model: Any, call: Call) -> None:
     sizes.append(model.get_input_embeddings().weight.shape[1])
     if call.width not in sizes:
         raise UnsupportedModel(
-            f"its blocks hand on vectors of {call.width} numbers, and a token has {next(s for s in sizes if s)}: several streams in one."
+            f"its blocks hand on vectors of {call.width} numbers, and a token has {next(s for s in sizes if s)}: several streams "
+            "in one."
         )
 
 
@@ -282,7 +293,7 @@ def _unlike_a_stack(paths: Sequence[str], calls: Mapping[str, Call], counts: Map
         shape = calls[path].hidden.shape
         if len(shape) != 3 or shape[0] != ROWS or shape[1] not in (TOKENS, ANSWER) or calls[path].output.shape != shape:
             return f"takes {list(shape)} and gives {list(calls[path].output.shape)}, not (texts, tokens, size)"
-    for one, two in zip(paths, paths[1:], strict=False):
+    for one, two in pairwise(paths):
         if not torch.equal(calls[one].output, calls[two].hidden):
             return f"does not hand on what {one} gives to {two}"
     return ""
@@ -377,7 +388,7 @@ def _matrices(call: Call) -> list[Matrix]:
 
 def _is_product(module: nn.Module, x: Tensor, y: Tensor, transposed: bool) -> bool:
     """Say whether what came out is W x + b, or with W stored the other way."""
-    weight: Any = module.weight.T if transposed else module.weight  # type: ignore[union-attr, operator]
+    weight: Any = module.weight.T if transposed else module.weight
     if weight.shape != (y.shape[-1], x.shape[-1]) or not weight.is_floating_point():
         return False
     bias: Any = getattr(module, "bias", None)

@@ -3,8 +3,8 @@
     for check in checks(lm): ...                 # what `errata arch` prints
     lm.row = settled(lm)                         # of a row found by shape: raises UnsupportedModel if a check fails
 
-Every check is an identity: W k + b, a stream to which a vector is added, logits that do not know of padding, of what comes later,
-or of the way they were come by.
+Every check is an identity: W k + b, a stream to which a vector is added, logits that do not know of padding, of what comes
+later, or of the way they were come by.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _stream(lm: LM) -> Check:
     for site, block in zip(sites, blocks, strict=True):
         shift = plain.outputs[site].flip(1)
         moving = {site: lambda y, s=shift: y + s.to(y.dtype)}
-        with Trace(lm, outputs=[block], replace=moving, stop=block) as moved:  # type: ignore[arg-type]
+        with Trace(lm, outputs=[block], replace=moving, stop=block) as moved:
             lm.forward(batch)
         received = moved.outputs[block].double() - plain.outputs[block].double()
         room = tolerance(shift) * float(max(plain.outputs[block].abs().max(), shift.abs().max()))
@@ -217,7 +217,7 @@ def _cache(lm: LM) -> Cache:
     for kind in ("plain", "own"):
         with suppress(*_REFUSALS):
             if (kind == "own" or _cached(lm)) and _token_by_token(lm):
-                return kind  # type: ignore[return-value]
+                return kind
     return "none"
 
 
