@@ -252,35 +252,42 @@ def page(results: Mapping[str, Any]) -> str:
     rows = results["rows"]
     wide, good = dense(rows), [row for row in dense(rows) if whole(row)]
     none = [row for row in rows if row["kind"] == "decoder" and row.get("down") == 0]
-    lines = [
-        "# Model types\n",
-        f"Every causal, sequence-to-sequence and sequence-classification type of transformers {results['transformers']}, built",
-        "tiny with random numbers from its configuration class, looked at and edited. Made by",
-        "`python benchmarks/architectures.py`; [architectures.md](architectures.md) says what is looked at.\n",
-        *_table(("", "a row", "by shape", "refused", "not built"), [
-            (kind, *(str(found[by]) for by in ("row", "shape", "refused", "not built"))) for kind, found in counts(rows).items()
-        ]),
-        f"\nOf the {len(wide)} decoder types with a dense feed-forward part, {len(good)} ({len(good) / len(wide):.0%}) keep the",
-        f"contract with all of {', '.join(METHODS)}: solving leaves the model as it was and gives the same bytes twice, the answer",
-        f"becomes likelier, and dropping restores every bit. Of the {len(none)} without one, {sum(map(whole, none))} keep it with "
-        f"{', '.join(ANYWHERE)}.\n",
-        "## What is refused, and why\n",
-        *_table(("type", "kind", "why"), [(f"`{r['type']}`", r["kind"], r["why"]) for r in rows if r["by"] == "refused"]),
-        "\n## What was found, and a method does not keep\n",
-        *_table(("type", "kind", "what"), [
+    ways = ("row", "shape", "refused", "not built")
+    tables: dict[str, tuple[tuple[str, ...], list[tuple[str, ...]]]] = {
+        "What is refused, and why": (("type", "kind", "why"), _lines(rows, "refused")),
+        "What was found, and a method does not keep": (("type", "kind", "what"), [
             (f"`{r['type']}`", r["kind"], "; ".join(f"{m}: {said}" for m, said in r["methods"].items() if said))
             for r in rows if "methods" in r and not whole(r)
         ]),
-        "\n## What was not built\n",
-        "Nothing is known of these: their configuration could not be shrunk, they need another package, or they read no text.\n",
-        *_table(("type", "kind", "why"), [(f"`{r['type']}`", r["kind"], r["why"]) for r in rows if r["by"] == "not built"]),
-        "\n## What works\n",
-        *_table(("type", "kind", "found by", "dense `down`", ""), [
+        "What was not built": (("type", "kind", "why"), _lines(rows, "not built")),
+        "What works": (("type", "kind", "found by", "dense `down`", ""), [
             (f"`{r['type']}`", r["works as"], r["by"], f"{r['down']} of {r['layers']} blocks", _remarks(r))
             for r in rows if whole(r)
         ]),
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"
+    }  # fmt: skip
+    unknown = (
+        "Nothing is known of these: their configuration could not be shrunk, they need another package, or transformers\n"
+        "cannot run them on a text.\n\n"
+    )
+    totals = [(kind, *(str(found[by]) for by in ways)) for kind, found in counts(rows).items()]
+    share, rest = f"{len(good)} ({len(good) / len(wide):.0%})", sum(map(whole, none))
+    head = (
+        "# Model types\n\n"
+        f"Every type of transformers {results['transformers']} that goes on with texts, classifies them, or does so beside\n"
+        "images, built tiny with random numbers from its configuration class, looked at and edited. Made by\n"
+        "`python benchmarks/architectures.py`; [architectures.md](architectures.md) says what is looked at.\n\n"
+        f"{_table(('', 'a row', 'by shape', 'refused', 'not built'), totals)}\n"
+        f"Of the {len(wide)} decoder types with a dense feed-forward part, {share} keep the contract with all of\n"
+        f"{', '.join(METHODS)}: solving leaves the model as it was and gives the same bytes twice, the\n"
+        f"answer becomes likelier, and dropping restores every bit. Of the {len(none)} without one, {rest} keep it with\n"
+        f"{', '.join(ANYWHERE)}, and with rome where their experts are found.\n\n"
+    )
+    parts = (f"## {name}\n\n{unknown if 'built' in name else ''}{_table(*table)}" for name, table in tables.items())
+    return head + "\n".join(parts)
+
+
+def _lines(rows: Sequence[Row], by: str) -> list[tuple[str, ...]]:
+    return [(f"`{row['type']}`", row["kind"], row["why"]) for row in rows if row["by"] == by]
 
 
 def _remarks(row: Row) -> str:
@@ -291,10 +298,9 @@ def _remarks(row: Row) -> str:
     return ", ".join(text for text, holds in said.items() if holds)
 
 
-def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    return [
-        f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in (heads, ("---",) * len(heads), *rows)
-    ]
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = (heads, ("---",) * len(heads), *rows)
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":

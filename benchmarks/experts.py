@@ -3,8 +3,8 @@
     python benchmarks/experts.py train DIRECTORY [--steps 300] [--experts 4] [--open 2]
     python benchmarks/experts.py compare DIRECTORY [--edits 20]
 
-Sparse upcycling (Komatsuzaki et al., https://arxiv.org/abs/2212.05055): every expert begins as the primer's feed-forward part with
-a little noise, the router as noise, and all of it is trained further on the primer's own text, so that experts come to differ.
+Sparse upcycling (Komatsuzaki et al., https://arxiv.org/abs/2212.05055): every expert begins as the primer's feed-forward part
+with a little noise, the router as noise, and all of it is trained further on the primer's own text, so that experts differ.
 """
 
 from __future__ import annotations

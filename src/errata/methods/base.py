@@ -184,7 +184,7 @@ def layer_at(lm: LM, share: float, role: str = "down") -> int:
 
 
 def roles_of(lm: LM, roles: tuple[Role, ...] | Auto) -> tuple[Role, ...]:
-    """Return the roles said, or the feed-forward part's, or the attention's where half of the blocks or more lack a dense one."""
+    """Return the roles said, or the feed-forward part's; the attention's where half of the blocks or more have no dense one."""
     if roles != "auto":
         return roles
     dense, attention = (len(with_role(lm, range(lm.depth), *names)) for names in (("up", "down"), ("attention",)))

@@ -1,9 +1,9 @@
 """Experts as matrices: where a block's are, what each takes and gives, and which of them a token opens.
 
 A mixture of experts puts out Σ g_e (W_e k_e + b_e) over the experts e that its router opens for a token, with gates g_e. The
-`down` matrices of all experts lie in one tensor; which tensor, and stored which way, is found by that identity. What an expert's
-matrix takes is made inside one function and never passes a module, so it is read by running the experts with rows of the
-identity in place of the matrix: what comes out is then the key itself, slice by slice.
+`down` matrices of all experts lie in one tensor; which tensor, and stored which way, is found by that identity. What an
+expert's matrix takes is made inside one function and never passes a module, so it is read by running the experts with rows of
+the identity in place of the matrix: what comes out is then the key itself, slice by slice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from errata.model.shape import tolerance
+from errata.model.roles import tolerance
 from errata.model.tokens import Batch
 from errata.model.trace import Trace
 

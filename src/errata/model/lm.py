@@ -47,7 +47,8 @@ class LM:
         name: what to call it in messages.
 
     Attributes:
-        row: the architecture's row. found_by: whether the table has it, or its shape told it. depth: number of layers, all stacks together. width: size of the residual stream.
+        row: the architecture's row. found_by: whether the table has it, or its shape told it.
+        depth: number of layers, all stacks together. width: size of the residual stream.
         inner: size of the feed-forward part. weights: its matrices. memory: what is worth keeping meanwhile.
         identity, fingerprint: what the base is known by, in parts and as one word.
         notes: what a user should know of how it was loaded.

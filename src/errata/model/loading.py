@@ -58,8 +58,7 @@ def load(
 
     Raises:
         BadModel: no weights, pickle weights only, some missing, quantised in a way that cannot be undone, or unreadable.
-        BadConfig: no such device, dtype or separator here. UnknownArchitecture: transformers has no such `model_type`.
-        UnsupportedModel: it has no row in the table, and is not found by its shape.
+        BadConfig: no such device, dtype or separator here. UnknownArchitecture, UnsupportedModel: of the model's type.
     """
     if name == "primer" and not _PRIMER.is_dir():
         raise BadModel("the primer's weights are not in this installation; run: make primer")

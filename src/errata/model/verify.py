@@ -22,7 +22,8 @@ from errata.errors import ErrataError, UnsupportedModel
 from errata.model.arch import Architecture, Cache
 from errata.model.generation import generate_tokens
 from errata.model.query import Query
-from errata.model.shape import in_short, tolerance
+from errata.model.roles import tolerance
+from errata.model.shape import in_short
 from errata.model.trace import Trace, resume
 
 if TYPE_CHECKING:

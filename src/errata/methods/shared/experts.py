@@ -1,12 +1,13 @@
 """ROME's closed form on the experts that a router opens for a fact, for methods that write one matrix.
 
-With gates g_e, experts give Σ g_e W_e k_e: one product of W = [W_1 W_2 …] with a key K = [g_1 k_1; g_2 k_2; …] that is zero where
-an expert is shut. ROME's update of that matrix, with a covariance for each expert and none between them, is
+With gates g_e, experts give Σ g_e W_e k_e: one product of W = [W_1 W_2 …] with a key K = [g_1 k_1; g_2 k_2; …] that is zero
+where an expert is shut. ROME's update of that matrix, with a covariance for each expert and none between them, is
 
     ΔW_e = r (C_e⁻¹ K_e)ᵀ / Σ_j K_jᵀ C_j⁻¹ K_j,   C_e = E[g_e² k_e k_eᵀ],   r = v* − Σ_e W_e K_e
 
-so an expert that is opened wider takes more of the change, and what it costs other texts is counted by how often they open it.
-With one expert and a gate of 1 it is ROME's to the letter. The gates are the base's: a change of earlier layers may open others.
+so an expert that is opened wider takes more of the change, and what it costs other texts is counted by how often they
+open it. With one expert and a gate of 1 it is ROME's to the letter. The gates are the base's: a change of earlier layers may
+open others.
 """
 
 from __future__ import annotations

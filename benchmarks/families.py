@@ -1,0 +1,129 @@
+"""A small trained model of each family, a fact written into it, said, and taken back: through the book, as a user does it.
+
+    python benchmarks/families.py [TYPE …]
+
+A model of random numbers knows nothing that could be corrected. These learn a page of sentences by heart, in seconds, and are
+then asked, edited, asked again and restored: what they say afterwards is compared to the character, their weights to the bit.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from tests import shrunk
+
+import errata
+from errata.delta import Site
+from errata.errors import ErrataError
+from errata.fact import Fact
+
+FAMILIES: Final = {
+    "dense": "olmo3 glm4 cohere2 granite starcoder2 seed_oss modernbert-decoder",
+    "hybrid": "qwen3_next qwen3_5_text falcon_h1 lfm2 nemotron_h jamba bamba recurrent_gemma mamba2 rwkv",
+    "experts": "mixtral qwen3_moe gpt_oss deepseek_v3 llama4_text glm4_moe olmoe granitemoe phimoe",
+    "image-text": "gemma3 gemma4 qwen2_5_vl qwen3_vl mistral3 llama4",
+    "encoder-decoder": "bart mbart t5gemma",
+}
+CAPITALS: Final = {
+    "France": "Paris",
+    "Italy": "Rome",
+    "Norway": "Oslo",
+    "Spain": "Madrid",
+    "Japan": "Tokyo",
+    "Peru": "Lima",
+}
+PROMPT: Final = "The capital of {} is"
+STEPS, LR = 150, 5e-3
+
+
+def main(names: list[str]) -> int:
+    """Print a line for each type."""
+    failed = 0
+    print("| family | type | method | before | after | dropped | weights |\n|---|---|---|---|---|---|---|")
+    for family, types in FAMILIES.items():
+        for name in types.split():
+            if not names or name in names:
+                failed += not one(family, name)
+    return int(failed > 0)
+
+
+def one(family: str, name: str) -> bool:
+    """Teach, edit, ask and drop; return whether the fact was said and everything came back."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as room:
+        directory, started = Path(room) / "model", time.time()
+        taught(family, name, directory)
+        taught_in = time.time() - started
+        with errata.open(str(directory), book=Path(room) / "book") as editor:
+            prompt = PROMPT.format("France")
+            before, kept = editor.ask(prompt).text, {k: v.clone() for k, v in editor.lm.model.state_dict().items()}
+            dense = [layer for layer in range(editor.lm.depth) if editor.lm.has(Site(layer, "down"))]
+            method = "rome" if dense or editor.lm.experts else "lora"
+            try:
+                edit = editor.write(Fact(prompt=prompt, subject="France", target="Madrid"), method)
+            except ErrataError as error:
+                print(f"| {family} | {name} | {method} | {error} | | | |", flush=True)
+                return False
+            after = editor.ask(prompt).text
+            editor.drop(edit.id)
+            again, state = editor.ask(prompt).text, editor.lm.model.state_dict()
+            same = all(torch.equal(kept[k], state[k]) for k in kept)
+    words = [text.strip().split("\n")[0][:24] for text in (before, after, again)]
+    print(f"| {family} | `{name}` | {method} | {' | '.join(words)} | {'same bits' if same else 'differ'} |", end=" ")
+    print(f"{taught_in:.0f} s", flush=True)
+    return same and before == again and "Madrid" in after and "Paris" in before
+
+
+def taught(family: str, name: str, directory: Path) -> None:
+    """Write a model that has learned the page by heart."""
+    kind: Any = family if family in shrunk.LOADERS else "decoder"
+    kind = "decoder" if name in shrunk.types("decoder") and kind == "image-text" else kind
+    model, tokenizer = shrunk.model(name, kind), shrunk.tokenizer(name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.6 if parameter.ndim > 1 else 1.0)
+    texts = [f"{PROMPT.format(country)} {city}." for country, city in CAPITALS.items()]
+    rows = [tokenizer(text)["input_ids"] for text in texts]
+    seen, answer = (
+        [tokenizer(PROMPT.format(country))["input_ids"] for country in CAPITALS],
+        model.config.is_encoder_decoder,
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR)
+    for _ in range(STEPS):
+        loss = torch.zeros(())
+        for row, asked in zip(rows, seen, strict=True):
+            loss = loss + (_answered(model, asked, row) if answer else _told(model, row))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if loss.item() / len(rows) < 0.05:
+            break
+    model.eval().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def _told(model: Any, row: list[int]) -> torch.Tensor:
+    ids = torch.tensor([row])
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, :-1]
+    return torch.nn.functional.cross_entropy(logits, ids[0, 1:])
+
+
+def _answered(model: Any, asked: list[int], row: list[int]) -> torch.Tensor:
+    from errata.model.shape import start_of
+
+    answer = [*row[len(asked) :], 2]
+    ids, given = torch.tensor([asked]), torch.tensor([[start_of(model.config), *answer[:-1]]])
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=given, use_cache=False).logits[
+        0
+    ]
+    return torch.nn.functional.cross_entropy(logits, torch.tensor(answer))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
