@@ -9,7 +9,7 @@ the identity in place of the matrix: what comes out is then the key itself, slic
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -19,9 +19,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from errata.delta import Site
 from errata.model.roles import tolerance
 from errata.model.tokens import Batch
-from errata.model.trace import Trace
+from errata.model.trace import Trace, watched
 
 _REFUSALS = (RuntimeError, TypeError, ValueError, IndexError)
 
@@ -85,7 +86,7 @@ class Experts:
 
 
 @runtime_checkable
-class Blocks(Protocol):
+class BlockModel(Protocol):
     """All that is used of a model."""
 
     model: Any
@@ -99,26 +100,24 @@ class Blocks(Protocol):
 
 
 @torch.no_grad()
-def find(lm: Blocks) -> dict[int, Experts]:
+def find(lm: BlockModel) -> dict[int, Experts]:
     """Return the experts of every block that has some whose `down` matrices were found."""
     called = _called(lm)
     found = {layer: _of(module, routing) for layer, (module, routing) in called.items()}
     return {layer: experts for layer, experts in found.items() if experts is not None}
 
 
-def _called(lm: Blocks) -> dict[int, tuple[nn.Module, Routing]]:
+def _called(lm: BlockModel) -> dict[int, tuple[nn.Module, Routing]]:
     """Return, by layer, the module with stacked matrices that was given states, experts and gates."""
     called: dict[int, tuple[nn.Module, Routing]] = {}
 
-    def note(layer: int, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def note(layer: int, module: nn.Module, args: tuple[Any, ...], kwargs: object) -> None:
         routing = routing_of(args)
         if routing is not None:
             called[layer] = module, routing
 
-    with ExitStack() as stack:
-        for layer in range(lm.depth):
-            for module in _stacked(lm.block(layer).modules()):
-                stack.callback(module.register_forward_pre_hook(partial(note, layer)).remove)
+    stacked = [(layer, module) for layer in range(lm.depth) for module in _stacked(lm.block(layer).modules())]
+    with watched([(module, partial(note, layer)) for layer, module in stacked]):
         lm.two_texts()
     return called
 
@@ -175,19 +174,15 @@ def opened_keys(experts: Experts, routing: Routing) -> Mapping[int, tuple[Tensor
     return found
 
 
-def routing_at(lm: Any, site: Any, inputs: Mapping[str, Tensor]) -> Routing:
+def routing_at(lm: Any, site: Site, inputs: Mapping[str, Tensor]) -> Routing:
     """Return what a layer's experts are called with in a pass over token ids, every position a row."""
     found: list[Routing] = []
 
-    def note(module: nn.Module, args: tuple[Any, ...]) -> None:
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: object) -> None:
         routing = routing_of(args)
         assert routing is not None
         found.append(Routing(*(tensor.clone() for tensor in routing)))
 
-    handle = lm.experts[site.layer].module.register_forward_pre_hook(note)
-    try:
-        with Trace(lm, stop=type(site)(site.layer, "block")):
-            lm.forward(Batch.unlabelled(dict(inputs)))
-    finally:
-        handle.remove()
+    with watched([(lm.experts[site.layer].module, note)]), Trace(lm, stop=Site(site.layer, "block")):
+        lm.forward(Batch.unlabelled(dict(inputs)))
     return found[0]

@@ -8,8 +8,8 @@ the matrices that move its input are its up projections. Orientation is read off
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from errata.model.arch import Stack
+from errata.model.trace import watched
 
 ROWS: Final = 2  # texts a block is looked at with
 LAST, BEFORE = slice(-1, None), slice(0, -1)  # positions
@@ -115,17 +116,13 @@ def _parent(call: Call, matrix: Matrix) -> nn.Module:
 Swap = Callable[[Tensor], Tensor]
 
 
-@contextmanager
-def _swapped(swaps: Sequence[tuple[nn.Module, Swap]]) -> Iterator[None]:
+def _swapped(swaps: Sequence[tuple[nn.Module, Swap]]) -> AbstractContextManager[None]:
     """Let functions change what modules put out."""
 
-    def hook(swap: Swap, module: nn.Module, args: object, output: Tensor) -> Tensor:
+    def change(swap: Swap, module: nn.Module, args: object, kwargs: object, output: Tensor) -> Tensor:
         return swap(output)
 
-    with ExitStack() as stack:
-        for module, swap in swaps:
-            stack.callback(module.register_forward_hook(partial(hook, swap)).remove)
-        yield
+    return watched(after=[(module, partial(change, swap)) for module, swap in swaps])
 
 
 def _again(call: Call, hidden: Tensor | None = None, other: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -149,15 +146,13 @@ def _matrices(call: Call) -> list[Matrix]:
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
     tokens = call.hidden.shape[0] * call.hidden.shape[1]
 
-    def note(path: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def note(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: object, output: Any) -> None:
         if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
             seen.setdefault(path, []).append((args[0].clone(), output.clone()))
 
-    with ExitStack() as stack:
-        for path, module in call.block.named_modules():
-            weight = getattr(module, "weight", None)
-            if path and isinstance(weight, Tensor) and weight.ndim == 2:
-                stack.callback(module.register_forward_hook(partial(note, path)).remove)
+    weights = ((path, module, getattr(module, "weight", None)) for path, module in call.block.named_modules() if path)
+    flat = [(path, module) for path, module, weight in weights if isinstance(weight, Tensor) and weight.ndim == 2]
+    with watched(after=[(module, partial(note, path)) for path, module in flat]):
         _again(call)
     found = []
     for path, passes in seen.items():
@@ -249,12 +244,12 @@ def _taken(
 ) -> Tensor:
     """Return what a matrix takes while all other writers are held."""
     found: list[Tensor] = []
-    handle = matrix.module.register_forward_pre_hook(lambda module, args: found.append(args[0].clone()))
-    try:
-        with _swapped(_held(writers, but=[matrix])):
-            _again(call, hidden, other)
-    finally:
-        handle.remove()
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: object) -> None:
+        found.append(args[0].clone())
+
+    with watched([(matrix.module, note)]), _swapped(_held(writers, but=[matrix])):
+        _again(call, hidden, other)
     return found[0]
 
 

@@ -7,7 +7,6 @@ then looked at by itself (`errata.model.roles`). Nothing is taken from a name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from functools import partial
 from itertools import pairwise
 from typing import Any, Final
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from errata.errors import UnsupportedModel
 from errata.model.arch import Architecture, Kind, Stack
 from errata.model.roles import ROWS, Call, Roles, roles_of
+from errata.model.trace import watched
 
 CLASSIFIES: Final = "ForSequenceClassification"  # how the classes are called whose head names a class of a text
 TOKENS, ANSWER = 7, 5  # of each text, and of what a decoder behind an encoder is given
@@ -202,11 +202,10 @@ def _called(
         if (hidden := given[path]) is not None and isinstance(made, Tensor):
             calls[path] = Call(block, path, args, dict(kwargs), hidden, made.clone())
 
-    with ExitStack() as stack:
-        for path in paths:
-            part = model.get_submodule(path)
-            stack.callback(part.register_forward_pre_hook(partial(before, path), with_kwargs=True).remove)
-            stack.callback(part.register_forward_hook(partial(after, path), with_kwargs=True).remove)
+    parts = [(path, model.get_submodule(path)) for path in paths]
+    with watched(
+        [(part, partial(before, path)) for path, part in parts], [(part, partial(after, path)) for path, part in parts]
+    ):
         run()
     return calls, counts
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,9 +26,7 @@ from errata.model.roles import tolerance
 from errata.model.shape import in_short
 from errata.model.trace import Trace, resume
 
-if TYPE_CHECKING:
-    from errata.model.lm import LM
-
+Model: TypeAlias = Any  # an `LM`: it asks this file whether it may be one
 _QUERIES: Final = (
     Query("The capital of France is", "Paris"),
     Query("The river Seine, which begins in Burgundy, runs through the city of", "Paris"),
@@ -45,7 +43,7 @@ _REFUSALS: Final = (
 )
 
 
-def _asked(lm: LM) -> list[Query]:
+def _asked(lm: Model) -> list[Query]:
     """Return two texts with an answer each: a word, or a class."""
     if lm.row.kind != "classifier":
         return list(_QUERIES)
@@ -61,7 +59,7 @@ class Check(NamedTuple):
 
 
 @torch.no_grad()
-def checks(lm: LM) -> list[Check]:
+def checks(lm: Model) -> list[Check]:
     """Return every check of a model, those that do not hold as well."""
     return [
         *(_products(lm, role) for role in ("down", "attention")),
@@ -71,7 +69,7 @@ def checks(lm: LM) -> list[Check]:
 
 
 @torch.no_grad()
-def settled(lm: LM) -> Architecture:
+def settled(lm: Model) -> Architecture:
     """Return the row of a model that was found by shape, with what only whole passes show of it.
 
     Raises:
@@ -86,7 +84,8 @@ def settled(lm: LM) -> Architecture:
             f"{lm.name} ({lm.model.config.model_type}) has no row in the table, and what was found by its shape "
             f"({lm.row.stacks[-1].blocks}) does not pass: {said}."
         )
-    return lm.row
+    found: Architecture = lm.row
+    return found
 
 
 def same(one: Tensor, other: Tensor) -> bool:
@@ -97,14 +96,14 @@ def same(one: Tensor, other: Tensor) -> bool:
     return bool(gap <= tolerance(other) * other.double().abs().max())
 
 
-def _tried(what: str, look: Callable[[LM], bool], lm: LM) -> Check:
+def _tried(what: str, look: Callable[[Model], bool], lm: Model) -> Check:
     try:
         return Check(what, look(lm))
     except _REFUSALS as error:
         return Check(what, False, in_short(error))
 
 
-def _products(lm: LM, role: str) -> Check:
+def _products(lm: Model, role: str) -> Check:
     """Look whether what a role puts out is W x + b in every layer that has it."""
     sites = [site for layer in range(lm.depth) if lm.has(site := Site(layer, role))]
     with Trace(lm, inputs=sites, outputs=sites) as trace:
@@ -120,7 +119,7 @@ def _products(lm: LM, role: str) -> Check:
     return Check(name, good == len(sites), f"{good} of {lm.depth} layers" if sites else "no layer has one")
 
 
-def _stream(lm: LM) -> Check:
+def _stream(lm: Model) -> Check:
     """Look whether what `down` puts out is added to the stream where the row says so, and is not where it says so."""
     sites = [site for layer in range(lm.depth) if lm.has(site := Site(layer, "down"))]
     batch = lm.tokens.batch(_asked(lm)[:1])
@@ -147,24 +146,24 @@ def _stream(lm: LM) -> Check:
 # ------------------------------------------------------------------ whole passes
 
 
-def _full(lm: LM, queries: Sequence[Query] = ()) -> Tensor:
+def _full(lm: Model, queries: Sequence[Query] = ()) -> Tensor:
     batch = lm.tokens.batch(queries or _asked(lm))
-    logits = lm.forward(batch)
+    logits: Tensor = lm.forward(batch)
     return logits if lm.row.kind == "classifier" else logits[batch.rows.to(logits.device), batch.cols.to(logits.device)]
 
 
-def _answers(lm: LM) -> bool:
+def _answers(lm: Model) -> bool:
     """Logits of the answers alone are those of a whole pass: the head was found."""
     return same(lm.answer_logits(lm.tokens.batch(_asked(lm))), _full(lm).float())
 
 
-def _padding(lm: LM) -> bool:
+def _padding(lm: Model) -> bool:
     """A row of a batch gets what it gets alone."""
     alone = torch.cat([_full(lm, [query]) for query in _asked(lm)])
     return same(_full(lm), alone)
 
 
-def _causal(lm: LM) -> bool:
+def _causal(lm: Model) -> bool:
     """What a block puts out at a token changes what follows, and nothing before."""
     batch = lm.tokens.batch(_asked(lm)[:1])
     moving = "decoder_input_ids" if lm.row.kind == "encoder-decoder" else "input_ids"
@@ -182,7 +181,7 @@ def _causal(lm: LM) -> bool:
     return same(after[:, :place], plain[:, :place]) and not same(after[:, place:], plain[:, place:])
 
 
-def _resumes(lm: LM, skips: bool | None = None) -> bool:
+def _resumes(lm: Model, skips: bool | None = None) -> bool:
     """A pass that begins at a layer ends as the whole one does."""
     before = lm.row
     if skips is not None:
@@ -195,7 +194,7 @@ def _resumes(lm: LM, skips: bool | None = None) -> bool:
         lm.row = before
 
 
-def _resumed(lm: LM) -> bool:
+def _resumed(lm: Model) -> bool:
     batch = lm.tokens.batch(_asked(lm))
     # Half way, and late: caches and states handed on between blocks show where layers differ.
     layers = sorted({1, lm.reachable // 2, lm.reachable - 1} & set(range(1, lm.reachable)))
@@ -211,7 +210,7 @@ def _resumed(lm: LM) -> bool:
     return True
 
 
-def _cache(lm: LM) -> Cache:
+def _cache(lm: Model) -> Cache:
     """Return what a text can be gone on with."""
     if lm.row.kind not in ("decoder", "encoder-decoder"):
         return "plain"
@@ -222,7 +221,7 @@ def _cache(lm: LM) -> Cache:
     return "none"
 
 
-def _cached(lm: LM) -> bool:
+def _cached(lm: Model) -> bool:
     """A pass with a plain cache gives what one without gives, and fills it with keys and values for every layer."""
     if lm.row.kind != "decoder":
         return True
@@ -231,7 +230,7 @@ def _cached(lm: LM) -> bool:
     return same(logits, lm.forward(batch)) and cache.get_seq_length() == logits.shape[1]
 
 
-def _token_by_token(lm: LM) -> bool:
+def _token_by_token(lm: Model) -> bool:
     """Text is gone on with as passes over the whole of it say."""
     starts = [lm.tokens.opening(query) for query in _QUERIES]
     said = generate_tokens(lm, starts, 3)
@@ -249,13 +248,13 @@ def _token_by_token(lm: LM) -> bool:
     return True
 
 
-def _logits(lm: LM, given: dict[str, list[list[int]]]) -> Tensor:
+def _logits(lm: Model, given: dict[str, list[list[int]]]) -> Tensor:
     ids = {name: torch.tensor(rows, device=lm.device) for name, rows in given.items()}
     found: Tensor = lm.model(**ids, attention_mask=torch.ones_like(ids["input_ids"]), use_cache=False).logits
     return found
 
 
-def _dropped(lm: LM) -> bool:
+def _dropped(lm: Model) -> bool:
     """A change of a matrix shows while it stands, and is gone to the bit afterwards."""
     site = next(
         site for role in ("down", "attention") for layer in range(lm.depth) if lm.has(site := Site(layer, role))
@@ -271,7 +270,7 @@ def _dropped(lm: LM) -> bool:
     return not same(during, before) and torch.equal(_full(lm), before) and torch.equal(lm.parameter(site), kept)
 
 
-_IDENTITIES: Final[dict[str, Callable[[LM], bool]]] = {
+_IDENTITIES: Final[dict[str, Callable[[Model], bool]]] = {
     "answers alone get the logits of a whole pass": _answers,
     "a row of a batch gets what it gets alone": _padding,
     "a block's output changes what follows, and nothing before": _causal,
