@@ -20,6 +20,8 @@ import errata
 from errata.delta import Site
 from errata.errors import ErrataError
 from errata.fact import Fact
+from errata.model.shape import start_of
+from errata.model.tokens import pad_right
 
 FAMILIES: Final = {
     "dense": "olmo3 glm4 cohere2 granite starcoder2 seed_oss modernbert-decoder",
@@ -93,42 +95,32 @@ def taught(family: str, name: str, directory: Path) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(0.6 if parameter.ndim > 1 else 1.0)
-    texts = [f"{PROMPT.format(country)} {city}." for country, city in CAPITALS.items()]
-    rows = [tokenizer(text)["input_ids"] for text in texts]
-    seen, answer = (
-        [tokenizer(PROMPT.format(country))["input_ids"] for country in CAPITALS],
-        model.config.is_encoder_decoder,
-    )
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
+    inputs, labels = _page(model, tokenizer)
     for _ in range(STEPS):
-        loss = torch.zeros(())
-        for row, asked in zip(rows, seen, strict=True):
-            loss = loss + (_answered(model, asked, row) if answer else _told(model, row))
+        logits = model(**inputs, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if loss.item() / len(rows) < 0.05:
+        if loss.item() < 0.03:
             break
     model.eval().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 
 
-def _told(model: Any, row: list[int]) -> torch.Tensor:
-    ids = torch.tensor([row])
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, :-1]
-    return torch.nn.functional.cross_entropy(logits, ids[0, 1:])
-
-
-def _answered(model: Any, asked: list[int], row: list[int]) -> torch.Tensor:
-    from errata.model.shape import start_of
-
-    answer = [*row[len(asked) :], 2]
-    ids, given = torch.tensor([asked]), torch.tensor([[start_of(model.config), *answer[:-1]]])
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=given, use_cache=False).logits[
-        0
-    ]
-    return torch.nn.functional.cross_entropy(logits, torch.tensor(answer))
+def _page(model: Any, tokenizer: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Return the sentences as a batch, and what is to be predicted at each token; answers only, of an encoder-decoder."""
+    asked = [tokenizer(PROMPT.format(country))["input_ids"] for country in CAPITALS]
+    whole = [tokenizer(f"{PROMPT.format(country)} {city}.")["input_ids"] for country, city in CAPITALS.items()]
+    if not model.config.is_encoder_decoder:
+        inputs = {"input_ids": pad_right(whole, 0), "attention_mask": pad_right([[1] * len(row) for row in whole], 0)}
+        return inputs, pad_right([[*row[1:], -100] for row in whole], -100)
+    answers = [[*row[len(prompt) :], 2] for row, prompt in zip(whole, asked, strict=True)]
+    inputs = {"input_ids": pad_right(asked, 0), "attention_mask": pad_right([[1] * len(row) for row in asked], 0)}
+    inputs["decoder_input_ids"] = pad_right([[start_of(model.config), *row[:-1]] for row in answers], 0)
+    return inputs, pad_right(answers, -100)
 
 
 if __name__ == "__main__":

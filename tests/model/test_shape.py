@@ -19,8 +19,10 @@ from errata.delta import Site
 from errata.errors import UnsupportedModel
 from errata.model import shape
 from errata.model.lm import LM
+from errata.model.loading import load
 from errata.model.verify import checks
 from tests import shrunk, tiny
+from tests.contract.test_contract import FACTS, changed, small, snapshot
 
 Models = Callable[[str], LM]
 RESULTS = json.loads(pages.RESULTS.read_text())
@@ -61,14 +63,16 @@ def test_a_row_that_is_wrong_fails_its_check(name: str, wrong: dict[str, bool], 
 
 
 def test_a_model_that_looks_ahead_is_no_decoder() -> None:
-    made = tiny.transformers.AutoModelForCausalLM.from_config(tiny.config("bert", model_type="roberta"))
-    lm = LM(made, tiny.tokenizer("bert"))  # BERT's own row says that it is an encoder
-    assert lm.row.kind == "encoder"
-    made = shrunk.LOADERS["decoder"].from_config(shrunk.config("electra", "classifier"))
+    made = shrunk.LOADERS["decoder"].from_config(shrunk.config("electra", "classifier"))  # no is_decoder
     with pytest.raises(
-        UnsupportedModel, match=r"electra.*does not pass: a block's output changes what follows, and nothing"
+        UnsupportedModel, match=r"electra.*does not pass: a block's output changes what follows, and noth"
     ):
-        LM(made, tiny.tokenizer("bert"), "tiny electra")
+        LM(made.eval(), tiny.tokenizer("gpt2"), "tiny electra")
+
+
+def test_a_bert_that_goes_on_with_texts_is_a_decoder() -> None:
+    assert shrunk.build("bert", "decoder").row.kind == "decoder"
+    assert tiny.build("bert").row.kind == "encoder"
 
 
 @pytest.mark.parametrize(
@@ -115,6 +119,25 @@ def test_layers_of_a_hybrid_are_told_apart() -> None:
         lm.module(Site(1, "down"))
     how = methods.make("memit", {}).resolve(lm)
     assert all(lm.has(site) for site in how.sites())
+
+
+def test_the_text_part_of_a_model_of_images_is_edited_alone(tmp_path: Path) -> None:
+    base, saved = tmp_path / "base", tmp_path / "saved"
+    shrunk.model("qwen2_5_vl", "image-text").save_pretrained(base)
+    shrunk.tokenizer("qwen2_5_vl").save_pretrained(base)
+    (base / "preprocessor_config.json").write_text('{"image_processor_type": "Qwen2VLImageProcessor"}')
+    lm = load(str(base))
+    assert type(lm.model).__name__ == "Qwen2_5_VLForConditionalGeneration"
+    before, edit = snapshot(lm), small("rome").solve(lm, FACTS[:1])
+    lm.weights.stand([edit.deltas])
+    differ = changed(before, snapshot(lm))
+    assert [name.partition(".layers")[0] for name in differ] == ["model.language_model"]
+    lm.save(saved)
+    again = load(str(saved))
+    assert not changed(
+        {name: tensor.clone() for name, tensor in lm.model.named_parameters()}, dict(again.model.named_parameters())
+    )
+    assert (saved / "preprocessor_config.json").read_text() == (base / "preprocessor_config.json").read_text()
 
 
 # ------------------------------------------------------------------ the page and the command
