@@ -116,7 +116,7 @@ def row_of(kind: Any, name: str) -> Row:
 
     from errata.errors import ErrataError
     from errata.model import arch
-    from errata.model.shape import inputs_for, kind_of
+    from errata.model.shape import has_experts, inputs_for
 
     row: Row = {"kind": kind, "type": name}
     try:
@@ -130,7 +130,7 @@ def row_of(kind: Any, name: str) -> Row:
         lm = shrunk.build(name, kind, SEEDS[0])
     except ErrataError as error:
         said = str(error).partition("by their shape: ")[2] or str(error).partition("does not pass: ")[2] or str(error)
-        return row | {"by": "refused", "why": " ".join(said.split())[:300], "works as": _kind(kind_of, made)}
+        return row | {"by": "refused", "why": " ".join(said.split())[:300], "experts": has_experts(made)}
     has = {role: sum(lm.has(_site(layer, role)) for layer in range(lm.depth)) for role in ("down", "attention")}
     row |= {"by": "row" if found else "shape", "works as": lm.row.kind, "layers": lm.depth, **has}
     row["experts written"] = len(lm.experts)
@@ -143,13 +143,6 @@ def methods_for(lm: Any, dense: int) -> tuple[str, ...]:
     if lm.row.kind not in ("decoder", "encoder-decoder"):
         return ANYWHERE if lm.row.kind == "classifier" else ()
     return METHODS if dense else ("rome", *ANYWHERE) if lm.experts else ANYWHERE
-
-
-def _kind(kind_of: Any, model: Any) -> str:
-    try:
-        return str(kind_of(model))
-    except Exception:
-        return ""
 
 
 def _site(layer: int, role: str) -> Any:
@@ -235,10 +228,10 @@ def counts(rows: Sequence[Row]) -> dict[str, Counter[str]]:
 
 
 def dense(rows: Sequence[Row]) -> list[Row]:
-    """Return the types that go on with a text, were built, and are not known to lack a dense feed-forward part."""
+    """Return the decoder types that have a dense feed-forward part; of those refused, the ones without experts."""
     return [
         row for row in rows
-        if row["kind"] == "decoder" and row["by"] in ("row", "shape", "refused") and row.get("down", 1)
+        if row["kind"] == "decoder" and (row.get("down") or (row["by"] == "refused" and not row["experts"]))
     ]  # fmt: skip
 
 
@@ -277,9 +270,9 @@ def page(results: Mapping[str, Any]) -> str:
         "images, built tiny with random numbers from its configuration class, looked at and edited. Made by\n"
         "`python benchmarks/architectures.py`; [architectures.md](architectures.md) says what is looked at.\n\n"
         f"{_table(('', 'a row', 'by shape', 'refused', 'not built'), totals)}\n"
-        f"Of the {len(wide)} decoder types with a dense feed-forward part, {share} keep the contract with all of\n"
-        f"{', '.join(METHODS)}: solving leaves the model as it was and gives the same bytes twice, the\n"
-        f"answer becomes likelier, and dropping restores every bit. Of the {len(none)} without one, {rest} keep it with\n"
+        f"Of the {len(wide)} decoder types with a dense feed-forward part (among those refused, the ones without experts),\n"
+        f"{share} keep the contract with all of {', '.join(METHODS)}: solving leaves the model as it\n"
+        f"was and gives the same bytes twice, the answer becomes likelier, and dropping restores every bit. Of the {len(none)} without one, {rest} keep it with\n"
         f"{', '.join(ANYWHERE)}, and with rome where their experts are found.\n\n"
     )
     parts = (f"## {name}\n\n{unknown if 'built' in name else ''}{_table(*table)}" for name, table in tables.items())

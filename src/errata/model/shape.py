@@ -97,7 +97,7 @@ def find(model: nn.Module, kind: Kind, run: Callable[[], object]) -> Architectur
         for call in calls:
             sign = _signature(call.block)
             known[sign] = roles = known[sign] if sign in known else roles_of(call)
-            experts |= not roles.down and _has_experts(call.block)
+            experts |= not roles.down and has_experts(call.block)
             every.append(roles)
         mine = every[-len(calls) :]
         path = calls[0].path.rpartition(".")[0]
@@ -131,7 +131,7 @@ def _check_width(model: Any, call: Call) -> None:
         )
 
 
-def _has_experts(block: nn.Module) -> bool:
+def has_experts(block: nn.Module) -> bool:
     """Say whether a block has experts; only messages depend on it."""
     names = {type(module).__name__ for module in block.modules()}
     return any(word in name for name in names for word in ("Expert", "MoE", "Moe", "SparseM"))
