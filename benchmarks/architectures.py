@@ -272,7 +272,8 @@ def page(results: Mapping[str, Any]) -> str:
         f"{_table(('', 'a row', 'by shape', 'refused', 'not built'), totals)}\n"
         f"Of the {len(wide)} decoder types with a dense feed-forward part (among those refused, the ones without experts),\n"
         f"{share} keep the contract with all of {', '.join(METHODS)}: solving leaves the model as it\n"
-        f"was and gives the same bytes twice, the answer becomes likelier, and dropping restores every bit. Of the {len(none)} without one, {rest} keep it with\n"
+        "was and gives the same bytes twice, the answer becomes likelier, and dropping restores every bit.\n"
+        f"Of the {len(none)} without one, {rest} keep it with\n"
         f"{', '.join(ANYWHERE)}, and with rome where their experts are found.\n\n"
     )
     parts = (f"## {name}\n\n{unknown if 'built' in name else ''}{_table(*table)}" for name, table in tables.items())
