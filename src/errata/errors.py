@@ -6,10 +6,10 @@
     │   ├── BadFile                 a facts file; the message names file, line and field
     │   ├── BadConfig               an unknown setting, or a value it cannot take
     │   ├── UnknownMethod           no method of that name
-    │   ├── UnknownArchitecture     no row for this `model_type`
+    │   ├── UnknownArchitecture     no such `model_type` in transformers
     │   ├── UnknownSite             no such layer or role in this model
     │   ├── UnknownEdit             no edit of that id in the book
-    │   ├── UnsupportedModel        known architecture, but this method or site does not exist on it
+    │   ├── UnsupportedModel        this method or site does not exist on it, or its matrices cannot be told
     │   ├── BadModel                no weights, pickled weights only, or unreadable
     │   ├── NotWritten              what was saved or exported does not read back as it stands; nothing is left of it
     │   └── BadBook                 not a book, or one that cannot do what was asked
@@ -30,7 +30,7 @@ Each takes one message: a sentence that says what is wrong and what to do about 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 
@@ -68,7 +68,7 @@ class UnknownMethod(InputError):
 
 
 class UnknownArchitecture(InputError):
-    """The architecture table has no row for this model type."""
+    """The installed transformers has no such model type, or none of it that reads texts."""
 
 
 class UnknownSite(InputError):
@@ -146,3 +146,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     by_lower = {name.lower(): name for name in known}
     close = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     return f" Did you mean {by_lower[close[0]]}?" if close else ""
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Return ascending numbers in few words: 0 to 3, 5."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in parts)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from errata.export.files import Exported
     from errata.methods.base import Method
     from errata.methods.shared.presets import Preset
+    from errata.model.lm import LM
+    from errata.model.verify import Check
 
 FACT_FIELDS = ("prompt", "subject", "target", "before", "after", "said")
 PARTS = ("stats", "solve", "apply")
@@ -66,6 +68,30 @@ def record(kept: Record) -> dict[str, Any]:
 def whole_record(kept: Record, history: Sequence[Event]) -> dict[str, Any]:
     """Return all the book knows of an edit, with what happened to it since."""
     return {**kept.meta, **record(kept), "history": [asdict(event) for event in history]}
+
+
+def architecture(lm: LM, checks: Sequence[Check]) -> dict[str, Any]:
+    """Return {"model", "model_type", "by", "kind", "layers", "width", …, "blocks": […], "checks": [{"what", "holds", "seen"}]}.
+
+    "by" is "row" where the table has one, else "shape"; a line of "blocks" is for layers that are alike.
+    """
+    from errata.delta import Site
+
+    row, kinds = lm.row, dict[Any, list[int]]()
+    for layer in range(lm.depth):
+        kinds.setdefault((lm.stack(layer), type(lm.module(Site(layer, "block"))).__name__), []).append(layer)
+    blocks = [
+        {
+            "layers": layers, "block": block, "path": stack.blocks, "up": list(stack.up),
+            "down": stack.down, "attention": stack.attention,
+        }
+        for (stack, block), layers in kinds.items()
+    ]  # fmt: skip
+    return {
+        "model": lm.name, "model_type": lm.model.config.model_type, "by": lm.found_by, "kind": row.kind, "layers": lm.depth,
+        "width": lm.width, "transposed": row.transposed, "post_norm": row.post_norm, "experts": row.experts,
+        "cache": row.cache, "blocks": blocks, "checks": [check._asdict() for check in checks],
+    }  # fmt: skip
 
 
 def method(name: str, cls: type[Method], presets: Iterable[Preset] = ()) -> dict[str, Any]:

@@ -5,7 +5,6 @@ pytest tests/model/test_arch.py
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +12,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from errata.delta import Site
-from errata.errors import UnknownArchitecture, UnknownSite, UnsupportedModel
+from errata.errors import UnknownSite, UnsupportedModel
 from errata.methods import get, names
 from errata.model import arch
 from errata.model.lm import LM
@@ -112,15 +111,6 @@ def test_opt_that_norms_afterwards_is_another_row() -> None:
     assert not tiny.build("opt").row.post_norm
 
 
-def test_an_unknown_model_type_says_what_to_add() -> None:
-    with pytest.raises(UnknownArchitecture) as caught:
-        arch.row("lama")
-    assert re.search(
-        r"model_type 'lama'.*arch\.py.*Did you mean llama\?.*Add.*blocks.*down.*transposed", str(caught.value)
-    )
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize(("layer", "role"), [(3, "down"), (-1, "down"), (99, "block"), (0, "side"), (0, "")])
 def test_unknown_sites_are_named(models: Models, layer: int, role: str) -> None:
     with pytest.raises(UnknownSite, match=r"layers 0 to 2|is not a role; use one of block, up, down, attention"):
@@ -133,7 +123,7 @@ def test_experts_have_no_dense_down(models: Models, name: str) -> None:
     with pytest.raises(UnsupportedModel, match=rf"tiny {name} \({name}\) has experts in place of one dense down"):
         lm.parameter(Site(0, "down"))
     assert recorded(lm, Site(1, "attention"))[1].shape[-1] == lm.width == tiny.WIDTH
-    for method in names():
+    for method in set(names()) - {"grace", "lora", "melo", "rome"}:
         with pytest.raises(UnsupportedModel, match="experts"):
             get(method)().solve(lm, tiny.FACTS[:1])
 

@@ -29,7 +29,7 @@ COMMANDS: Final[Mapping[str, str]] = {
         "editing": "ask edit save methods stats demo",
         "chat": "chat",
         "book": "log show drop restore diff tag checkout verify keygen merge conflicts check migrate compact",
-        "locate": "locate radius",
+        "locate": "arch locate radius",
         "export": "export push unpush pull",
         "bundle": "bundle unbundle",
         "ci": "ci",

@@ -1,4 +1,4 @@
-"""Commands that look into a model: locate (where it keeps a fact) and radius (how far keys lie apart)."""
+"""Commands that look into a model: arch (how it is built), locate (where it keeps a fact), radius (how far keys lie apart)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,23 @@ import errata
 from errata.cli import common as opt
 from errata.cli.common import Shown
 from errata.errors import InputError
+
+
+def arch(
+    model: Annotated[str, typer.Argument(help="'primer', 'smollm2', a directory, a GGUF file, or a hub id.")],
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    trust_remote_code: opt.Remote = False,
+    as_json: opt.Json = False,
+) -> Shown:
+    """Show where a model's matrices were found, and whether its own passes bear that out."""
+    from errata import wire
+    from errata.model.loading import load
+    from errata.model.verify import checks
+
+    lm = load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    row = wire.architecture(lm, checks(lm))
+    return Shown(row, as_json, code=0 if all(check["holds"] for check in row["checks"]) else 1, notes=lm.notes)
 
 
 def locate(

@@ -7,7 +7,7 @@ the same bytes for the same inputs and seed; what later edits need to know is ca
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import Any, ClassVar, Literal, Self, TypeVar
@@ -26,6 +26,7 @@ from errata.model.trace import no_grads_kept
 from errata.stats.store import Progress
 
 Auto = Literal["auto"]  # a setting that `resolve` fills in
+Role = Literal["up", "down", "attention"]
 _Value = TypeVar("_Value")
 BELOW = "below"  # in the carry of edits whose deltas depend on which edits of their method stand below them
 PARENTS = 32  # ids of the edits below that an edit names; the state as a whole is named by one hash
@@ -176,9 +177,23 @@ def step_for(matrix: Tensor, parts: int) -> float:
     return float(f"{float(matrix.detach().double().square().mean().sqrt()) / parts:.2g}")
 
 
-def layer_at(lm: LM, share: float) -> int:
-    """Return the layer at a fraction of the depth a prompt can be found in."""
-    return min(lm.reachable - 1, max(0, round(share * lm.reachable)))
+def layer_at(lm: LM, share: float, role: str = "down") -> int:
+    """Return the layer at a fraction of the depth a prompt can be found in, or the nearest that has a matrix of a role."""
+    wanted = min(lm.reachable - 1, max(0, round(share * lm.reachable)))
+    return min(with_role(lm, range(lm.reachable), role) or [wanted], key=lambda layer: (abs(layer - wanted), layer))
+
+
+def roles_of(lm: LM, roles: tuple[Role, ...] | Auto) -> tuple[Role, ...]:
+    """Return the roles said, or the feed-forward part's; the attention's where half of the blocks or more have no dense one."""
+    if roles != "auto":
+        return roles
+    dense, attention = (len(with_role(lm, range(lm.depth), *names)) for names in (("up", "down"), ("attention",)))
+    return ("up", "down") if 2 * dense > lm.depth or not attention else ("attention",)
+
+
+def with_role(lm: LM, layers: Iterable[int], *roles: str) -> tuple[int, ...]:
+    """Return the layers that have a matrix of every role: blocks of a hybrid differ, and experts have no dense one."""
+    return tuple(layer for layer in layers if all(lm.has(Site(layer, role)) for role in roles))
 
 
 def check(settings: Any) -> None:

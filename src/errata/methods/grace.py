@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -29,8 +29,8 @@ from torch import Tensor
 from errata.delta import Graft, Site
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods.base import Auto, Solution, filled, layer_at
-from errata.methods.shared.parts import RoutedByParts, index_of, learned, told
+from errata.methods.base import Auto, Role, Solution, filled, layer_at, roles_of
+from errata.methods.shared.parts import RoutedByParts, index_of, learned, left_out, told
 from errata.methods.shared.routed import labels_in, preview, read_keys, training_query, without_bank
 from errata.model.grafts.keyed import label_tensor
 from errata.model.lm import LM
@@ -47,7 +47,7 @@ class Grace(RoutedByParts):
     """One key and one value for a fact."""
 
     layer: int | Auto = field(default="auto", metadata={"help": "layer of the codebook"})
-    role: Literal["up", "down"] | Auto = field(default="auto", metadata={"help": "matrix of that layer"})
+    role: Role | Auto = field(default="auto", metadata={"help": "matrix of that layer"})
     steps: int = field(default=100, metadata={"help": "most updates of the value", "least": 1})
     lr: float | Auto = field(
         default="auto", metadata={"help": "Adam's step; auto: a third of the RMS of y", "above": 0}
@@ -66,9 +66,10 @@ class Grace(RoutedByParts):
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
         """Return the layer that tells questions apart, or three quarters of the depth."""
-        parted = self.parted(lm)
-        layer = self.gauged(lm, "auto").question.layer if parted and self.layer == "auto" else layer_at(lm, 0.75)
-        return {"layer": layer, "role": "down", "by": "parts" if parted and self.role != "up" else "prompt"}
+        role = roles_of(lm, "auto" if self.role == "auto" else (self.role,))[-1]
+        parted = self.parted(lm) and role == "down"
+        layer = self.gauged(lm, "auto").question.layer if parted and self.layer == "auto" else layer_at(lm, 0.75, role)
+        return {"layer": layer, "role": role, "by": "parts" if parted else "prompt"}
 
     def sites(self) -> tuple[Site, ...]:
         """Return the site of the codebook."""
@@ -102,9 +103,8 @@ class Grace(RoutedByParts):
         value, loss, steps = self._learn(lm, site, without_bank(lm, learned(lm, facts, self.seed), index_of(keyed)))
         put = Graft(keyed.wrapper, {"index": keyed.config["index"]}, {"value": value})
         report = {"loss": [loss], "steps": [steps], "converged": [loss < 0.05]}
-        return Solution(
-            {found.question: keyed, site: put}, report={**report, **told(found, past, facts, keyed.wrapper)}
-        )
+        report |= {**told(found, past, facts, keyed.wrapper), **left_out(lm, facts, self.seed).report(lm)}
+        return Solution({found.question: keyed, site: put}, report=report)
 
     def _learn(self, lm: LM, site: Site, batch: Batch) -> tuple[Float[Tensor, " out"], float, int]:
         assert batch.ends is not None

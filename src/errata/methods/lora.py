@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from errata.delta import LowRank, Site
 from errata.edit import Edit
 from errata.errors import BadConfig, NotFinite
 from errata.fact import Fact
-from errata.methods.base import Auto, Method, Solution, filled
+from errata.methods.base import Auto, Method, Role, Solution, filled, roles_of, with_role
 from errata.methods.shared.routed import training_query
 from errata.model.lm import LM
 from errata.model.query import Query
@@ -37,9 +37,9 @@ from errata.solve.keys import forms, queries
 class Lora(Method):
     """Low-rank adapters of peft on every layer, merged into the weights."""
 
-    layers: tuple[int, ...] | Auto = field(default="auto", metadata={"help": "layers adapted; auto: all"})
-    roles: tuple[Literal["up", "down", "attention"], ...] = field(
-        default=("up", "down"), metadata={"help": "matrices adapted in each"}
+    layers: tuple[int, ...] | Auto = field(default="auto", metadata={"help": "layers adapted; auto: all that can be"})
+    roles: tuple[Role, ...] | Auto = field(
+        default="auto", metadata={"help": "matrices adapted in each; auto: up,down, or attention beside experts"}
     )
     rank: int = field(default=8, metadata={"help": "r", "least": 1})
     alpha: float = field(default=32.0, metadata={"help": "the change is multiplied by alpha / r", "above": 0})
@@ -54,12 +54,13 @@ class Lora(Method):
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder", "classifier")
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
-        """Return all layers."""
-        return {"layers": tuple(range(lm.depth))}
+        """Return the feed-forward matrices of all layers that have them, or the attention's output where none has."""
+        roles = roles_of(lm, self.roles)
+        return {"layers": with_role(lm, range(lm.depth), *roles) or tuple(range(lm.depth)), "roles": roles}
 
     def sites(self) -> tuple[Site, ...]:
         """Return every site adapted."""
-        return tuple(Site(layer, role) for layer in sorted(filled(self.layers)) for role in self.roles)
+        return tuple(Site(layer, role) for layer in sorted(filled(self.layers)) for role in filled(self.roles))
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the trained change of a batch of facts."""
@@ -83,23 +84,22 @@ class Lora(Method):
         peft = import_module("peft")
         modules = {site: lm.module(site) for site in self.sites()}
         names = {id(module): name for name, module in lm.model.named_modules()}
-        wanted = {site: names[id(module)] for site, module in modules.items()}
+        # In a drawer of their own: of a whole model peft knows the type, and refuses by name what it cannot export there.
+        drawer = nn.ModuleDict({str(place): module for place, module in enumerate(modules.values())})
         config = peft.LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, target_modules=list(wanted.values()), fan_in_fan_out=lm.row.transposed
+            r=self.rank, lora_alpha=self.alpha, target_modules=list(drawer), fan_in_fan_out=lm.row.transposed
         )
-        known = set(vars(lm.model))
+        with torch.random.fork_rng(devices=[lm.device] if lm.device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
+            peft.inject_adapter_in_model(config, drawer)
+        layers: dict[Site, Any] = dict(zip(modules, drawer.values(), strict=True))
         try:
-            with torch.random.fork_rng(devices=[lm.device] if lm.device.type == "cuda" else []):
-                torch.manual_seed(self.seed)
-                peft.inject_adapter_in_model(config, lm.model)
-            layers = {site: lm.model.get_submodule(name) for site, name in wanted.items()}
+            for site, module in modules.items():
+                _put(lm.model, names[id(module)], layers[site])
             yield {s: (m.lora_A.default.weight, m.lora_B.default.weight) for s, m in layers.items()}
         finally:
-            for site, name in wanted.items():
-                parent, _, last = name.rpartition(".")
-                _child(lm.model, parent)._modules[last] = modules[site]
-            for name in set(vars(lm.model)) - known:
-                delattr(lm.model, name)
+            for module in modules.values():
+                _put(lm.model, names[id(module)], module)
 
     def _train(self, lm: LM, batch: Batch, parameters: Sequence[nn.Parameter | Tensor]) -> tuple[float, int]:
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=0.0)
@@ -116,6 +116,6 @@ class Lora(Method):
         return loss.item(), step
 
 
-def _child(model: nn.Module, path: str) -> nn.Module:
-    found: nn.Module = model.get_submodule(path)
-    return found
+def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, last = path.rpartition(".")
+    model.get_submodule(parent)._modules[last] = module

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 from torch import Tensor
 
@@ -32,8 +32,17 @@ from errata.delta import Graft, Site
 from errata.edit import Edit
 from errata.errors import BadConfig, UnsupportedModel
 from errata.fact import Fact
-from errata.methods.base import Auto, Solution, filled, layer_at, step_for
-from errata.methods.shared.parts import RoutedByParts, by_length, index_of, learned, other_questions, told, what_follows
+from errata.methods.base import Auto, Role, Solution, filled, layer_at, roles_of, step_for, with_role
+from errata.methods.shared.parts import (
+    RoutedByParts,
+    by_length,
+    index_of,
+    learned,
+    left_out,
+    other_questions,
+    told,
+    what_follows,
+)
 from errata.methods.shared.routed import labels_in, preview, read_keys, training_query, without_bank
 from errata.model.grafts.keyed import label_tensor
 from errata.model.lm import LM
@@ -42,7 +51,6 @@ from errata.model.tokens import Batch
 from errata.solve.descent.blocks import begin, fit
 from errata.solve.descent.loop import Training
 
-Role = Literal["up", "down", "attention"]
 Block: TypeAlias = dict[str, Tensor]
 
 
@@ -53,7 +61,9 @@ class Melo(RoutedByParts):
     index: int | Auto = field(default="auto", metadata={"help": "layer keys are read at, before all of `layers`"})
     key: Role | Auto = field(default="auto", metadata={"help": "matrix whose output at the index layer is the key"})
     layers: tuple[int, ...] | Auto = field(default="auto", metadata={"help": "layers with blocks"})
-    roles: tuple[Role, ...] = field(default=("up", "down"), metadata={"help": "matrices with blocks"})
+    roles: tuple[Role, ...] | Auto = field(
+        default="auto", metadata={"help": "matrices with blocks; auto: up,down, or attention beside experts"}
+    )
     rank: int = field(default=2, metadata={"help": "p: the rank of a block", "least": 1})
     alpha: float | None = field(default=None, metadata={"help": "s = alpha / p; none: s = 1", "above": 0})
     steps: int = field(default=50, metadata={"help": "most updates", "least": 1})
@@ -91,18 +101,25 @@ class Melo(RoutedByParts):
         if lm.reachable < 2:
             raise UnsupportedModel(f"{self.name} needs a layer for keys before one for blocks; {lm.name} has only one.")
         parted = self.parted(lm)
-        index = min(layer_at(lm, 0.66), lm.reachable - 2) if self.index == "auto" else self.index
-        if parted and self.index == "auto" and self.layers == "auto":
+        roles = roles_of(lm, self.roles)
+        key = "attention" if roles == ("attention",) else "down" if lm.row.kind == "classifier" else "up"
+        blocks = with_role(lm, range(1, lm.reachable), *roles) or (lm.reachable - 1,)
+        if self.index != "auto":
+            index = self.index
+        elif parted and self.layers == "auto":
             index = self.gauged(lm, "auto").question.layer
-        if self.index == "auto" and self.layers != "auto":
-            index = max(0, min(index, min(self.layers) - 1))
-        behind = [layer for layer in (index + 1, index + 2) if layer < lm.reachable]
-        layers = [*behind, *(lm.depth - lm.reachable + layer for layer in behind if lm.row.kind == "encoder-decoder")]
-        layers = [layer for layer in dict.fromkeys(layers) if layer > index]
-        key = "down" if lm.row.kind == "classifier" else "up"
-        first = lm.weights.base(Site(min(index + 1, lm.depth - 1), self.roles[-1]))
-        own = {"by": "parts", "stop": 0.05} if parted else {"by": "prompt", "stop": 0.01}
-        return {"index": index, "key": key, "layers": tuple(sorted(layers)), "lr": step_for(first, 4), **own}
+        else:
+            latest = (min(self.layers) if self.layers != "auto" else max(blocks)) - 1
+            wanted = min(layer_at(lm, 0.66, key), latest)
+            index = max((0, *with_role(lm, range(wanted + 1), key)))
+        behind = [layer for layer in blocks if layer > index][:2]
+        second = with_role(lm, (lm.depth - lm.reachable + layer for layer in behind), *roles)
+        layers = [*behind, *(second if lm.row.kind == "encoder-decoder" else ())]
+        layers = sorted({layer for layer in layers if layer > index}) or [lm.depth - 1]
+        first = Site(layers[0] if self.layers == "auto" else min(index + 1, lm.depth - 1), roles[-1])
+        found = {"index": index, "key": key, "layers": tuple(layers), "roles": roles}
+        found |= {"by": "parts", "stop": 0.05} if parted else {"by": "prompt", "stop": 0.01}
+        return found | ({"lr": step_for(lm.weights.base(first), 4)} if lm.has(first) else {})
 
     def at(self) -> Site:
         """Return the site keys are read at."""
@@ -114,7 +131,7 @@ class Melo(RoutedByParts):
 
     def sites(self) -> tuple[Site, ...]:
         """Return the sites with blocks."""
-        return tuple(Site(layer, role) for layer in sorted(filled(self.layers)) for role in self.roles)
+        return tuple(Site(layer, role) for layer in sorted(filled(self.layers)) for role in filled(self.roles))
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the block and keys of a batch of facts."""
@@ -160,4 +177,7 @@ class Melo(RoutedByParts):
         place = {"index": keyed.config["index"], "scale": self.scale}
         grafts = {site: Graft(keyed.wrapper, place, block) for site, block in blocks.items()}
         report = {"loss": [loss], "steps": [steps], "converged": [loss < 0.05]}
-        return Solution({found.question: keyed, **grafts}, report={**report, **told(found, past, facts, keyed.wrapper)})
+        texts = left_out(lm, facts, self.seed).report(lm)
+        return Solution(
+            {found.question: keyed, **grafts}, report={**report, **told(found, past, facts, keyed.wrapper), **texts}
+        )

@@ -9,19 +9,62 @@ Gupta et al., https://arxiv.org/abs/2403.07175.
 
 Differs from the paper: k is k* in both places (R-ROME; ``consistent_keys=False`` gives the original, k on the bare prompt);
 C is damped (``damping=0`` gives the paper's); on models nobody tuned, v*'s step is a fraction of the size of z0 and the layer
-a fraction of the depth.
+a fraction of the depth. Where a block has experts in place of one matrix, those that are opened share the change by their gates
+(`methods.shared.experts`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
+from errata.delta import Site
+from errata.edit import Edit
+from errata.fact import Fact
+from errata.methods.base import Auto, Solution, filled, layer_at, with_role
+from errata.methods.shared import experts
 from errata.methods.shared.one_matrix import OneMatrix
+from errata.model.lm import EXPERTS, LM
+from errata.stats.store import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rome(OneMatrix):
-    """One rank-one change of one `down` matrix."""
+    """One rank-one change of one `down` matrix, or of the experts opened in its place."""
+
+    role: Literal["down", "experts"] | Auto = field(
+        default="auto", metadata={"help": "the dense down projection, or the experts in its place"}
+    )
 
     name: ClassVar[str] = "rome"
+
+    def automatic(self, lm: LM) -> Mapping[str, Any]:
+        """Return experts where no block has a dense matrix, and an early layer."""
+        dense = with_role(lm, range(lm.reachable), "down") or not lm.experts
+        role = ("down" if dense else EXPERTS) if self.role == "auto" else self.role
+        found = {**super().automatic(lm), "role": role}
+        return found if role == "down" else {**found, "layer": layer_at(lm, 0.17, EXPERTS)}
+
+    def sites(self) -> tuple[Site, ...]:
+        """Return the one site written to; the change of experts is of those that are opened there."""
+        return (Site(filled(self.layer), filled(self.role)),)
+
+    def prepare(self, lm: LM, progress: Progress | None = None) -> None:
+        """Compute the covariance, or those of the experts, and what a constraint asks for."""
+        how = self.resolve(lm)
+        if how.role == "down":
+            return super().prepare(lm, progress)
+        experts.check(how)
+        experts.moments(lm, how.sites()[0], how.corpus, how.tokens, progress)
+        return None
+
+    def statistics(self, lm: LM) -> dict[str, dict[str, Any]]:
+        """Return the name of the covariance; those of experts are kept while the model lives."""
+        return super().statistics(lm) if self.role == "down" else {}
+
+    def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
+        """Return the update."""
+        if self.role == "down":
+            return super().compute(lm, facts, past)
+        return experts.solve(self, lm, self.sites()[0], facts)

@@ -1,24 +1,24 @@
-"""The table of architectures: one row per `model_type`, and nothing else in errata knows a module path.
+"""What errata must know about an architecture, and the table of those that somebody wrote down.
 
-Orientation is written in the row, never guessed from a shape: a square matrix stored transposed looks like any other.
+A `model_type` without a row is found by `errata.model.shape`, from what its modules do; a row wins where there is one.
+Orientation is never guessed from a shape: a square matrix stored transposed looks like any other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from errata.errors import UnknownArchitecture, did_you_mean
-
 Kind = Literal["decoder", "encoder-decoder", "encoder", "classifier"]
+Cache = Literal["plain", "own", "none"]
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
     """Paths of one stack of blocks: `blocks` from the model, the others from a block.
 
-    `up` may name one fused matrix (gate and up together).
+    `up` may name one fused matrix (gate and up together). What blocks do not have is "".
     """
 
     blocks: str
@@ -39,7 +39,10 @@ class Architecture:
         post_norm: a norm stands between `down` and the residual stream, so a value there is not a vector added to it.
         skips: blocks below a layer may be left out when their output is known (T5's first block
             computes a bias for all).
-        experts: the feed-forward part is a set of experts; there is no dense `down`.
+        experts: the feed-forward part of some blocks is a set of experts; there is no dense `down` in them.
+        by_layer: what is called otherwise in some layers, by their number: hybrids have blocks of several kinds.
+        cache: what a text can be gone on with: keys and values in a plain list, only what the model makes for itself (states
+            of a recurrence), or nothing, and texts are read again for each token.
     """
 
     stacks: tuple[Stack, ...]
@@ -48,9 +51,12 @@ class Architecture:
     post_norm: bool = False
     skips: bool = True
     experts: bool = False
+    by_layer: Mapping[int, Stack] = field(default_factory=dict)
+    cache: Cache = "plain"
 
 
 _LLAMA = Stack("model.layers", ("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", "self_attn.o_proj")
+_EXPERTS = Stack("model.layers", (), "", "self_attn.o_proj")
 _GPT2 = Stack("transformer.h", ("mlp.c_fc",), "mlp.c_proj", "attn.c_proj")
 _GPTJ = Stack("transformer.h", ("mlp.fc_in",), "mlp.fc_out", "attn.out_proj")
 _NEOX = Stack("gpt_neox.layers", ("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h", "attention.dense")
@@ -81,14 +87,14 @@ TABLE: Mapping[str, Architecture] = {
     "gptj": Architecture((_GPTJ,)),
     "llama": Architecture((_LLAMA,)),
     "mistral": Architecture((_LLAMA,)),
-    "mixtral": Architecture((_LLAMA,), experts=True),
+    "mixtral": Architecture((_EXPERTS,), experts=True),
     "olmo2": Architecture((_LLAMA,), post_norm=True),
     "opt": Architecture((_OPT,)),
     "phi": Architecture((_PHI,)),
     "phi3": Architecture((_PHI3,)),
     "qwen2": Architecture((_LLAMA,)),
     "qwen3": Architecture((_LLAMA,)),
-    "qwen3_moe": Architecture((_LLAMA,), experts=True),
+    "qwen3_moe": Architecture((_EXPERTS,), experts=True),
     "smollm3": Architecture((_LLAMA,)),
     "t5": Architecture(_T5, kind="encoder-decoder", skips=False),
 }
@@ -112,21 +118,12 @@ _PUBLISHED: Mapping[tuple[str, int, int, int], str] = {
 }
 
 
-def row(model_type: str, config: object = None) -> Architecture:
-    """Return the row of a `model_type`, or of the variant of it that `config`'s attributes tell.
-
-    Raises:
-        UnknownArchitecture: no row; the message says what to add and where.
-    """
-    if model_type not in TABLE:
-        raise UnknownArchitecture(
-            f"no row for model_type {model_type!r} in errata/model/arch.py.{did_you_mean(model_type, TABLE)} Add one: "
-            "the paths of its blocks, up, down and attention output, and whether its weights are stored transposed."
-        )
+def row(model_type: str, config: object = None) -> Architecture | None:
+    """Return the row of a `model_type`, or of the variant of it that `config`'s attributes tell; None if nobody wrote one."""
     for (kind, name, value), variant in _VARIANTS.items():
         if kind == model_type and getattr(config, name, None) is value:
             return variant
-    return TABLE[model_type]
+    return TABLE.get(model_type)
 
 
 def published(model_type: str, width: int, layers: int, vocabulary: int) -> str:

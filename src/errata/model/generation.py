@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from errata.errors import UnsupportedModel
 from errata.model.arch import Architecture
-from errata.model.tokens import Tokens
+from errata.model.tokens import Batch, Tokens
 from errata.model.trace import Modules, answers_only
 
 # From logits (b, v), the places of these rows among all starts, and the step, to the next tokens (b,).
@@ -36,6 +38,7 @@ class Speaker(Modules, Protocol):
     name: str
     row: Architecture
     tokens: Tokens
+    weights: Any
 
     @property
     def device(self) -> torch.device:
@@ -133,40 +136,54 @@ def _run(
 
 
 class _Feed:
-    """A batch being continued: what the model has read (its cache) and what it reads next."""
+    """A batch being continued: what the model has read (its cache) and what it reads next; all of it, if it keeps no cache."""
 
     def __init__(self, lm: Speaker, ids: Int[Tensor, "b t"]) -> None:
         self._lm, self._mask, self._cache, self._encoded = lm, torch.ones_like(ids), None, None
-        self._next = ids
+        self._next, self._keeps, self._ends = ids, lm.row.cache != "none", ids.shape[1] - 1
         if lm.row.kind == "encoder-decoder":
-            self._encoded = lm.model.get_encoder()(input_ids=ids, attention_mask=self._mask)[0]
+            self._encoded = lm.model.get_encoder()(input_ids=ids, attention_mask=self._mask)
             self._next = torch.full_like(ids[:, :1], lm.tokens.start)
 
     def logits(self) -> Float[Tensor, "b v"]:
         """Read what is next and return the logits of what follows, in float32 or better."""
         model, ids = self._lm.model, self._next
-        common = {"attention_mask": self._mask, "past_key_values": self._cache, "use_cache": True}
+        cached = {"past_key_values": self._cache, "use_cache": True} if self._keeps else {"use_cache": False}
+        common = {"attention_mask": self._mask, **cached}
         last = torch.arange(len(ids), device=ids.device), torch.full((len(ids),), ids.shape[1] - 1, device=ids.device)
-        with answers_only(self._lm, *last):
+        with answers_only(self._lm, *last), self._reading(ids):
             if self._encoded is None:
                 out = model(input_ids=ids, **common)
             else:
-                out = model(encoder_outputs=(self._encoded,), decoder_input_ids=ids, **common)
-        self._cache = out.past_key_values
+                out = model(encoder_outputs=self._encoded, decoder_input_ids=ids, **common)
+        self._cache = out.past_key_values if self._keeps else None
         found: Tensor = out.logits[0]
         return found.to(torch.promote_types(found.dtype, torch.float32))
 
+    def _reading(self, ids: Int[Tensor, "b t"]) -> AbstractContextManager[None]:
+        """Say where the prompts end in a pass that reads them again with what follows."""
+        if self._keeps or self._encoded is not None:
+            return nullcontext()
+        ends = torch.full_like(ids[:, 0], self._ends)
+        batch = replace(Batch.unlabelled({"input_ids": ids, "attention_mask": self._mask}), ends=ends)
+        found: AbstractContextManager[None] = self._lm.weights.grafts.reading(batch)
+        return found
+
     def add(self, tokens: Int[Tensor, " b"]) -> None:
         """Let each row go on with a token."""
-        self._next = tokens[:, None].to(self._mask.device)
+        tokens = tokens[:, None].to(self._mask.device)
+        self._next = tokens if self._keeps else torch.cat([self._next, tokens], dim=1)
         if self._encoded is None:
-            self._mask = torch.cat([self._mask, torch.ones_like(self._next)], dim=1)
+            self._mask = torch.cat([self._mask, torch.ones_like(tokens)], dim=1)
 
     def keep(self, index: Int[Tensor, " s"]) -> None:
         """Let only some rows go on; `index` is on the CPU, whose indices every device takes."""
-        assert self._cache is not None
         self._mask = self._mask[index]
-        self._cache.batch_select_indices(index)
+        if self._keeps:
+            assert self._cache is not None
+            self._cache.batch_select_indices(index)
+        else:
+            self._next = self._next[index]
         self._lm.weights.grafts.keep(index)
         if self._encoded is not None:
-            self._encoded = self._encoded[index]
+            self._encoded = type(self._encoded)(last_hidden_state=self._encoded[0][index])

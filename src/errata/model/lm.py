@@ -6,12 +6,12 @@ Only this file and `model.loading` import transformers.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -20,9 +20,12 @@ from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
 from errata.delta import Site
-from errata.errors import NotFinite, UnknownSite, UnsupportedModel
-from errata.model import arch
+from errata.errors import NotFinite, UnknownSite, UnsupportedModel, ranges
+from errata.model import arch, shape, verify
+from errata.model.arch import Stack
 from errata.model.checkpoints import check_written, copy_side_files
+from errata.model.experts import Experts
+from errata.model.experts import find as find_experts
 from errata.model.generation import Ends, generate_tokens
 from errata.model.identify import identify
 from errata.model.query import Prompt, Query, as_query
@@ -31,7 +34,8 @@ from errata.model.tokens import Batch, Room, Tokens
 from errata.model.trace import answers_only, tuple_lengths
 from errata.model.weights import Weights
 
-CLASSIFIES = "ForSequenceClassification"  # how the classes are called whose head names a class of a text
+# Roles of a block's experts: all of them, whose output is their sum, and one, as in "expert3", which has a matrix.
+EXPERTS, EXPERT = "experts", "expert"
 
 
 class LM:
@@ -43,13 +47,14 @@ class LM:
         name: what to call it in messages.
 
     Attributes:
-        row: the architecture's row. depth: number of layers, all stacks together. width: size of the residual stream.
+        row: the architecture's row. found_by: whether the table has it, or its shape told it.
+        depth: number of layers, all stacks together. width: size of the residual stream.
         inner: size of the feed-forward part. weights: its matrices. memory: what is worth keeping meanwhile.
         identity, fingerprint: what the base is known by, in parts and as one word.
         notes: what a user should know of how it was loaded.
 
     Raises:
-        UnknownArchitecture: no row for its `model_type`.
+        UnsupportedModel: no row for its `model_type`, and its matrices cannot be told by their shape, or fail a check.
         BadModel: its tokenizer gives no character offsets.
     """
 
@@ -57,9 +62,13 @@ class LM:
 
     def __init__(self, model: Any, tokenizer: Any, name: str = "") -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.row = arch.row(model.config.model_type, model.config)
-        if type(model).__name__.endswith(CLASSIFIES):
+        written = arch.row(model.config.model_type, model.config)
+        self.row = shape.row_of(model, tokenizer) if written is None else written
+        self.found_by: Literal["row", "shape"] = "shape" if written is None else "row"
+        if written is not None and type(model).__name__.endswith(shape.CLASSIFIES):
             self.row = replace(self.row, kind="classifier")
+        elif self.row.kind == "encoder" and model.config.is_decoder:  # BERT as one that goes on with a text
+            self.row = replace(self.row, kind="decoder")
         config = model.config.get_text_config()
         self.name = name or str(getattr(config, "_name_or_path", "")) or config.model_type
         reads = (
@@ -67,19 +76,22 @@ class LM:
             if self.row.kind == "classifier"
             else {}
         )
-        self.tokens = Tokens(tokenizer, self.row.kind, getattr(config, "decoder_start_token_id", None) or 0, **reads)
+        self.tokens = Tokens(tokenizer, self.row.kind, shape.start_of(model.config), **reads)
         self.tokens.within(len(self.embedding().weight), self.name)  # type: ignore[arg-type]
         self._blocks = [b for stack in self.row.stacks for b in model.get_submodule(stack.blocks)]
-        self._stacks = [stack for stack in self.row.stacks for _ in model.get_submodule(stack.blocks)]
+        stacks = [stack for stack in self.row.stacks for _ in model.get_submodule(stack.blocks)]
+        self._stacks = [self.row.by_layer.get(layer, stack) for layer, stack in enumerate(stacks)]
         self.depth = len(self._blocks)
         # Not the embedding's width: a few models (OPT-350M) project it to the stream's.
-        self.width = int(self.parameter(Site(0, "attention")).shape[0])
+        self.width = int(self.parameter(self._first("attention", "down")).shape[0])
         self.published = arch.published(config.model_type, self.width, self.depth, config.vocab_size)
         self.weights = Weights(self)
         if self.row.kind == "decoder":
             self.tokens.separator = find_separator(model, tokenizer)
         self.memory: dict[object, Any] = {}
         self._tuples = self._measure_tuples() if self.row.skips else []
+        if written is None:
+            self.row = verify.settled(self)
         self.identity = identify(model, model.config, len(self.embedding().weight), self.weights)  # type: ignore[arg-type]
         self.fingerprint = self.identity.fingerprint
 
@@ -92,16 +104,71 @@ class LM:
         if not 0 <= site.layer < self.depth:
             raise UnknownSite(f"{self.name} has layers 0 to {self.depth - 1}; there is no {site}.")
         block, stack = self._blocks[site.layer], self._stacks[site.layer]
-        paths = {"block": "", "up": stack.up[-1], "down": stack.down, "attention": stack.attention}
+        if site.role.startswith(EXPERT):
+            return self._expert(site)[0].module
+        up = stack.up[-1] if stack.up else ""
+        paths = {"block": "", "up": up, "down": stack.down, "attention": stack.attention}
         if site.role not in paths:
             raise UnknownSite(f"{site.role!r} is not a role; use one of {', '.join(paths)}.")
-        if self.row.experts and site.role in ("up", "down"):
-            raise UnsupportedModel(
-                f"{self.name} ({self.model.config.model_type}) has experts in place of one dense {site.role} "
-                "projection; edit its dense relative, or use a method that works on attention or adapters."
-            )
+        if site.role != "block" and not paths[site.role]:
+            raise UnsupportedModel(self._lacking(site))
         found: nn.Module = block.get_submodule(paths[site.role])
         return found
+
+    def stack(self, layer: int) -> Stack:
+        """Return what a layer's matrices are called."""
+        return self._stacks[layer]
+
+    def has(self, site: Site) -> bool:
+        """Return whether there is a matrix of this role in this layer: blocks of a hybrid differ."""
+        stack = self._stacks[site.layer]
+        if site.role == EXPERTS:
+            return site.layer in self.experts
+        return bool({"up": stack.up, "down": stack.down, "attention": stack.attention}[site.role])
+
+    @property
+    def experts(self) -> Mapping[int, Experts]:
+        """The experts of each layer that has some whose matrices were found, looked for when first asked."""
+        if EXPERTS not in self.memory:
+            self.memory[EXPERTS] = find_experts(self)
+        found: Mapping[int, Experts] = self.memory[EXPERTS]
+        return found
+
+    def _expert(self, site: Site) -> tuple[Experts, int | None]:
+        """Return the experts of a layer, and the number of the one that a site names, if it names one."""
+        found, number = self.experts.get(site.layer), site.role.removeprefix(EXPERT)
+        if found is None:
+            raise UnsupportedModel(f"layer {site.layer} of {self.name} has no experts whose matrices can be written.")
+        if number == "s":
+            return found, None
+        if not number.isdecimal() or int(number) >= found.count:
+            raise UnknownSite(f"{site} is no expert of {self.name}; there are {EXPERT}0 to {EXPERT}{found.count - 1}.")
+        return found, int(number)
+
+    def block(self, layer: int) -> nn.Module:
+        """Return a block."""
+        found: nn.Module = self._blocks[layer]
+        return found
+
+    def two_texts(self) -> Any:
+        """Run one pass over two short texts of one length."""
+        with torch.no_grad():
+            return self.model(**shape.inputs_for(self.model, self.tokenizer, self.row.kind), use_cache=False)
+
+    def _lacking(self, site: Site) -> str:
+        layers = [layer for layer in range(self.depth) if self.has(Site(layer, site.role))]
+        who, kind = f"{self.name} ({self.model.config.model_type})", type(self._blocks[site.layer]).__name__
+        if layers:
+            return f"layer {site.layer} of {who}, a {kind}, has no {site.role} projection; layers {ranges(layers)} have one."
+        if self.row.experts and site.role in ("up", "down"):
+            return (
+                f"{who} has experts in place of one dense {site.role} projection; edit its dense relative, or use a method "
+                "that works on attention or adapters."
+            )
+        return f"{who} has no {site.role} projection in any block ({kind}); use a method for another matrix it has."
+
+    def _first(self, *roles: str) -> Site:
+        return next(site for role in roles for layer in range(self.depth) if self.has(site := Site(layer, role)))
 
     def stored(self, site: Site) -> Tensor:
         """Return the live weight of a site as the architecture stores it; raises UnknownSite where there is none."""
@@ -111,7 +178,13 @@ class LM:
         return weight
 
     def parameter(self, site: Site) -> Float[Tensor, "out in"]:
-        """Return the live weight of a site as (out, in)."""
+        """Return the live weight of a site as (out, in); of an expert, its part of the tensor all of them lie in."""
+        if site.role.startswith(EXPERT):
+            self.module(site)
+            experts, number = self._expert(site)
+            if number is None:
+                raise UnsupportedModel(f"{site} is all experts of a layer; name one, such as {EXPERT}0.")
+            return experts.matrix(number)
         return self.stored(site).T if self.row.transposed else self.stored(site)
 
     def head(self) -> nn.Module:
@@ -130,7 +203,7 @@ class LM:
 
     def below(self, layer: int) -> list[tuple[nn.Module, int]]:
         """Return the blocks that need not run when the input of `layer` is known, and how long a tuple each returns."""
-        return list(zip(self._blocks[:layer], self._tuples, strict=False))
+        return list(zip(self._blocks[:layer], self._tuples if self.row.skips else (), strict=False))
 
     def _measure_tuples(self) -> list[int]:
         with torch.no_grad():
@@ -144,7 +217,7 @@ class LM:
     @property
     def inner(self) -> int:
         """Size of the feed-forward part (the `in` of ``down``)."""
-        return int(self.parameter(Site(0, "down")).shape[1])
+        return int(self.parameter(self._first("down", "attention")).shape[1])
 
     @property
     def device(self) -> torch.device:
@@ -159,8 +232,8 @@ class LM:
         return frozenset(int(s) for s in stops if self.tokens.has(s))  # another can never be said
 
     def cache(self) -> Any:
-        """Return an empty cache of keys and values, for `forward` to fill."""
-        return transformers.DynamicCache()
+        """Return an empty cache of keys and values, for `forward` to fill; None of a model that keeps other states."""
+        return transformers.DynamicCache() if self.row.cache == "plain" else None
 
     def forward(self, batch: Batch, cache: Any = None) -> Float[Tensor, "b *t v"]:
         """Return logits; gradients flow if the caller wants them. A cache is read and added to.

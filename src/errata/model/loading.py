@@ -18,9 +18,10 @@ from typing import Any
 import torch
 import transformers
 
-from errata.errors import BadConfig, BadModel, ErrataError
+from errata.errors import BadConfig, BadModel, ErrataError, UnknownArchitecture, did_you_mean
 from errata.model import arch, checkpoints, gguf
-from errata.model.lm import CLASSIFIES, LM, quiet
+from errata.model.lm import LM, quiet
+from errata.model.shape import CLASSIFIES, in_short
 
 _PRIMER = Path(__file__).parent.parent / "primer" / "model"
 _LOADERS = {
@@ -29,6 +30,13 @@ _LOADERS = {
     "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
     "encoder": transformers.AutoModelForMaskedLM,
 }
+# Where a type without a row may have its class, in this order unless its config.json names one of them.
+_OTHERS = (
+    transformers.AutoModelForCausalLM,
+    transformers.AutoModelForSeq2SeqLM,
+    transformers.AutoModelForImageTextToText,
+    transformers.AutoModelForMaskedLM,
+)
 
 
 def load(
@@ -50,7 +58,7 @@ def load(
 
     Raises:
         BadModel: no weights, pickle weights only, some missing, quantised in a way that cannot be undone, or unreadable.
-        BadConfig: no such device, dtype or separator here. UnknownArchitecture: no row for its `model_type`.
+        BadConfig: no such device, dtype or separator here. UnknownArchitecture, UnsupportedModel: of the model's type.
     """
     if name == "primer" and not _PRIMER.is_dir():
         raise BadModel("the primer's weights are not in this installation; run: make primer")
@@ -94,8 +102,7 @@ def _from_pretrained(
     folder = str(file.parent) if file else path
     common: dict[str, Any] = {"trust_remote_code": trust} | ({"gguf_file": file.name} if file else {})
     config = transformers.AutoConfig.from_pretrained(folder, **common)
-    classifies = any(name.endswith(CLASSIFIES) for name in config.architectures or ())
-    loader = _LOADERS["classifier" if classifies else arch.row(config.model_type).kind]
+    loader = loader_of(config)
     said = checkpoints.packing(config)
     notes = gguf.left_unread(file) if file else ()
     if said:
@@ -118,6 +125,35 @@ def _from_pretrained(
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)
     model = (model if spread else model.to(device or "cpu")).requires_grad_(False)
     return model, tokenizer, (*notes, *checkpoints.unused(info["unexpected_keys"]))
+
+
+def loader_of(config: Any) -> Any:
+    """Return the class of transformers that loads a configuration's model as it was saved, its other modalities included.
+
+    Raises:
+        UnknownArchitecture: it has none that says anything of texts.
+    """
+    names = config.architectures or ()
+    if any(name.endswith(CLASSIFIES) for name in names):
+        return _LOADERS["classifier"]
+    if (written := arch.row(config.model_type)) is not None:
+        goes_on = written.kind == "encoder" and config.is_decoder
+        return _LOADERS["decoder" if goes_on else written.kind]
+    if own := getattr(config, "auto_map", None):
+        return next((loader for loader in _OTHERS if loader.__name__ in own), _OTHERS[0])
+    able = [loader for loader in _OTHERS if type(config) in loader._model_mapping]
+    named = [loader for loader in able if _class_of(loader, config) in names]
+    if not able:
+        raise UnknownArchitecture(
+            f"transformers has no model of the type {config.model_type!r} that goes on with a text, fills a gap in one or "
+            "classifies it; give a model that does."
+        )
+    return (named or able)[0]
+
+
+def _class_of(loader: Any, config: Any) -> str:
+    found = loader._model_mapping[type(config)]
+    return str((found[0] if isinstance(found, tuple) else found).__name__)
 
 
 def _check_whole(path: str, model: Any, info: Mapping[str, Any]) -> None:
@@ -172,7 +208,7 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def check_directory(path: Path, name: str) -> None:
-    """Refuse what is no model with safetensors weights of an architecture in the table.
+    """Refuse what is no model with safetensors weights of a type that transformers has.
 
     A LoRA adapter beside the weights is refused and not merged: transformers loads it where peft is installed and ignores it
     where it is not, and the files do not say whether it belongs to these weights or is in them already. A guess would be an
@@ -180,7 +216,7 @@ def check_directory(path: Path, name: str) -> None:
 
     Raises:
         BadModel: no directory, no readable config.json, no weights, or pickled ones only.
-        UnknownArchitecture: no row for its `model_type`.
+        UnknownArchitecture: transformers has no such `model_type`.
     """
     if not path.is_dir():
         what = "is a file" if path.exists() else "is not there"
@@ -193,7 +229,7 @@ def check_directory(path: Path, name: str) -> None:
         raise BadModel(f"{name!r} has no config.json; give {give}.")
     if (path / checkpoints.ADAPTER).is_file():
         raise BadModel(f"{name!r}: {_HAS_ADAPTER}")
-    arch.row(_model_type(path / "config.json", name))
+    _check_type(*_model_type(path / "config.json", name))
     if any(path.glob("*.safetensors")):
         return
     pickled = [found for pattern in _PICKLED for found in path.glob(pattern)]
@@ -205,7 +241,8 @@ def check_directory(path: Path, name: str) -> None:
     raise BadModel(f"{name!r} has no weights (*.safetensors); save the model with its weights.")
 
 
-def _model_type(config: Path, name: str) -> str:
+def _model_type(config: Path, name: str) -> tuple[str, bool]:
+    """Return the type that a config.json names, and whether the model brings code of its own."""
     try:
         settings = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -217,7 +254,16 @@ def _model_type(config: Path, name: str) -> str:
         raise BadModel(
             f"the config.json of {name!r} does not name a model_type; give a directory as save_pretrained writes it."
         )
-    return found
+    return found, bool(settings.get("auto_map"))
+
+
+def _check_type(model_type: str, has_code: bool) -> None:
+    known = transformers.CONFIG_MAPPING
+    if model_type not in known and model_type not in arch.TABLE and not has_code:
+        raise UnknownArchitecture(
+            f"transformers {transformers.__version__} has no model_type {model_type!r}.{did_you_mean(model_type, known)} "
+            "Update transformers, or correct config.json."
+        )
 
 
 def check_place(device: str | None, dtype: str | None) -> None:
@@ -229,9 +275,3 @@ def check_place(device: str | None, dtype: str | None) -> None:
             torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise BadConfig(f"the device {device!r} cannot be used here ({in_short(error)}); use cpu.") from error
-
-
-def in_short(error: Exception) -> str:
-    """Return an error of another library as one line."""
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said[:160]}" if said else type(error).__name__

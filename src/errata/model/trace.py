@@ -186,6 +186,26 @@ def _hand_on(length: int, *args: Any, **kwargs: Any) -> Any:
     return (hidden, *[None] * (length - 1)) if length else hidden
 
 
+Before = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+After = Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]
+
+
+@contextmanager
+def watched(
+    before: Iterable[tuple[nn.Module, Before]] = (), after: Iterable[tuple[nn.Module, After]] = ()
+) -> Iterator[None]:
+    """Let functions see what modules are called with, and what they put out; what one returns then stands in its place.
+
+    For modules that no site names yet: `Trace` is for those that are.
+    """
+    with ExitStack() as stack:
+        for module, look in before:
+            stack.callback(module.register_forward_pre_hook(look, with_kwargs=True).remove)
+        for module, change in after:
+            stack.callback(module.register_forward_hook(change, with_kwargs=True).remove)
+        yield
+
+
 _Change = Callable[[Hidden, Hidden], Hidden]
 
 

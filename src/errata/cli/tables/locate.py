@@ -7,7 +7,33 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from errata.cli.tables.base import Json, table_of
+from errata.cli.tables.base import Json, mark, table_of
+from errata.errors import ranges
+
+
+def arch(row: Json) -> RenderableType:
+    """How a model is built, a line a kind of block, and a line a check."""
+    by = "by its row in the table" if row["by"] == "row" else "by its shape"
+    said = {
+        "matrices stored (in, out)": row["transposed"], "a norm or scale after down": row["post_norm"],
+        "experts in some blocks": row["experts"], "keeps states of its own": row["cache"] == "own",
+        "keeps no cache": row["cache"] == "none",
+    }  # fmt: skip
+    size = f"{row['layers']} blocks of width {row['width']}"
+    head = [f"{row['model']}: {row['model_type']}, a{'n' * (row['kind'][0] == 'e')} {row['kind']}, found {by}; {size}"]
+    head += [text for text, holds in said.items() if holds]
+    lines = []
+    for kind in row["blocks"]:
+        alike = f"\nlayer{'s' * (len(kind['layers']) > 1)} {ranges(kind['layers'])}: {kind['path']}, {kind['block']}"
+        lines += [alike, *(f"    {role:<10}{_paths(kind[role])}" for role in ("up", "down", "attention"))]
+    checks = table_of("", "check", "seen")
+    for check in row["checks"]:
+        checks.add_row(mark(check["holds"]), check["what"], check["seen"])
+    return Group(Text("; ".join(head)), Text("\n".join(lines)), checks)
+
+
+def _paths(found: str | list[str]) -> str:
+    return ", ".join([found] if isinstance(found, str) else found) or "none"
 
 
 def locate(row: Json) -> RenderableType:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from errata.data.common import relations
 from errata.delta import Site
+from errata.methods.base import with_role
 from errata.model.fitting import fits
 from errata.model.lm import LM
 from errata.model.query import Query
@@ -113,8 +114,8 @@ def gauge(lm: LM, subject: int | None = None, question: int | None = None) -> Ga
 
 def _measured(lm: LM, subject: int | None, question: int | None) -> Gauge:
     asked = list(_probes(lm))
-    early = _layers(lm, EARLY) if subject is None else [subject]
-    late = _layers(lm, LATE) if question is None else [question]
+    early = layers_within(lm, EARLY) if subject is None else [subject]
+    late = layers_within(lm, LATE) if question is None else [question]
     keys = read(lm, [query for _, _, query in asked], *([Site(i, "up") for i in layers] for layers in (early, late)))
     about = [subject for subject, _, _ in asked]
     relation = [name for _, name, _ in asked]
@@ -141,11 +142,11 @@ def _best(told: Mapping[Site, Told], tie: float) -> tuple[Site, float, Tensor, T
     return site, *told[site]
 
 
-def _layers(lm: LM, share: tuple[float, float]) -> list[int]:
-    """Return the layers between two shares of the depth, of which one has layers behind it."""
+def layers_within(lm: LM, share: tuple[float, float]) -> list[int]:
+    """Return the layers between two shares of the depth that have `up` and a layer behind them."""
     first, last = (round(s * lm.reachable) for s in share)
     last = min(last, lm.reachable - 2)
-    return list(range(min(first, last), last + 1))
+    return list(with_role(lm, range(min(first, last), last + 1), "up"))
 
 
 def _probes(lm: LM) -> Iterator[tuple[str, str, Query]]:

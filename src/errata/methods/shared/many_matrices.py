@@ -15,7 +15,7 @@ from torch import Tensor
 from errata.delta import Change, Dense, LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods.base import Auto, Solution, filled, layer_at
+from errata.methods.base import Auto, Solution, filled, layer_at, with_role
 from errata.methods.shared.locate_then_edit import PUBLISHED, LocateThenEdit, home
 from errata.model.fold import fold_in_blocks
 from errata.model.lm import LM
@@ -54,7 +54,7 @@ class ManyMatrices(LocateThenEdit):
         """Return settings for a model nobody tuned: early layers, or those up to the traced one."""
         last = home(lm, 0.25)
         first = max(0, last + layer_at(lm, 0.12) - layer_at(lm, 0.25))
-        return {**super().automatic(lm), "layers": tuple(range(first, last + 1))}
+        return {**super().automatic(lm), "layers": with_role(lm, range(first, last + 1), "down") or (last,)}
 
     def sites(self) -> tuple[Site, ...]:
         """Return the sites written to, ascending."""

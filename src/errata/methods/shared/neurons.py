@@ -9,7 +9,7 @@ from typing import Literal, Self
 from errata.delta import Site
 from errata.errors import BadConfig
 from errata.fact import Fact
-from errata.methods.base import Method
+from errata.methods.base import Method, with_role
 from errata.model.fitting import fits
 from errata.model.lm import LM
 from errata.model.query import Query
@@ -36,7 +36,8 @@ class Neuronal(Method):
             if getattr(self, share, 0) > 1:
                 raise BadConfig(f"{share} = {getattr(self, share):g} makes no sense; it is a share, at most 1.")
         reached = lm.reachable if self.where == "subject" else lm.depth
-        layers = tuple(range(reached)) if self.layers == "all" else tuple(sorted(self.layers))
+        every = with_role(lm, range(reached), "down") or tuple(range(reached))
+        layers = every if self.layers == "all" else tuple(sorted(self.layers))
         if self.where == "subject":
             return super(Neuronal, replace(self, layers=layers)).resolve(lm)
         # Under "all" a method has no sites yet, so nothing is refused for lying in a decoder.

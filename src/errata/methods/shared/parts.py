@@ -21,14 +21,14 @@ from errata.edit import Edit
 from errata.errors import BadFact
 from errata.fact import Fact, occurrences, question
 from errata.methods.base import Auto
-from errata.methods.shared.gauge import SAID_OF, Gauge, gauge, read
+from errata.methods.shared.gauge import EARLY, LATE, SAID_OF, Gauge, gauge, layers_within, read
 from errata.methods.shared.routed import Routed, own_words, training_query, variants
 from errata.model.fitting import fits
 from errata.model.grafts.standing import places
 from errata.model.lm import LM
 from errata.model.query import Query
 from errata.model.tokens import Room
-from errata.solve.keys import contexts, contexts_for, forms, prefixes, queries
+from errata.solve.keys import Contexts, contexts, contexts_for, forms, prefixes, queries
 
 READ_AFTER = 3  # the bare prompt, and sampled texts it is learned after
 GOES_ON = Room(16, 3)  # tokens and lines after a target that are to stay
@@ -44,12 +44,13 @@ def key_state(lm: LM, found: Gauge, facts: Sequence[Fact], contexts: Sequence[st
     """
     state: dict[str, list[Tensor]] = {name: [] for name in ("subjects", "tokens", "about", "keys", "asks")}
     for number, fact in enumerate(facts):
-        prompts = [query for query in queries(lm, [fact], contexts, answers=False) if fits(lm, query)]
-        prompts += [_reworded(lm, fact, text) for text in own_words(fact)]
+        prompts = queries(lm, [fact], contexts, answers=False)
+        prompts += [_reworded(fact, text) for text in _worded(lm, fact)]
         names = [Query(f"{name} is", span=(0, len(name))) for name in _spelled(fact.subject)]
         names += [replace(Query.of(fact, ""), prompt=_lower(fact)) for _ in _spelled(fact.subject)[1:] if fact.span]
-        asked = read(lm, prompts, [found.subject], [found.question])
-        named = read(lm, [query for query in [*prompts, *names] if query.span], [found.subject], [found.question])
+        named_in = [query for query in [*prompts, *names] if query.span and fits(lm, query)]
+        asked = read(lm, prompts, [], [found.question])
+        named = read(lm, named_in, [found.subject], [])
         kept = _apart(named.subjects[found.subject] - found.means[0], SAME * found.reach, named.tokens.tolist())
         state["subjects"].append(named.subjects[found.subject][kept])
         state["tokens"].append(named.tokens[kept])
@@ -61,7 +62,18 @@ def key_state(lm: LM, found: Gauge, facts: Sequence[Fact], contexts: Sequence[st
     return {**{name: torch.cat(parts).cpu() for name, parts in state.items()}, **{n: m.cpu() for n, m in means.items()}}
 
 
-def _reworded(lm: LM, fact: Fact, text: str) -> Query:
+def _worded(lm: LM, fact: Fact) -> list[str]:
+    """Return a fact's own other wordings, those left out that would be longer with the target than what the model reads."""
+    return [text for text in own_words(fact) if fits(lm, training_query(lm, fact, text))]
+
+
+def left_out(lm: LM, facts: Sequence[Fact], seed: int) -> Contexts:
+    """Return how many of the texts that facts would be read after or as are too long, to be told in a report."""
+    worded = sum(len(own_words(fact)) - len(_worded(lm, fact)) for fact in facts)
+    return Contexts((), contexts_for(lm, facts, contexts(lm, seed)).left_out + worded)
+
+
+def _reworded(fact: Fact, text: str) -> Query:
     spans = occurrences(text, fact.subject)
     return replace(Query.asked(fact, text), span=spans[-1] if spans else None)
 
@@ -109,11 +121,11 @@ def other_questions(lm: LM, found: Gauge, fact: Fact) -> list[Query]:
 def learned(lm: LM, facts: Sequence[Fact], seed: int) -> list[Query]:
     """Return what a block learns: the facts in every form and wording, with their targets."""
     every = contexts_for(lm, facts, (*prefixes(lm, seed)[:READ_AFTER], *forms(lm))).texts
-    worded = [training_query(lm, fact, text) for fact in facts for text in own_words(fact)]
+    worded = [training_query(lm, fact, text) for fact in facts for text in _worded(lm, fact)]
     if lm.row.kind == "encoder-decoder":
         texts = [(fact, f"{text} {fact.prompt}" if text else "") for fact in facts for text in every]
         return [*(training_query(lm, fact, text) for fact, text in texts), *worded]
-    return [query for query in [*queries(lm, facts, every, answers=True), *worded] if fits(lm, query)]
+    return [*queries(lm, facts, every, answers=True), *worded]
 
 
 def by_length(lm: LM, asked: Sequence[Query]) -> list[list[Query]]:
@@ -174,7 +186,8 @@ class RoutedByParts(Routed):
         """Say whether keys are in two parts, where facts name their subjects."""
         if self.by != "auto":
             return self.by == "parts"
-        return lm.row.kind == "decoder" and lm.published not in self.tuned and lm.reachable > 2
+        known = lm.row.kind == "decoder" and lm.published not in self.tuned and lm.reachable > 2
+        return known and all(layers_within(lm, share) for share in (EARLY, LATE))
 
     def solve(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit] = ()) -> Edit:
         """Return the edit that writes `facts`; see `Method.solve`. Facts without subjects are opened by their prompts.
