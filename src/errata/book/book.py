@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,11 +23,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from errata.book import admission, chain, files, records
-from errata.book.database import connect, explain, prepare
+from errata.book import admission, chain, files, policy, records
+from errata.book.database import connect, explain, prepare, unchanging
+from errata.book.policy import Said, Use
 from errata.book.records import Event, Note, Record, Signs
-from errata.book.schema import transaction
-from errata.book.signing import Signer
+from errata.book.schema import reading, transaction
+from errata.book.shape import check_shape
+from errata.book.signing import Signer, open_to_others
 from errata.errors import BadBook, BookBusy, BookOfAnotherModel, ErrataError
 from errata.identity import Identity
 
@@ -49,12 +52,15 @@ class Book:
         BadBook: the database is damaged, or the disk refuses.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, wait: float, signer: Signs | None = None) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, wait: float, signer: Signs | None = None, *, use: Use = "open"
+    ) -> None:
+        self.path, self.use = path, use
+        self.notes: tuple[str, ...] = ()  # what a user should know of how it was opened
         self.base: str | None = None
         self.name: str | None = None
         self._edits = path / "edits"
-        self._connection = connection
+        self._connection, self._look, self._still = connection, False, unchanging(path)
         self._threads = threading.RLock()
         self._wait, self._signer = wait, signer
         self._held: tuple[int, str] | None = None  # up to where the chain was found to hold
@@ -71,6 +77,8 @@ class Book:
         create: bool = True,
         wait: float = WAIT,
         key: str | os.PathLike[str] | None = None,
+        look: bool = False,
+        use: Use = "open",
     ) -> Book:  # size: one way to open a book, and its options
         """Open the book in the directory `path`, made if it is not there.
 
@@ -82,6 +90,8 @@ class Book:
             create: whether to make a book that is not there.
             wait: seconds to wait for other processes, here and in later calls.
             key: file of the private key that signs what is changed; else $ERRATA_KEY; without one nothing is signed.
+            look: only look, at a book that is there: nothing in the directory is made, migrated or written.
+            use: what for, which the book's policy may ask signatures of.
 
         Raises:
             BadBook: `path` is a file, there is no book and `create` is False, or it is damaged.
@@ -91,15 +101,17 @@ class Book:
         """
         directory = Path(path).absolute()
         key = key or os.environ.get("ERRATA_KEY") or None
-        signer = Signer(key) if key else None
-        connection = connect(directory, create, wait)
-        book = cls(directory, connection, wait, signer)
+        signer = Signer(key) if key and not look else None
+        connection = connect(directory, create, wait, look=look)
+        book = cls(directory, connection, wait, signer, use=use)
+        book._look = look
+        book.notes = tuple(filter(None, [open_to_others(key) if key and signer else ""]))
         try:
             with book._query() as db:
-                prepare(db, directory, book.lock)
+                book._connection = prepare(db, directory, book.lock, look=look)
             book._bind(base, name)
         except BaseException:
-            connection.close()
+            book._connection.close()
             raise
         return book
 
@@ -125,7 +137,7 @@ class Book:
             expired: only those whose last day has passed.
         """
         today = datetime.now(UTC).date().isoformat()
-        with self._query() as db:
+        with self.snapshot() as db:
             return [
                 record
                 for record in records.fetch_all(db)
@@ -136,19 +148,48 @@ class Book:
             ]
 
     def stand(self) -> list[Record]:
-        """Return the edits in force, in the order in which they are to be applied; raises BadBook if history was altered."""
-        with self._query() as db:
-            before, self._held = self._held, chain.require(db, self.path, self._held)
+        """Return the edits in force, in the order in which they are to be applied.
+
+        Raises:
+            BadBook: history was altered, or is not signed as the book's policy or $ERRATA_TRUST asks.
+        """
+        with self.snapshot() as db:
+            before, self._held = self._held, self._require(db)
             self._known = records.gone_on(db, self._known, 0 if before is None else before[0])
         return [edit for edit in self._known.values() if edit.stands]
+
+    def policy(self) -> Said:
+        """Return what the book asks of whoever uses it; raises BadBook if its history does not hold, or is not so signed."""
+        with self.snapshot() as db:
+            chain.require(db, self.path)
+            return policy.require(db, self.path, self.use)
 
     def query(self) -> AbstractContextManager[sqlite3.Connection]:
         """Give the database, to look into; to the rooms of this package."""
         return self._query()
 
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """Let everything that is read in the block be of one moment, whoever writes meanwhile; may be nested."""
+        with self._query() as db:
+            if db.in_transaction or self._still is None:
+                with reading(db):
+                    yield db
+                return
+            self._reopen()
+            before = unchanging(self.path)
+            try:
+                with reading(self._connection) as db:
+                    yield db
+            except (BadBook, sqlite3.Error):
+                if unchanging(self.path) == before:
+                    raise
+            if unchanging(self.path) != before:
+                raise BookBusy(f"somebody writes to the book {self.path}: try again when that is done.")
+
     def get(self, id: str) -> Record:
         """Return one edit's record; raises UnknownEdit if the id fits none or several."""
-        with self._query() as db:
+        with self.snapshot() as db:
             return records.resolve(db, id)
 
     def read(self, edit: Record) -> bytes:
@@ -157,7 +198,7 @@ class Book:
 
     def history(self, id: str | None = None) -> list[Event]:
         """Return what happened to one edit, or to all, oldest first; raises UnknownEdit as `get` does."""
-        with self._query() as db:
+        with self.snapshot() as db:
             return records.fetch_events(db, None if id is None else records.resolve(db, id).id)
 
     def version(self) -> int:
@@ -215,7 +256,7 @@ class Book:
         Raises:
             UnknownEdit, BadBook, BookOfAnotherModel, CorruptEdit: as `drop`, `restore`, `append`. Nothing is changed then.
         """
-        with self.lock(), self._query() as db:
+        with self._writing() as db:
             dropped = [edit.id for edit in admission.droppable(db, drop)]
             restored = [edit.id for edit in admission.restorable(db, restore, self.read)]
             again = admission.admit(db, [meta for meta, _ in write], self.path, self.base, self.name)
@@ -225,7 +266,7 @@ class Book:
                     stored.append(self._store(data, again.get(meta["id"])))
                 if stored:
                     files.sync(self._edits)
-                with transaction(db):
+                with self._transaction(db):
                     for id in dropped:
                         self._tell(db, "drop", id, note)
                     for id in restored:
@@ -242,7 +283,7 @@ class Book:
         """Add an event that drops and restores nothing, such as a tag."""
         if self.base is None:
             raise BadBook(f"the book {self.path} is bound to no model yet: open it with the model first.")
-        with self.lock(), self._query() as db, transaction(db):
+        with self._writing() as db, self._transaction(db):
             records.add_event(db, kind, id, note, self._signer)
 
     @contextmanager
@@ -253,6 +294,9 @@ class Book:
         """
         from filelock import FileLock, Timeout  # who only reads does not wait for it
 
+        if self._look:
+            raise BadBook(f"the book {self.path} was opened only to look at it: nothing is changed.")
+        files.check_kinds(self.path)
         with self._threads:
             self._file_lock = self._file_lock or FileLock(self.path / "lock")
         try:
@@ -271,7 +315,7 @@ class Book:
         base = parts.fingerprint if parts is not None else base
         bound = self._meta()
         if base is not None and "base" not in bound:
-            self._say({"base": str(base), "name": name or str(base)})
+            self._say({"id": secrets.token_hex(16), "base": str(base), "name": name or str(base)})
             bound = self._meta()
         self.base, self.name, kept = bound.get("base"), bound.get("name"), bound.get("identity")
         if base is None:
@@ -290,7 +334,9 @@ class Book:
 
     def _say(self, said: Mapping[str, str]) -> None:
         """Keep what is not said of the base yet."""
-        with self._query() as db, self.lock(), transaction(db):
+        with self._query() as db, self.lock(), self._transaction(db):
+            if db.execute("SELECT 1 FROM meta WHERE key = 'base'").fetchone():  # somebody was first, or the book is older
+                said = {key: value for key, value in said.items() if key != "id"}
             db.executemany("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", list(said.items()))
 
     def _store(self, data: bytes, dropped: Record | None) -> tuple[str, int]:
@@ -303,20 +349,58 @@ class Book:
     def _add(
         self, db: sqlite3.Connection, meta: Mapping[str, Any], sha256: str, size: int, *, new: bool, note: Note | None
     ) -> None:
-        if new:
-            records.insert(db, meta, sha256, size)
+        row = records.insert(db, meta, sha256, size) if new else None
         own = Note(meta.get("author", ""), meta.get("reason", ""))
-        self._tell(db, "write" if new else "restore", meta["id"], note or own)
+        records.add_event(db, "write" if new else "restore", meta["id"], note or own, self._signer, row)
 
     def _tell(self, db: sqlite3.Connection, kind: str, id: str, note: Note | None) -> None:
         records.add_event(db, kind, id, note or Note(), self._signer)
+
+    def _require(self, db: sqlite3.Connection) -> tuple[int, str]:
+        """Return the head of a history that holds and is signed as is asked, having looked at what is new."""
+        found = chain.require(db, self.path, self._held)
+        policy.require(db, self.path, self.use, 0 if self._held is None else self._held[0])
+        return found
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Give the database of a book that may be changed and asks for no other key than ours."""
+        with self.lock(), self._query() as db:
+            with reading(db):
+                said = policy.every(db)
+                wanted = said[-1].policy if said else None
+                if wanted is not None and wanted.signed_by and (wanted.asks("edit") or wanted.asks(self.use)):
+                    chain.require(db, self.path)
+                    policy.require(db, self.path, "edit")
+                    if self._signer is None or self._signer.public not in wanted.signed_by:
+                        raise BadBook(
+                            f"the policy of the book {self.path} asks that changes are signed by a key of its list: set "
+                            "$ERRATA_KEY to the file of such a key."
+                        )
+            yield db
+
+    @contextmanager
+    def _transaction(self, db: sqlite3.Connection) -> Iterator[None]:
+        """Write all or nothing, into tables that are as we made them: what else is in them could act in our name."""
+        files.check_kinds(self.path)
+        with transaction(db):
+            check_shape(db, self.path / files.DATABASE)
+            yield
+
+    def _reopen(self) -> None:
+        """Open a database that is read as it lies there anew if its owner has changed it since."""
+        if self._still == (now := unchanging(self.path)):
+            return
+        self._connection.close()
+        self._connection = prepare(connect(self.path, False, self._wait, look=True), self.path, self.lock, look=True)
+        self._still = now
 
     def _sweep(self, hashes: Sequence[str]) -> None:
         """Remove files that were written for rows that then were not, as far as the disk lets us."""
         with suppress(ErrataError, OSError), self._query() as db:
             for sha256 in hashes:
                 if not db.execute("SELECT 1 FROM edits WHERE sha256 = ?", (sha256,)).fetchone():
-                    files.path_of(self._edits, sha256).unlink(missing_ok=True)
+                    files.remove(self._edits, files.path_of(self._edits, sha256).name)
 
     @contextmanager
     def _query(self) -> Iterator[sqlite3.Connection]:

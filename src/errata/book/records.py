@@ -159,26 +159,41 @@ def resolve(db: sqlite3.Connection, id: str) -> Record:
     return edit
 
 
-def insert(db: sqlite3.Connection, meta: Mapping[str, Any], sha256: str, size: int) -> None:
-    """Add an edit's row; the caller adds the event and holds the transaction."""
-    db.execute(
-        "INSERT INTO edits (id, method, sha256, bytes, created_at, record) VALUES (?, ?, ?, ?, ?, ?)",
-        (meta["id"], meta["method"], sha256, size, meta.get("created_at") or _now(), json.dumps(dict(meta))),
-    )
+def insert(db: sqlite3.Connection, meta: Mapping[str, Any], sha256: str, size: int) -> chain.Row:
+    """Add an edit's row and return what the event that writes it vouches for; the caller holds the transaction."""
+    (last,) = db.execute("SELECT COALESCE(MAX(seq), 0) FROM edits").fetchone()
+    made = meta.get("created_at") or _now()
+    row = (last + 1, meta["method"], sha256, size, made, json.dumps(dict(meta)))
+    db.execute(f"INSERT INTO edits (id, {chain.ROW}) VALUES (?, ?, ?, ?, ?, ?, ?)", (meta["id"], *row))
+    if db.execute(f"SELECT {chain.ROW} FROM edits WHERE id = ?", (meta["id"],)).fetchone() != row:
+        raise BadBook(f"book.sqlite does not keep what is written of edit {meta['id']}: nothing was changed.")
+    return row
 
 
-def add_event(db: sqlite3.Connection, kind: str, id: str | None, note: Note, signer: Signs | None = None) -> None:
-    """Add what happened now, to an edit or (None) to the book, at the end of the chain."""
+def add_event(
+    db: sqlite3.Connection,
+    kind: str,
+    id: str | None,
+    note: Note,
+    signer: Signs | None = None,
+    row: chain.Row | None = None,
+) -> None:
+    """Add what happened now, to an edit or (None) to the book, at the end of the chain.
+
+    Args:
+        row: what `insert` gave, of an event that writes an edit. What is hashed and signed is this, not what the database,
+            which others may have prepared, says is in it.
+    """
     # Text from a terminal may hold bytes that are no UTF-8, which SQLite does not take.
     who, why = (text.encode("utf-8", "replace").decode() for text in (note.author, note.reason))
     seq, previous = chain.head(db)
     event = (seq + 1, kind, id, _now(), who, why, json.dumps(dict(note.data), sort_keys=True))
-    row = None
-    if kind == "write":
-        row = db.execute(f"SELECT {chain.ROW} FROM edits WHERE id = ?", (id,)).fetchone()
     found = chain.digest(previous, event, row)
     signed = (signer.public, signer.sign(found)) if signer else ("", "")
-    db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*event, found, *signed))
+    whole = (*event, found, *signed)
+    db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", whole)
+    if db.execute("SELECT * FROM events WHERE seq = ?", (seq + 1,)).fetchone() != whole:
+        raise BadBook("book.sqlite does not keep what is written of this event: nothing was changed.")
 
 
 def fetch_events(db: sqlite3.Connection, id: str | None) -> list[Event]:
