@@ -98,6 +98,27 @@ def shapes(meta: Mapping[str, Any], data: bytes) -> dict[str, tuple[int, int | N
     return found
 
 
+def norms(meta: Mapping[str, Any], data: bytes) -> dict[str, float]:
+    """Return ‖ΔW‖ at each site where a sound file changes a matrix."""
+    import numpy as np
+
+    kinds = {"torch.float64": "<f8", "torch.float32": "<f4", "torch.float16": "<f2"}
+    arrays = {
+        name: np.frombuffer(raw, dtype=kinds[kind]).reshape(shape).astype("f8")
+        for name, kind, shape, raw in _pieces(data)
+        if kind in kinds and name.startswith("delta/")
+    }
+    found: dict[str, float] = {}
+    for site, kind in zip(meta["sites"], meta["kinds"], strict=True):
+        parts = [arrays.get(f"delta/{site}/{part}") for part in _PARTS.get(kind, ()) if part != "index"]
+        if kind == "lowrank" and all(part is not None for part in parts):
+            left, right = parts
+            found[site] = float(max(((left.T @ left) * (right.T @ right)).sum(), 0.0) ** 0.5)  # type: ignore[union-attr]
+        elif parts and parts[0] is not None:
+            found[site] = float(np.linalg.norm(parts[0]))
+    return found
+
+
 def _header(data: bytes) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(len(data) - 8, _MOST):

@@ -30,7 +30,8 @@ from errata.book.records import Event, Note, Record, Signs
 from errata.book.schema import reading, transaction
 from errata.book.shape import check_shape
 from errata.book.signing import Signer, open_to_others
-from errata.errors import BadBook, BookBusy, BookOfAnotherModel, ErrataError
+from errata.book.sound import Sizes
+from errata.errors import BadBook, BookBusy, BookOfAnotherModel, CorruptEdit, ErrataError
 from errata.identity import Identity
 
 if TYPE_CHECKING:
@@ -201,6 +202,11 @@ class Book:
         with self.snapshot() as db:
             return records.fetch_events(db, None if id is None else records.resolve(db, id).id)
 
+    def meta(self) -> dict[str, str]:
+        """Return what the book is bound to: its base's fingerprint, name and identity, and its own id."""
+        with self._query() as db:
+            return dict(db.execute("SELECT key, value FROM meta"))
+
     def version(self) -> int:
         """Return the number of the last event: it grows with every change, whoever makes it."""
         with self._query() as db:
@@ -258,7 +264,7 @@ class Book:
         """
         with self._writing() as db:
             dropped = [edit.id for edit in admission.droppable(db, drop)]
-            restored = [edit.id for edit in admission.restorable(db, restore, self.read)]
+            restored = [edit.id for edit in admission.restorable(db, restore, self._sound)]
             again = admission.admit(db, [meta for meta, _ in write], self.path, self.base, self.name)
             stored: list[tuple[str, int]] = []
             try:
@@ -313,10 +319,10 @@ class Book:
     def _bind(self, base: str | Identity | None, name: str | None) -> None:
         parts = base if isinstance(base, Identity) else None
         base = parts.fingerprint if parts is not None else base
-        bound = self._meta()
+        bound = self.meta()
         if base is not None and "base" not in bound:
             self._say({"id": secrets.token_hex(16), "base": str(base), "name": name or str(base)})
-            bound = self._meta()
+            bound = self.meta()
         self.base, self.name, kept = bound.get("base"), bound.get("name"), bound.get("identity")
         if base is None:
             return
@@ -328,14 +334,12 @@ class Book:
         if parts is not None and known is None and os.access(self.path, os.W_OK):
             self._say({"identity": parts.to_json()})
 
-    def _meta(self) -> dict[str, str]:
-        with self._query() as db:
-            return dict(db.execute("SELECT key, value FROM meta"))
-
     def _say(self, said: Mapping[str, str]) -> None:
         """Keep what is not said of the base yet."""
         with self._query() as db, self.lock(), self._transaction(db):
-            if db.execute("SELECT 1 FROM meta WHERE key = 'base'").fetchone():  # somebody was first, or the book is older
+            if db.execute(
+                "SELECT 1 FROM meta WHERE key = 'base'"
+            ).fetchone():  # somebody was first, or the book is older
                 said = {key: value for key, value in said.items() if key != "id"}
             db.executemany("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", list(said.items()))
 
@@ -394,6 +398,11 @@ class Book:
         self._connection.close()
         self._connection = prepare(connect(self.path, False, self._wait, look=True), self.path, self.lock, look=True)
         self._still = now
+
+    def _sound(self, edit: Record) -> None:
+        """Read an edit that is to be restored; raises CorruptEdit unless its file is whole and is that edit."""
+        if wrong := Sizes().unfit(edit, self.read(edit)):
+            raise CorruptEdit(f"edit {edit.id} is none: {wrong}. Write its facts again.")
 
     def _sweep(self, hashes: Sequence[str]) -> None:
         """Remove files that were written for rows that then were not, as far as the disk lets us."""

@@ -17,7 +17,9 @@ from errata.book.records import Record
 from errata.errors import BadBook, CorruptEdit
 
 DATABASE: Final = "book.sqlite"
-_JOURNAL_END: Final = bytes.fromhex("d9d505f920a163d7")  # ends a rollback journal that names a file for SQLite to remove
+_JOURNAL_END: Final = bytes.fromhex(
+    "d9d505f920a163d7"
+)  # ends a rollback journal that names a file for SQLite to remove
 _CHUNK: Final = 1 << 20
 
 

@@ -16,7 +16,8 @@ from typing import Final, Literal, get_args
 from errata.answers import same_answer
 from errata.book import facts
 from errata.book.book import Book, Note, Record
-from errata.errors import BadBook, BookOfAnotherModel, InputError, did_you_mean
+from errata.book.sound import Sizes
+from errata.errors import BadBook, BookOfAnotherModel, CorruptEdit, InputError, did_you_mean
 from errata.fact import question
 
 Policy = Literal["refuse", "ours", "theirs", "both"]
@@ -42,7 +43,11 @@ class Clash:
 
 @dataclass(frozen=True, slots=True)
 class MergePlan:
-    """What a merge does: edits it takes, restores, drops and leaves out, and why."""
+    """What a merge does: edits it takes, restores, drops and leaves out, and why.
+
+    Args:
+        refused: edits of the other book that are none, or do not fit, by id: why.
+    """
 
     take: list[Record] = field(default_factory=list)
     restore: list[str] = field(default_factory=list)
@@ -50,6 +55,7 @@ class MergePlan:
     left_out: list[str] = field(default_factory=list)
     shared: int = 0
     clashes: list[Clash] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 def plan(book: Book, other: Book, policy: str = "refuse") -> MergePlan:
@@ -67,8 +73,12 @@ def plan(book: Book, other: Book, policy: str = "refuse") -> MergePlan:
             f"the book {other.path} corrects {other.name} ({str(other.base)[:12]}), {book.path} corrects {book.name} "
             f"({str(book.base)[:12]}): errata migrate writes facts into another model."
         )
-    ours, theirs = {r.id: r for r in book.records()}, other.records()
-    other.stand()  # which looks at its history
+    with other.snapshot():
+        theirs = other.records()
+        other.stand()  # which looks at its history
+    ours = {r.id: r for r in book.records()}
+    refused = _refused(book, other, list(ours.values()), [r for r in theirs if r.stands and not _stands(ours, r.id)])
+    theirs = [r for r in theirs if r.id not in refused]
     common = {r.id for r in theirs if r.stands and r.id in ours and ours[r.id].stands}
     new = [r for r in theirs if r.stands and r.id not in ours]
     clashes = [*_standing(ours, theirs, policy), *_contradictions(ours, new, common, policy)]
@@ -76,7 +86,7 @@ def plan(book: Book, other: Book, policy: str = "refuse") -> MergePlan:
     gone = [c.ours for c in clashes if c.kind in ("contradiction", "dropped there") and policy == "theirs"]
     back = [c.theirs for c in clashes if c.kind == "dropped here" and policy in ("theirs", "both")]
     take = [r for r in new if r.id not in out]
-    return MergePlan(take, back, list(dict.fromkeys(gone)), sorted(out), len(common), clashes)
+    return MergePlan(take, back, list(dict.fromkeys(gone)), sorted(out), len(common), clashes, refused)
 
 
 def merge(book: Book, other: Book, policy: str = "refuse", note: Note | None = None) -> MergePlan:
@@ -84,9 +94,9 @@ def merge(book: Book, other: Book, policy: str = "refuse", note: Note | None = N
 
     Raises:
         InputError, BookOfAnotherModel, BadBook: as `plan`; also where the books disagree and the policy is "refuse".
-        CorruptEdit: a file of the other book is missing or altered. Nothing is changed then.
+        Nothing is changed then. An edit of the other book that is none, or whose file is gone, is named and left there.
     """
-    with book.lock():
+    with book.lock(), other.snapshot():
         found = plan(book, other, policy)
         if found.clashes and policy == "refuse":
             shown = "; ".join(clash.what for clash in found.clashes[:3])
@@ -103,6 +113,25 @@ def merge(book: Book, other: Book, policy: str = "refuse", note: Note | None = N
         data = {"merged": other.path.name, "head": events[-1].hash if events else ""}
         why = note.reason or f"merged from {other.path.name}"
         book.change(drop=found.drop, write=items, note=Note(note.author, why, data))
+    return found
+
+
+def _stands(ours: dict[str, Record], id: str) -> bool:
+    return id in ours and ours[id].stands
+
+
+def _refused(book: Book, other: Book, ours: Sequence[Record], theirs: Sequence[Record]) -> dict[str, str]:
+    """Return which edits the other book says stand are none, and why; they are left where they are."""
+    sizes = Sizes()
+    sizes.learn([r for r in ours if r.stands], book.read, {site for r in theirs for site in r.meta.get("sites") or ()})
+    found = {}
+    for record in theirs:
+        try:
+            why = sizes.unfit(record, other.read(record))
+        except CorruptEdit as error:
+            why = str(error)
+        if why:
+            found[record.id] = why
     return found
 
 

@@ -42,7 +42,9 @@ class Policy:
     def __post_init__(self) -> None:
         for key in self.signed_by:
             if not signing.is_key(key):
-                raise BadConfig(f"{key[:80]!r} is no public key: errata keygen prints one, of {_KEY} hexadecimal digits.")
+                raise BadConfig(
+                    f"{key[:80]!r} is no public key: errata keygen prints one, of {_KEY} hexadecimal digits."
+                )
         object.__setattr__(self, "signed_by", tuple(key.lower() for key in self.signed_by))
 
     def asks(self, use: Use) -> bool:
@@ -61,7 +63,12 @@ class Said:
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-able values, as it lies in the event."""
         gates = {} if self.gates is None else {"gates": dict(self.gates)}
-        return {**asdict(self.policy), "signed_by": list(self.policy.signed_by), "demand": list(self.policy.demand), **gates}
+        return {
+            **asdict(self.policy),
+            "signed_by": list(self.policy.signed_by),
+            "demand": list(self.policy.demand),
+            **gates,
+        }
 
 
 def read(path: str | os.PathLike[str]) -> Said:
@@ -102,15 +109,19 @@ def unsigned(
         return
     now, later = Said(), iter([*said, None])
     upcoming = next(later)
-    for seq, hash, signer, signature in db.execute("SELECT seq, hash, signer, signature FROM events ORDER BY seq"):
+    rows = "SELECT seq, hash, signer, signature FROM events WHERE seq > ? OR kind = 'policy' ORDER BY seq"
+    for seq, hash, signer, signature in db.execute(rows, (after,)):
         # The event that sets the first policy is held to it as well: it vouches for all before it.
         if upcoming is not None and seq == upcoming.seq and not now.policy.signed_by:
             now = upcoming
         keys = [set(now.policy.signed_by)] if now.policy.signed_by and (use is None or now.policy.asks(use)) else []
         for known in [*keys, wanted] if seq > after else ():
             if known and (signer not in known or not signing.holds(signer, signature, hash)):
-                yield seq, f"it is signed by {signer[:16]}, who is not trusted" if signer and signer not in known else (
-                    "its signature is not that of its signer" if signer else "nobody signed it"
+                yield (
+                    seq,
+                    f"it is signed by {signer[:16]}, who is not trusted"
+                    if signer and signer not in known
+                    else ("its signature is not that of its signer" if signer else "nobody signed it"),
                 )
                 break
         if upcoming is not None and seq == upcoming.seq:
@@ -128,7 +139,9 @@ def require(db: sqlite3.Connection, path: object, use: Use, after: int = 0) -> S
         if not signing.is_key(key):
             raise BadConfig(f"${TRUST} holds {key[:80]!r}, which is no public key.")
     for seq, why in unsigned(db, after, trust, use):
-        raise BadBook(f"the book {path} asks for signatures, and event {seq} has none that counts ({why}): see errata verify.")
+        raise BadBook(
+            f"the book {path} asks for signatures, and event {seq} has none that counts ({why}): see errata verify."
+        )
     now = (every(db) or [Said()])[-1]
     named = os.environ.get(HEAD, "")
     if named or (now.policy.head and now.policy.asks(use)):
@@ -138,11 +151,15 @@ def require(db: sqlite3.Connection, path: object, use: Use, after: int = 0) -> S
 
 def _check_head(db: sqlite3.Connection, path: object, named: str) -> None:
     if not named:
-        raise BadBook(f"the policy of the book {path} asks for an earlier head: set ${HEAD} to one, or to the file that holds it.")
+        raise BadBook(
+            f"the policy of the book {path} asks for an earlier head: set ${HEAD} to one, or to the file that holds it."
+        )
     head = named if signing.is_key(named) else head_of(named)
     known = head == chain.genesis(db) or db.execute("SELECT 1 FROM events WHERE hash = ?", (head,)).fetchone()
     if not known:
-        raise BadBook(f"the head {head[:16]} is not in the history of the book {path}: events were cut off or replaced.")
+        raise BadBook(
+            f"the head {head[:16]} is not in the history of the book {path}: events were cut off or replaced."
+        )
 
 
 def head_of(path: str | os.PathLike[str]) -> str:
