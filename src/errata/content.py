@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from math import prod
 from typing import Any, Final
 
@@ -188,7 +189,7 @@ def _uncounted(site: str, index: tuple[str, tuple[int, ...], Any], values: tuple
         yield f"the columns at {site} are not those of its numbers"
         return
     numbers = [int.from_bytes(raw[i : i + 8], "little", signed=True) for i in range(0, len(raw), 8)]
-    if any(number < 0 for number in numbers[:1]) or any(a >= b for a, b in zip(numbers, numbers[1:], strict=False)):
+    if any(number < 0 for number in numbers[:1]) or any(a >= b for a, b in pairwise(numbers)):
         yield f"the columns at {site} are not different ones, in order, from 0"
 
 

@@ -63,7 +63,7 @@ class Book:
         self._edits = path / "edits"
         self._connection, self._look, self._still = connection, False, unchanging(path)
         self._threads = threading.RLock()
-        self._wait, self._signer = wait, signer
+        self._wait, self.signer = wait, signer
         self._held: tuple[int, str] | None = None  # up to where the chain was found to hold
         self._known: Mapping[str, Record] = {}  # the edits up to there
         self._file_lock: BaseFileLock | None = None
@@ -205,7 +205,10 @@ class Book:
     def meta(self) -> dict[str, str]:
         """Return what the book is bound to: its base's fingerprint, name and identity, and its own id."""
         with self._query() as db:
-            return dict(db.execute("SELECT key, value FROM meta"))
+            found = dict(db.execute("SELECT key, value FROM meta"))
+        if not all(isinstance(text, str) for pair in found.items() for text in pair):
+            raise BadBook(f"what the book {self.path} is bound to cannot be read: restore book.sqlite from a copy.")
+        return found
 
     def version(self) -> int:
         """Return the number of the last event: it grows with every change, whoever makes it."""
@@ -290,7 +293,7 @@ class Book:
         if self.base is None:
             raise BadBook(f"the book {self.path} is bound to no model yet: open it with the model first.")
         with self._writing() as db, self._transaction(db):
-            records.add_event(db, kind, id, note, self._signer)
+            records.add_event(db, kind, id, note, self.signer)
 
     @contextmanager
     def lock(self, timeout: float | None = None) -> Iterator[None]:
@@ -355,10 +358,10 @@ class Book:
     ) -> None:
         row = records.insert(db, meta, sha256, size) if new else None
         own = Note(meta.get("author", ""), meta.get("reason", ""))
-        records.add_event(db, "write" if new else "restore", meta["id"], note or own, self._signer, row)
+        records.add_event(db, "write" if new else "restore", meta["id"], note or own, self.signer, row)
 
     def _tell(self, db: sqlite3.Connection, kind: str, id: str, note: Note | None) -> None:
-        records.add_event(db, kind, id, note or Note(), self._signer)
+        records.add_event(db, kind, id, note or Note(), self.signer)
 
     def _require(self, db: sqlite3.Connection) -> tuple[int, str]:
         """Return the head of a history that holds and is signed as is asked, having looked at what is new."""
@@ -371,12 +374,14 @@ class Book:
         """Give the database of a book that may be changed and asks for no other key than ours."""
         with self.lock(), self._query() as db:
             with reading(db):
-                said = policy.every(db)
-                wanted = said[-1].policy if said else None
-                if wanted is not None and wanted.signed_by and (wanted.asks("edit") or wanted.asks(self.use)):
+                if any(one.policy.signed_by for one in policy.every(db)):
                     chain.require(db, self.path)
-                    policy.require(db, self.path, "edit")
-                    if self._signer is None or self._signer.public not in wanted.signed_by:
+                    asked = policy.require(db, self.path, "edit").policy
+                    if (
+                        asked.signed_by
+                        and asked.asks("edit")
+                        and getattr(self.signer, "public", "") not in asked.signed_by
+                    ):
                         raise BadBook(
                             f"the policy of the book {self.path} asks that changes are signed by a key of its list: set "
                             "$ERRATA_KEY to the file of such a key."

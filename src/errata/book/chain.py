@@ -102,4 +102,8 @@ def _unwritten(db: sqlite3.Connection) -> str | None:
 
 
 def _hash(values: Sequence[object]) -> str:
-    return hashlib.sha256(json.dumps(list(values), ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
+    # What is neither text nor number was put there by somebody else, and hashes like nothing we write.
+    text = json.dumps(
+        list(values), ensure_ascii=True, separators=(",", ":"), default=lambda other: {"no text": repr(other)}
+    )
+    return hashlib.sha256(text.encode()).hexdigest()

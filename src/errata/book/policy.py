@@ -18,11 +18,13 @@ import os
 import sqlite3
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from errata.book import chain, signing
+from errata.book.records import Note, Signs
 from errata.config import from_dict
 from errata.errors import BadBook, BadConfig, BadFile
 
@@ -85,6 +87,35 @@ def _said(table: Mapping[str, Any], seq: int) -> Said:
     if gates is not None and not isinstance(gates, Mapping):
         raise BadConfig("gates is a table: write [gates], and a line for each limit below.")
     return Said(from_dict(Policy, {key: value for key, value in table.items() if key != "gates"}), gates, seq)
+
+
+class Holds(Protocol):
+    """A book, as far as a policy is written into it."""
+
+    signer: Signs | None
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other writers out."""
+
+    def note(self, kind: str, note: Note, id: str | None = None) -> None:
+        """Add an event."""
+
+    def version(self) -> int:
+        """Return the number of the last event."""
+
+
+def adopt(book: Holds, said: Said, note: Note | None = None) -> Said:
+    """Let a book ask this from now on, and return it; it takes the place of what the book asked before.
+
+    Raises:
+        BadBook: the policy asks for signatures that this event would not have, or the one before it does.
+    """
+    note = note or Note()
+    with book.lock():
+        if said.policy.signed_by and (book.signer is None or book.signer.public not in said.policy.signed_by):
+            raise BadBook("a policy is signed by a key of its own list: set $ERRATA_KEY to the file of such a key.")
+        book.note("policy", Note(note.author, note.reason, {"policy": said.to_dict()}))
+        return replace(said, seq=book.version())
 
 
 def every(db: sqlite3.Connection) -> list[Said]:

@@ -18,6 +18,7 @@ SHORTEST_ID: Final = 6  # characters of an id that are enough, if they fit one e
 # What happened is always read in the order of the table, never by an index: a damaged index would make an edit fall out of
 # force without a word, and nothing that could notice is stored in it.
 _SELECT: Final = "SELECT seq, id, method, sha256, bytes, created_at, record FROM edits"
+_TEXTS: Final = ("author", "reason", "source", "valid_from", "valid_until", "tenant", "ground", "base")
 _STANDS: Final = ("write", "restore")  # an edit stands if the last thing that happened to it is one of these
 
 
@@ -207,6 +208,8 @@ def fetch_events(db: sqlite3.Connection, id: str | None) -> list[Event]:
 def _event(row: Sequence[Any]) -> Event:
     try:
         seq, kind, id, at, author, reason, data, hash, signer, signature = row
+        if not all(isinstance(value, str) for value in row[1:]):
+            raise TypeError("a part of it is no text")
         return Event(seq, kind, id, at, author, reason, dict(json.loads(data)), hash, signer, signature)
     except (ValueError, TypeError) as error:
         raise BadBook(f"event {row[0]} cannot be read ({error}): restore book.sqlite from a copy.") from error
@@ -216,6 +219,7 @@ def _record(row: Sequence[Any], last: str | None) -> Record:
     seq, id, method, sha256, size, created_at, text = row
     try:
         meta = json.loads(text)
+        _check_types(row, meta)
         return Record(
             id=id,
             method=method,
@@ -236,6 +240,20 @@ def _record(row: Sequence[Any], last: str | None) -> Record:
         )
     except (ValueError, TypeError, AttributeError, BadFact) as error:
         raise BadBook(f"the entry of edit {id} cannot be read ({error}): restore book.sqlite from a copy.") from error
+
+
+def _check_types(row: Sequence[Any], meta: Mapping[str, Any]) -> None:
+    """Raise TypeError unless everything is of the type that whoever shows an edit takes it to be."""
+    texts = [*row[1:4], row[5], *(meta.get(name, "") for name in _TEXTS), *meta.get("tags", ())]
+    if not all(isinstance(text, str) for text in texts) or isinstance(meta.get("tags", ()), str):
+        raise TypeError("a part of it is no text")
+    if not all(isinstance(number, int) for number in (row[0], row[4])):
+        raise TypeError("its number or its size is none")
+    report = meta.get("report") or {}
+    nests = [report, meta.get("config") or {}, meta.get("versions") or {}]
+    nests += [*report.get("forgotten", ()), *report.get("lost", ())] if isinstance(report, Mapping) else []
+    if not all(isinstance(nest, Mapping) for nest in nests) or isinstance(meta.get("report", {}), list):
+        raise TypeError("what is said of it is no object")
 
 
 def _now() -> str:
