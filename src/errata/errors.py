@@ -139,6 +139,29 @@ class GateClosed(SolveError):
     """The edited model does not do what a gate asks of it; the message names the gate and the figures."""
 
 
+def visible(text: str) -> str:
+    """Return text in which what a terminal obeys, or nobody sees, is shown as an escape, such as \\u001b.
+
+    Control characters (but newline and tab), those that turn the direction of text, other format characters (but the joiners
+    that words and emoji need), separators of lines, and lone surrogates.
+    """
+    return text if text.isascii() and text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    from unicodedata import category  # plain text, which is most, asks nothing
+
+    if character in "\n\t\u200c\u200d\u00ad" or category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return character
+    code = ord(character)
+    # As JSON writes them, so that JSON stays JSON.
+    return (
+        f"\\u{code:04x}"
+        if code < 0x10000
+        else "".join(f"\\u{half:04x}" for half in (0xD7C0 + (code >> 10), 0xDC00 + (code & 0x3FF)))
+    )
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return " Did you mean X?" for the known word closest to `word`, ready to append to a sentence, or ""."""
     from difflib import get_close_matches  # only who mistyped waits for it

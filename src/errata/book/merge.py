@@ -9,8 +9,8 @@ other says is written on top, and what this one says stays).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, get_args
 
 from errata.answers import same_answer
@@ -89,8 +89,13 @@ def plan(book: Book, other: Book, policy: str = "refuse") -> MergePlan:
     return MergePlan(take, back, list(dict.fromkeys(gone)), sorted(out), len(common), clashes, refused)
 
 
-def merge(book: Book, other: Book, policy: str = "refuse", note: Note | None = None) -> MergePlan:
+def merge(
+    book: Book, other: Book, policy: str = "refuse", note: Note | None = None, *, leave: Mapping[str, str] | None = None
+) -> MergePlan:
     """Take over what `other` has, in one transaction, and return what was done.
+
+    Args:
+        leave: edits of the other book that somebody who has the model found to be unfit, by id: why.
 
     Raises:
         InputError, BookOfAnotherModel, BadBook: as `plan`; also where the books disagree and the policy is "refuse".
@@ -98,6 +103,9 @@ def merge(book: Book, other: Book, policy: str = "refuse", note: Note | None = N
     """
     with book.lock(), other.snapshot():
         found = plan(book, other, policy)
+        found = replace(
+            found, take=[r for r in found.take if r.id not in (leave or {})], refused={**found.refused, **(leave or {})}
+        )
         if found.clashes and policy == "refuse":
             shown = "; ".join(clash.what for clash in found.clashes[:3])
             more = f"; and {len(found.clashes) - 3} more" if len(found.clashes) > 3 else ""

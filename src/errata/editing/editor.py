@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,13 +19,15 @@ from typing import Any, overload
 
 from errata import methods
 from errata.book.book import Book, Note, Record
+from errata.book.merge import MergePlan, merge, plan
+from errata.book.policy import Use
 from errata.delta import Change, Site
 from errata.edit import Edit, Label, split
 from errata.editing import standing
-from errata.editing.gates import GateCheck, Gates, of_book
+from errata.editing.gates import GateCheck, Gates, in_force
 from errata.editing.near import Near
-from errata.editing.writing import check_fits, check_room, labelled, outcome, solve
-from errata.errors import BookOfAnotherModel, InputError, UnknownEdit
+from errata.editing.writing import check_fits, check_room, labelled, misfit, outcome, solve
+from errata.errors import BookOfAnotherModel, CorruptEdit, InputError, UnknownEdit, UpdateTooLarge
 from errata.export import adapter
 from errata.export.checkpoint import checkpoint
 from errata.export.files import Exported
@@ -40,6 +43,7 @@ from errata.model.tokens import Room
 from errata.stats.store import Progress
 
 Facts = Fact | Sequence[Fact]
+ABSURD = 1_000.0  # ‖ΔW‖/‖W‖ that no method gives one fact, whatever its limit: such an edit of a book is left out
 MAX_NORM_RATIO = 5.0  # ‖ΔW‖/‖W‖ above which one fact's update is an explosion, not an edit
 
 
@@ -51,6 +55,7 @@ def open(
     dtype: str | None = None,
     trust_remote_code: bool = False,
     separator: str = "auto",
+    use: Use = "open",
     **settings: Any,
 ) -> Editor:
     """Open a model with its book and apply the edits that stand.
@@ -59,6 +64,7 @@ def open(
         model: ``"primer"``, a local directory, a hub id, or a loaded `LM`.
         book: the book's directory, made on first use and bound to this model's weights.
         device, dtype, trust_remote_code, separator: as `errata.model.loading.load`.
+        use: what for (open, ask, edit, serve), which the book's policy may ask signatures of.
         settings: ``corpus``, ``author`` and ``max_norm_ratio`` of the `Editor`.
 
     Raises:
@@ -68,11 +74,14 @@ def open(
     """
     how: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     lm = model if isinstance(model, LM) else load(model, separator=separator, **how)
-    return Editor(lm, Book.open(book, base=lm.identity, name=lm.name), **settings)
+    return Editor(lm, Book.open(book, base=lm.identity, name=lm.name, use=use), **settings)
 
 
 class Editor:
-    """A model and its book, kept equal.
+    """A model and its book, kept equal. Several threads may use it: one at a time has the model, the others wait.
+
+    An edit that is as it was written and yet cannot stand in this model (of other shapes, not finite, of absurd size) is left
+    out of it and named in `notes`: it shuts nobody out, and `errata drop` takes it out of the book.
 
     Args:
         lm: the base model, without edits. book: bound to it.
@@ -89,6 +98,9 @@ class Editor:
         self._records, self._read = list[Record](), list[Edit]()  # as stored
         self._standing: list[Edit] = []  # as they stand: the same, unless a method derives what a drop changes
         self._deltas: list[Mapping[Site, Change]] = []  # of those
+        self._norms: dict[Site, float] = {}  # ‖W‖ of matrices that edits change
+        self.skipped: Mapping[str, str] = {}  # edits of the book that cannot stand in this model, by id: why
+        self.lock = threading.RLock()  # held by whoever asks or changes the model, which has room for one at a time
         self._refresh()
 
     def __enter__(self) -> Editor:
@@ -96,6 +108,15 @@ class Editor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know although all went well: of the model, of the book's key, and of edits left out."""
+        out = [
+            f"edit {id} is in the book and not in the model: {why} Drop it: errata drop {id}"
+            for id, why in self.skipped.items()
+        ]
+        return [*self.lm.notes, *self.book.notes, *out]
 
     def close(self) -> None:
         """Close the book; the model in memory keeps its edits."""
@@ -124,15 +145,17 @@ class Editor:
         """
         if not prompt.strip():
             raise InputError("the prompt is empty; ask something.")
-        self._refresh()
         role = "user" if chat or messages else ""
-        return answer(self.lm, Query(prompt, role=role, earlier=tuple(messages)), max_new_tokens, top)
+        with self.lock:
+            self._refresh()
+            return answer(self.lm, Query(prompt, role=role, earlier=tuple(messages)), max_new_tokens, top)
 
     @property
     def standing(self) -> list[Edit]:
         """The edits that stand, in order, as the model has them."""
-        self._refresh()
-        return list(self._standing)
+        with self.lock:
+            self._refresh()
+            return list(self._standing)
 
     def log(self) -> list[Record]:
         """Return every edit of the book, oldest first."""
@@ -181,9 +204,9 @@ class Editor:
         label = replace(label or Label(), **words.to_dict())
         how = self._method(method, settings)
         groups = [facts] if how.batched and facts else [[fact] for fact in facts]
-        with self.book.lock():
+        with self.lock, self.book.lock():
             self._refresh()
-            keeper = GateCheck(self.lm, gates or of_book(self.book.path), facts, self._standing)
+            keeper = GateCheck(self.lm, in_force(self.book, gates), facts, self._standing)
             near, written = Near(self.lm, facts, self._standing), list[Edit]()
             try:
                 for group in groups:
@@ -238,33 +261,37 @@ class Editor:
     ) -> Iterator[list[Edit]]:
         """As `trial`, with edits (of this base) and lists of facts one after the other; yields the edits."""
         how = self._method(method, options)
-        self._refresh()
         tried: list[Edit] = []
-        try:
-            for part in parts:
-                for group in [part] if isinstance(part, Edit) or how.batched else [[fact] for fact in part]:
-                    tried.append(self._tried(how, group, [*self._standing, *tried]))
-                    self.lm.weights.stand([e.deltas for e in (*self._standing, *tried)])
-            yield tried
-        finally:
-            self.lm.weights.stand(self._deltas)
+        with self.lock:
+            self._refresh()
+            try:
+                for part in parts:
+                    for group in [part] if isinstance(part, Edit) or how.batched else [[fact] for fact in part]:
+                        tried.append(self._tried(how, group, [*self._standing, *tried]))
+                        self.lm.weights.stand([e.deltas for e in (*self._standing, *tried)])
+                yield tried
+            finally:
+                self.lm.weights.stand(self._deltas)
 
     def _tried(self, how: Method, part: Edit | Sequence[Fact], past: list[Edit]) -> Edit:
         if isinstance(part, Edit):
             if part.base != self.book.base and not self.lm.identity.goes_by(part.base):
                 raise BookOfAnotherModel(f"edit {part.id} was computed on another base model than {self.name}.")
+            if why := misfit(self.lm, part, self._limit, self._norms):
+                raise UpdateTooLarge(f"edit {part.id} cannot be let in: {why}")
             return part
         return solve(self.lm, how, part, past, self._limit, self.book.base)[0]
 
     @contextmanager
     def standing_as(self, edits: Sequence[Edit]) -> Iterator[LM]:
         """Let exactly these edits stand in the model inside the ``with`` block; the book is not touched."""
-        self._refresh()
-        try:
-            self.lm.weights.stand([edit.deltas for edit in edits])
-            yield self.lm
-        finally:
-            self.lm.weights.stand(self._deltas)
+        with self.lock:
+            self._refresh()
+            try:
+                self.lm.weights.stand([edit.deltas for edit in edits])
+                yield self.lm
+            finally:
+                self.lm.weights.stand(self._deltas)
 
     # ---------------------------------------------------------------- taking back
 
@@ -274,19 +301,59 @@ class Editor:
         Raises:
             UnknownEdit: no edit of that id. BadBook: it is dropped already.
         """
-        records = self.book.drop(ids, author=self._author, reason=reason)
-        self._refresh()
-        return records
+        with self.lock:
+            records = self.book.drop(ids, author=self._author, reason=reason)
+            self._refresh()
+            return records
 
     def restore(self, *ids: str, reason: str = "") -> list[Record]:
-        """Let dropped edits stand again, each in its old place.
+        """Let dropped edits stand again, each in its old place, if the gates let them through as they would a new one.
 
         Raises:
-            UnknownEdit: no edit of that id. BadBook: it stands already. CorruptEdit: its file was altered.
+            UnknownEdit: no edit of that id. BadBook: it stands already. CorruptEdit: its file was altered, or it is none that
+                can stand in this model. GateClosed: a gate is closed. Nothing is changed then.
         """
-        records = self.book.restore(ids, author=self._author, reason=reason)
-        self._refresh()
-        return records
+        with self.lock, self.book.lock():
+            self._refresh()
+            back = [self.book.get(id) for id in ids]
+            self.tried(
+                back, [edit for edit in standing.load(self.book, back) if edit.id not in {e.id for e in self._read}]
+            )
+            records = self.book.restore(ids, author=self._author, reason=reason)
+            self._refresh()
+            return records
+
+    def merge(self, other: Book, policy: str = "refuse", note: Note | None = None) -> MergePlan:
+        """Take over what another book has, as `errata.book.merge.merge`, if the gates let it through as they would a new edit.
+
+        Raises:
+            GateClosed: a gate is closed. InputError, BookOfAnotherModel, BadBook: as there. Nothing is changed then.
+        """
+        with self.lock, self.book.lock(), other.snapshot():
+            self._refresh()
+            found = plan(self.book, other, policy)
+            edits = standing.load(other, found.take)
+            bad = {edit.id: why for edit in edits if (why := misfit(self.lm, edit, self._limit, self._norms))}
+            if not found.clashes or policy != "refuse":
+                self.tried(found.take, [edit for edit in edits if edit.id not in bad])
+            done = merge(self.book, other, policy, note, leave=bad)
+            self._refresh()
+            return done
+
+    def tried(self, records: Sequence[Record], edits: Sequence[Edit]) -> None:
+        """Look whether edits could stand on top of what does: on the model, and at the gates; put it back.
+
+        Raises:
+            CorruptEdit: one cannot stand in this model. GateClosed: a gate is closed.
+        """
+        for edit in edits:
+            if why := misfit(self.lm, edit, self._limit, self._norms):
+                raise CorruptEdit(f"edit {edit.id} cannot stand in {self.name}: {why}")
+        facts = [fact for record in records for fact in record.facts]
+        with self.lock:
+            keeper = GateCheck(self.lm, in_force(self.book), facts, self._standing)
+            with self.standing_as([*self._standing, *edits]):
+                keeper.let_through(edits)
 
     def _refresh(self, files: Mapping[str, Edit] | None = None) -> None:
         """Make the model equal to the book, reading what changed since the last look and is not in `files`, by its hash."""
@@ -296,8 +363,15 @@ class Editor:
         begun = records[: len(self._records)] == self._records  # as after a write
         kept = self._read if begun else []
         known = {**(files or {}), **({} if begun else {edit.id: edit for edit in self._read})}
-        new = standing.load(self.book, records[len(kept) :], known)
-        self._records, self._read = records, [*kept, *new]
+        found = standing.load(self.book, records[len(self._records) if begun else 0 :], known)
+        ours = {id(edit) for edit in known.values()}
+        bad = {
+            edit.id: why
+            for edit in found
+            if id(edit) not in ours and (why := misfit(self.lm, edit, ABSURD, self._norms))
+        }
+        self.skipped = {**(self.skipped if begun else {}), **bad}
+        self._records, self._read = records, [*kept, *(edit for edit in found if edit.id not in bad)]
         before, self._standing = self._standing, methods.rebuilt(self.lm, self._read)
         same = len(before) if self._standing[: len(before)] == before else 0
         self._deltas = [*self._deltas[:same], *(edit.deltas for edit in self._standing[same:])]
