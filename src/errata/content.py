@@ -9,9 +9,12 @@ tensors have the shapes their kind needs, and every number is finite.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import prod
@@ -35,9 +38,25 @@ _TYPES: Final[Mapping[str, tuple[str, int, int]]] = {
     "I64": ("torch.int64", 8, 0), "I32": ("torch.int32", 4, 0), "I16": ("torch.int16", 2, 0), "I8": ("torch.int8", 1, 0),
     "U8": ("torch.uint8", 1, 0), "BOOL": ("torch.bool", 1, 0),
 }  # fmt: skip
+EDIT: Final = 1 << 34  # bytes of an edit's file that are read
 _PARTS: Final = {"lowrank": ("left", "right"), "columns": ("index", "values"), "dense": ("matrix",)}
 _MOST: Final = 100_000_000  # bytes of a header, which is what safetensors reads
 Piece = tuple[str, str, tuple[int, ...], Any]  # a tensor: its name, torch's name of its type, its shape, its bytes
+
+
+def read_file(path: str | os.PathLike[str], most: int) -> bytes:
+    """Return the content of a regular file: a pipe or a device may never end, and a longer one may fill the memory.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or has more than `most` bytes, as its `strerror` says.
+    """
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file: save what it gives in one")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than the {most:,} bytes that are read: split it")
+    return data
 
 
 def known_by(content: Mapping[str, Any], tensors: Iterable[Piece]) -> str:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from errata.content import FORMAT, known_by
+from errata.content import EDIT, FORMAT, known_by, read_file
 from errata.delta import Change, Dense, Graft, LowRank, Site, build
 from errata.errors import CorruptEdit, InputError, NewerBook
 from errata.fact import Fact
@@ -290,8 +290,8 @@ class Edit:
             CorruptEdit: the file cannot be read, is not an edit, or has been altered.
         """
         try:
-            data = Path(path).read_bytes()
-        except OSError as error:
+            data = read_file(path, EDIT)
+        except (OSError, ValueError) as error:
             raise CorruptEdit(
                 f"{path} cannot be read ({type(error).__name__}); restore the file from a copy."
             ) from error

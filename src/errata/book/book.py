@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from errata.book import admission, chain, files, policy, records
 from errata.book.database import connect, explain, prepare, unchanging
-from errata.book.policy import Said, Use
+from errata.book.policy import PolicyInForce, Use
 from errata.book.records import Event, Note, Record, Signs
 from errata.book.schema import reading, transaction
 from errata.book.shape import check_shape
@@ -69,7 +68,7 @@ class Book:
         self._file_lock: BaseFileLock | None = None
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0913 – size: one way to open a book, and its options
         cls,
         path: str | os.PathLike[str],
         base: str | Identity | None = None,
@@ -80,7 +79,7 @@ class Book:
         key: str | os.PathLike[str] | None = None,
         look: bool = False,
         use: Use = "open",
-    ) -> Book:  # size: one way to open a book, and its options
+    ) -> Book:
         """Open the book in the directory `path`, made if it is not there.
 
         Args:
@@ -159,7 +158,7 @@ class Book:
             self._known = records.gone_on(db, self._known, 0 if before is None else before[0])
         return [edit for edit in self._known.values() if edit.stands]
 
-    def policy(self) -> Said:
+    def policy(self) -> PolicyInForce:
         """Return what the book asks of whoever uses it; raises BadBook if its history does not hold, or is not so signed."""
         with self.snapshot() as db:
             chain.require(db, self.path)
@@ -324,7 +323,7 @@ class Book:
         base = parts.fingerprint if parts is not None else base
         bound = self.meta()
         if base is not None and "base" not in bound:
-            self._say({"id": secrets.token_hex(16), "base": str(base), "name": name or str(base)})
+            self._say({"id": os.urandom(16).hex(), "base": str(base), "name": name or str(base)})
             bound = self.meta()
         self.base, self.name, kept = bound.get("base"), bound.get("name"), bound.get("identity")
         if base is None:

@@ -57,6 +57,10 @@ class MergePlan:
     clashes: list[Clash] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
 
+    def new(self, other: Book) -> list[Record]:
+        """Return what will stand that does not now, as the other book has it."""
+        return [*(record for record in other.records() if record.id in self.restore), *self.take]
+
 
 def plan(book: Book, other: Book, policy: str = "refuse") -> MergePlan:
     """Return what merging `other` into `book` would do.
@@ -103,9 +107,9 @@ def merge(
     """
     with book.lock(), other.snapshot():
         found = plan(book, other, policy)
-        found = replace(
-            found, take=[r for r in found.take if r.id not in (leave or {})], refused={**found.refused, **(leave or {})}
-        )
+        left = leave or {}
+        take, back = [r for r in found.take if r.id not in left], [id for id in found.restore if id not in left]
+        found = replace(found, take=take, restore=back, refused={**found.refused, **left})
         if found.clashes and policy == "refuse":
             shown = "; ".join(clash.what for clash in found.clashes[:3])
             more = f"; and {len(found.clashes) - 3} more" if len(found.clashes) > 3 else ""
@@ -113,9 +117,8 @@ def merge(
                 f"the books disagree in {len(found.clashes)} places: {shown}{more}. Nothing was changed: decide with "
                 "--on-conflict ours, theirs or both."
             )
-        back = [record for record in other.records() if record.id in found.restore]
         # What is restored is written as well: its file may have been lost or forgotten here.
-        items = [(record.meta, other.read(record)) for record in (*back, *found.take)]
+        items = [(record.meta, other.read(record)) for record in found.new(other)]
         events = other.history()
         note = note or Note()
         data = {"merged": other.path.name, "head": events[-1].hash if events else ""}

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
@@ -25,16 +24,17 @@ from typing import Any, Final, Literal, Protocol
 
 from errata.book import chain, signing
 from errata.book.records import Note, Signs
-from errata.config import from_dict
+from errata.content import read_file
 from errata.errors import BadBook, BadConfig, BadFile
 
 Use = Literal["open", "ask", "edit", "serve"]
 TRUST, HEAD = "ERRATA_TRUST", "ERRATA_HEAD"  # what is demanded from outside: keys, and a head or the file that holds it
+TEXT: Final = 1 << 20  # bytes of a policy that are read
 _KEY: Final = 64  # hexadecimal digits
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class BookPolicy:
     """What is asked; of nothing nothing."""
 
     signed_by: tuple[str, ...] = field(default=(), metadata={"help": "public keys, one of which signs every event"})
@@ -55,10 +55,10 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class PolicyInForce:
     """A policy where it stands in the chain, with the gates it sets; event 0 is that of a book that has none."""
 
-    policy: Policy = field(default_factory=Policy)
+    policy: BookPolicy = field(default_factory=BookPolicy)
     gates: Mapping[str, Any] | None = None
     seq: int = 0
 
@@ -73,20 +73,26 @@ class Said:
         }
 
 
-def read(path: str | os.PathLike[str]) -> Said:
+def read(path: str | os.PathLike[str]) -> PolicyInForce:
     """Read a policy from a TOML file; raises BadFile if it cannot be read, BadConfig for what is none."""
+    import tomllib  # few commands read one
+
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        table = tomllib.loads(read_file(path, TEXT).decode())
     except (OSError, ValueError, RecursionError) as error:
         raise BadFile(f"cannot read a policy from {path} ({error}).") from error
     return _said(table, 0)
 
 
-def _said(table: Mapping[str, Any], seq: int) -> Said:
+def _said(table: Mapping[str, Any], seq: int) -> PolicyInForce:
+    from errata.config import from_dict  # most books have no policy
+
     gates = table.get("gates")
     if gates is not None and not isinstance(gates, Mapping):
         raise BadConfig("gates is a table: write [gates], and a line for each limit below.")
-    return Said(from_dict(Policy, {key: value for key, value in table.items() if key != "gates"}), gates, seq)
+    return PolicyInForce(
+        from_dict(BookPolicy, {key: value for key, value in table.items() if key != "gates"}), gates, seq
+    )
 
 
 class Holds(Protocol):
@@ -104,7 +110,7 @@ class Holds(Protocol):
         """Return the number of the last event."""
 
 
-def adopt(book: Holds, said: Said, note: Note | None = None) -> Said:
+def adopt(book: Holds, said: PolicyInForce, note: Note | None = None) -> PolicyInForce:
     """Let a book ask this from now on, and return it; it takes the place of what the book asked before.
 
     Raises:
@@ -118,7 +124,7 @@ def adopt(book: Holds, said: Said, note: Note | None = None) -> Said:
         return replace(said, seq=book.version())
 
 
-def every(db: sqlite3.Connection) -> list[Said]:
+def every(db: sqlite3.Connection) -> list[PolicyInForce]:
     """Return the policies of a book, oldest first; raises BadBook for one that cannot be read."""
     rows = db.execute("SELECT seq, data FROM events WHERE kind = 'policy' ORDER BY seq").fetchall()
     try:
@@ -138,7 +144,7 @@ def unsigned(
     said, wanted = every(db), {key.lower() for key in trust}
     if not wanted and not any(one.policy.signed_by for one in said):
         return
-    now, later = Said(), iter([*said, None])
+    now, later = PolicyInForce(), iter([*said, None])
     upcoming = next(later)
     rows = "SELECT seq, hash, signer, signature FROM events WHERE seq > ? OR kind = 'policy' ORDER BY seq"
     for seq, hash, signer, signature in db.execute(rows, (after,)):
@@ -159,7 +165,7 @@ def unsigned(
             now, upcoming = upcoming, next(later)
 
 
-def require(db: sqlite3.Connection, path: object, use: Use, after: int = 0) -> Said:
+def require(db: sqlite3.Connection, path: object, use: Use, after: int = 0) -> PolicyInForce:
     """Return the policy in force, of a book that is as it and the environment ask; the chain is known to hold.
 
     Raises:
@@ -173,7 +179,7 @@ def require(db: sqlite3.Connection, path: object, use: Use, after: int = 0) -> S
         raise BadBook(
             f"the book {path} asks for signatures, and event {seq} has none that counts ({why}): see errata verify."
         )
-    now = (every(db) or [Said()])[-1]
+    now = (every(db) or [PolicyInForce()])[-1]
     named = os.environ.get(HEAD, "")
     if named or (now.policy.head and now.policy.asks(use)):
         _check_head(db, path, named)

@@ -19,7 +19,7 @@ import typer
 
 import errata
 from errata.cli.common import Shown
-from errata.errors import ErrataError, visible
+from errata.errors import ErrataError, redacted, visible
 
 # In which file of this folder each command is, as a function of its name; its view is of that name in that file of `tables`.
 # Only the file of the command that is asked for is opened.
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run([word for word in words if word != "--debug"] or ["--help"])
     except BaseException as error:  # the last resort: whatever it is, the user gets a sentence and an exit code
         if debug:
-            print(visible(import_module("traceback").format_exc()), file=sys.stderr)
+            print(visible(redacted(import_module("traceback").format_exc())), file=sys.stderr)
         message, code = _explain(error)
         _say(message)
         return code
@@ -155,8 +155,11 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return "interrupted; every edit that was reported stands, and nothing is half written.", 130
     if isinstance(error, typer.TyperException):
         where = getattr(getattr(error, "ctx", None), "command_path", "errata")
-        return f"{error.format_message()} See {where} --help.", error.exit_code
+        return f"{redacted(error.format_message())} See {where} --help.", error.exit_code
     if isinstance(error, UnicodeEncodeError):
         return "what was given holds bytes that are no text in UTF-8: write it in UTF-8.", 2
     kind = type(error).__name__
-    return f"{kind}: {error or 'no more is known'}. This was not foreseen; --debug shows where it happened.", 1
+    return (
+        f"{kind}: {redacted(str(error)) or 'no more is known'}. This was not foreseen; --debug shows where it happened.",
+        1,
+    )

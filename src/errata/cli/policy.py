@@ -37,5 +37,5 @@ def policy(
         return Shown(_row(said), as_json, notes=opened.notes)
 
 
-def _row(said: policies.Said) -> dict[str, object]:
+def _row(said: policies.PolicyInForce) -> dict[str, object]:
     return {"event": said.seq, "gates": None, **said.to_dict()}

@@ -23,6 +23,7 @@ from typing import Any, Final
 from errata import methods
 from errata.book import facts
 from errata.book.facts import Conflict, Said
+from errata.content import EDIT, read_file
 from errata.data.facts import read_facts
 from errata.delta import Site
 from errata.edit import Edit
@@ -120,7 +121,9 @@ def review(
 def _parts(folder: Path) -> list[tuple[File, Edit | list[Fact]]]:
     if not folder.is_dir():
         raise InputError(f"{folder} is no directory; name one with files of facts or edits.")
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name.lower().endswith(SUFFIXES))
+    paths = sorted(p for p in folder.rglob("*") if not p.is_dir() and p.name.lower().endswith(SUFFIXES))
+    if links := [path for path in paths if path.is_symlink()]:
+        raise InputError(f"{links[0]} is a link: what it leads to is no part of the change. Put the file itself there.")
     if not paths:
         raise InputError(f"{folder} holds no edits; they are files of facts (.jsonl, .json, .csv) or .safetensors.")
     found: list[tuple[File, Edit | list[Fact]]] = []
@@ -128,7 +131,7 @@ def _parts(folder: Path) -> list[tuple[File, Edit | list[Fact]]]:
         part = Edit.load(path) if path.suffix.lower() == ".safetensors" else read_facts(path)
         count = len(part.facts) if isinstance(part, Edit) else len(part)
         name = path.relative_to(folder).as_posix()
-        found.append((File(name, hashlib.sha256(path.read_bytes()).hexdigest(), count), part))
+        found.append((File(name, hashlib.sha256(read_file(path, EDIT)).hexdigest(), count), part))
     return found
 
 

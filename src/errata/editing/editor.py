@@ -332,10 +332,11 @@ class Editor:
         with self.lock, self.book.lock(), other.snapshot():
             self._refresh()
             found = plan(self.book, other, policy)
-            edits = standing.load(other, found.take)
+            new = found.new(other)
+            edits = standing.load(other, new)
             bad = {edit.id: why for edit in edits if (why := misfit(self.lm, edit, self._limit, self._norms))}
             if not found.clashes or policy != "refuse":
-                self.tried(found.take, [edit for edit in edits if edit.id not in bad])
+                self.tried(new, [edit for edit in edits if edit.id not in bad])
             done = merge(self.book, other, policy, note, leave=bad)
             self._refresh()
             return done

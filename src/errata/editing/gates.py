@@ -23,6 +23,7 @@ from typing import Any, Final
 from errata.answers import says
 from errata.book.book import Book
 from errata.config import from_dict, from_toml
+from errata.content import read_file
 from errata.data.facts import read_facts
 from errata.edit import Edit
 from errata.errors import BadConfig, BadFile, GateClosed
@@ -34,6 +35,7 @@ from errata.model.query import Prompt, Query
 from errata.stats.corpus import open_corpus
 
 NAME: Final = "gates.toml"
+TEXT: Final = 1 << 20  # bytes of gates that are read
 LENGTH: Final = 24  # most tokens of what is said, where no answer is longer
 
 
@@ -102,7 +104,7 @@ def read(path: str | Path) -> Gates:
     """Read gates from a TOML file; raises BadFile if it cannot be read, BadConfig for what makes no gate."""
     path = Path(path)
     try:
-        gates = from_toml(Gates, path.read_text(encoding="utf-8"))
+        gates = from_toml(Gates, read_file(path, TEXT).decode())
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or NUL in the path
         raise BadFile(f"cannot read the gates in {path}: {error}.") from error
     except BadConfig as error:
@@ -288,6 +290,6 @@ def sentence(figure: Figure) -> str:
     unit = " %" if figure.gate == "perplexity" else ""
     limit = "" if figure.limit is None else f", {least} {figure.limit:g}{unit}"
     lost = "" if figure.passed or not figure.lost else f" ({figure.lost[0]}{', …' if len(figure.lost) > 1 else ''})"
-    found = "no finite number" if figure.value is None else f"{figure.value:.3g}"
+    found = "no finite number" if figure.value is None else f"{figure.value:.3g}{unit}"
     lost = "" if figure.value is None else lost
-    return f"the gate {figure.gate} found {found}{unit} (n = {figure.asked}){limit}{lost}"
+    return f"the gate {figure.gate} found {found} (n = {figure.asked}){limit}{lost}"
