@@ -17,14 +17,14 @@ from pathlib import Path
 FILE_LINES, METHOD_FILE_LINES = 400, 220
 # What each room may grow to. A room that needs more says why in the commit that raises its number.
 ROOMS = {
-    "the nouns": 1_880,  # the files beside the rooms: fact, answers, delta, edit, identity, errors, config, wire
+    "the nouns": 2_110,  # the files beside the rooms: fact, answers, delta, edit, identity, errors, config, wire
     "data": 1_430, "primer": 780, "index": 540, "model": 3_300, "stats": 1_100,
     "solve": 2_200,
-    "methods": 2_970, "evaluate": 2_310, "book": 2_220, "export": 1_260,
-    "editing": 2_480,
+    "methods": 2_970, "evaluate": 2_310, "book": 2_870, "export": 1_260,
+    "editing": 2_710,
     "bench": 475, "report": 2_090,
     "cluster": 485, "serve": 740,
-    "cli": 2_080,
+    "cli": 2_170,
 }  # fmt: skip
 FUNCTION_LINES, EXCUSED_LINES, COMMAND_LINES = 40, 60, 30
 NESTING = 3

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from errata.book.states import BookState
     from errata.book.verify import Findings
     from errata.edit import Edit
+    from errata.editing.answering import Answer
     from errata.editing.check import Verdict
     from errata.editing.collisions import Collision
     from errata.editing.diff import Difference
-    from errata.editing.editor import Answer
     from errata.editing.migrate import Moved
     from errata.editing.served import Delivered
     from errata.export.files import Exported

@@ -422,6 +422,7 @@ def test_gates_of_a_policy_are_those_that_count(editor: Editor, mouth: Mouth) ->
 
 def test_what_is_restored_or_merged_is_asked_as_what_is_written(editor: Editor, mouth: Mouth, tmp_path: Path) -> None:
     from errata.book.book import Book
+    from errata.editing.letting_in import merge
 
     how = {"steps": 1, "layer": 0}
     edit = editor.write(FOUR[0], "ft", **how)
@@ -435,11 +436,11 @@ def test_what_is_restored_or_merged_is_asked_as_what_is_written(editor: Editor, 
         other.drop([edit.id])
         other.restore([edit.id])
         with pytest.raises(GateClosed, match="the gate said found 0"):
-            editor.merge(other, "theirs")
+            merge(editor, other, "theirs")
         assert same(editor.lm, before)
         assert editor.book.stand() == []
         mouth.edited = {"Ulm lies in": "Mali"}
-        editor.merge(other, "theirs")
+        merge(editor, other, "theirs")
     assert [one.id for one in editor.standing] == [edit.id]
     editor.drop(edit.id)
     assert editor.restore(edit.id)[0].stands

@@ -17,7 +17,6 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -29,8 +28,8 @@ from errata.book.records import Event, Note, Record, Signs
 from errata.book.schema import reading, transaction
 from errata.book.shape import check_shape
 from errata.book.signing import Signer, open_to_others
-from errata.book.sound import Sizes
-from errata.errors import BadBook, BookBusy, BookOfAnotherModel, CorruptEdit, ErrataError
+from errata.book.sound import check_sound
+from errata.errors import BadBook, BookBusy, BookOfAnotherModel, ErrataError
 from errata.identity import Identity
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class Book:
         self._file_lock: BaseFileLock | None = None
 
     @classmethod
-    def open(  # noqa: PLR0913 – size: one way to open a book, and its options
+    def open(  # noqa: PLR0913
         cls,
         path: str | os.PathLike[str],
         base: str | Identity | None = None,
@@ -79,7 +78,7 @@ class Book:
         key: str | os.PathLike[str] | None = None,
         look: bool = False,
         use: Use = "open",
-    ) -> Book:
+    ) -> Book:  # size: one way to open a book, and its options
         """Open the book in the directory `path`, made if it is not there.
 
         Args:
@@ -136,16 +135,9 @@ class Book:
             standing: only those that stand. tag: only those with this word. tenant: only those on this one's behalf.
             expired: only those whose last day has passed.
         """
-        today = datetime.now(UTC).date().isoformat()
         with self.snapshot() as db:
-            return [
-                record
-                for record in records.fetch_all(db)
-                if (record.stands or not standing)
-                and (not tag or tag in record.tags)
-                and (not tenant or tenant == record.tenant)
-                and (not expired or "" < record.valid_until < today)
-            ]
+            found = records.fetch_all(db)
+        return [one for one in found if (one.stands or not standing) and records.fits(one, tag, tenant, expired)]
 
     def stand(self) -> list[Record]:
         """Return the edits in force, in the order in which they are to be applied.
@@ -266,7 +258,9 @@ class Book:
         """
         with self._writing() as db:
             dropped = [edit.id for edit in admission.droppable(db, drop)]
-            restored = [edit.id for edit in admission.restorable(db, restore, self._sound)]
+            restored = [
+                edit.id for edit in admission.restorable(db, restore, lambda edit: check_sound(edit, self.read(edit)))
+            ]
             again = admission.admit(db, [meta for meta, _ in write], self.path, self.base, self.name)
             stored: list[tuple[str, int]] = []
             try:
@@ -373,18 +367,7 @@ class Book:
         """Give the database of a book that may be changed and asks for no other key than ours."""
         with self.lock(), self._query() as db:
             with reading(db):
-                if any(one.policy.signed_by for one in policy.every(db)):
-                    chain.require(db, self.path)
-                    asked = policy.require(db, self.path, "edit").policy
-                    if (
-                        asked.signed_by
-                        and asked.asks("edit")
-                        and getattr(self.signer, "public", "") not in asked.signed_by
-                    ):
-                        raise BadBook(
-                            f"the policy of the book {self.path} asks that changes are signed by a key of its list: set "
-                            "$ERRATA_KEY to the file of such a key."
-                        )
+                policy.check_writer(db, self.path, getattr(self.signer, "public", ""))
             yield db
 
     @contextmanager
@@ -402,11 +385,6 @@ class Book:
         self._connection.close()
         self._connection = prepare(connect(self.path, False, self._wait, look=True), self.path, self.lock, look=True)
         self._still = now
-
-    def _sound(self, edit: Record) -> None:
-        """Read an edit that is to be restored; raises CorruptEdit unless its file is whole and is that edit."""
-        if wrong := Sizes().unfit(edit, self.read(edit)):
-            raise CorruptEdit(f"edit {edit.id} is none: {wrong}. Write its facts again.")
 
     def _sweep(self, hashes: Sequence[str]) -> None:
         """Remove files that were written for rows that then were not, as far as the disk lets us."""

@@ -186,6 +186,19 @@ def require(db: sqlite3.Connection, path: object, use: Use, after: int = 0) -> P
     return now
 
 
+def check_writer(db: sqlite3.Connection, path: object, public: str) -> None:
+    """Raise BadBook unless a book may be changed by who has this public key ("" for none), on top of what is signed."""
+    if not any(one.policy.signed_by for one in every(db)):
+        return
+    chain.require(db, path)
+    asked = require(db, path, "edit").policy
+    if asked.signed_by and asked.asks("edit") and public not in asked.signed_by:
+        raise BadBook(
+            f"the policy of the book {path} asks that changes are signed by a key of its list: set $ERRATA_KEY to the file of "
+            "such a key."
+        )
+
+
 def _check_head(db: sqlite3.Connection, path: object, named: str) -> None:
     if not named:
         raise BadBook(

@@ -111,6 +111,16 @@ def fetch_all(db: sqlite3.Connection) -> list[Record]:
     return [_record(row, last.get(row[1])) for row in db.execute(f"{_SELECT} ORDER BY seq")]
 
 
+def fits(edit: Record, tag: str = "", tenant: str = "", expired: bool = False) -> bool:
+    """Return whether an edit has this tag, is on this one's behalf, and has seen its last day, as far as is asked."""
+    today = datetime.now(UTC).date().isoformat()
+    return (
+        (not tag or tag in edit.tags)
+        and (not tenant or tenant == edit.tenant)
+        and (not expired or "" < edit.valid_until < today)
+    )
+
+
 def gone_on(db: sqlite3.Connection, known: Mapping[str, Record], seq: int) -> Mapping[str, Record]:
     """Return every edit by its id, in order of first writing, reading only what the events after number `seq` are about.
 

@@ -17,6 +17,12 @@ from errata.errors import CorruptEdit
 MOST: Final = 5.0  # ‖ΔW‖/‖W‖ of an edit of one fact; of n facts √n times that, as independent changes add up to
 
 
+def check_sound(edit: Record, data: bytes) -> None:
+    """Raise CorruptEdit unless a file that is as it was written is that edit."""
+    if wrong := Sizes().unfit(edit, data):
+        raise CorruptEdit(f"edit {edit.id} is none: {wrong}. Write its facts again.")
+
+
 class Sizes:
     """How large the matrices of a model are and how long, as far as edits tell; compares each edit with those before it."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from errata.book import Book, Note
 from errata.cli import common as opt
 from errata.cli.common import Shown, open_book
 from errata.errors import InputError
+
+if TYPE_CHECKING:
+    from errata.book.merge import MergePlan
 
 
 def log(
@@ -168,21 +171,26 @@ def merge(
     as_json: opt.Json = False,
 ) -> Shown:
     """Take over the standing edits of another book of the same base model; exit code 1 if some are none and are left there."""
+    with open_book(other, look=True) as theirs:
+        plan = _merged(book, theirs, on_conflict, Note(author, reason), None if dry_run else (model, dtype))
+    return Shown(wire.merged(plan, dry_run), as_json, code=int(bool(plan.refused)))
+
+
+def _merged(book: Path, theirs: Book, policy: str, note: Note, how: tuple[str | None, str | None] | None) -> MergePlan:
+    """Merge, with the model and dtype of `how` if it names any; only plan it without `how`."""
     from errata.book import merge as merging
 
-    note = Note(author, reason)
-    with open_book(other, look=True) as theirs:
-        if dry_run:
-            with open_book(book, look=True) as opened:
-                plan = merging.plan(opened, theirs, on_conflict)
-        elif model is not None:
-            with errata.open(model, book=book, dtype=dtype, use="edit") as editor:
-                plan = editor.merge(theirs, on_conflict, note)
-        else:
-            with open_book(book, use="edit") as opened:
-                _check_gates(opened)
-                plan = merging.merge(opened, theirs, on_conflict, note)
-    return Shown(wire.merged(plan, dry_run), as_json, code=int(bool(plan.refused)))
+    if how is None:
+        with open_book(book, look=True) as opened:
+            return merging.plan(opened, theirs, policy)
+    if how[0] is None:
+        with open_book(book, use="edit") as opened:
+            _check_gates(opened)
+            return merging.merge(opened, theirs, policy, note)
+    from errata.editing import letting_in
+
+    with errata.open(how[0], book=book, dtype=how[1], use="edit") as editor:
+        return letting_in.merge(editor, theirs, policy, note)
 
 
 def _check_gates(book: Book) -> None:

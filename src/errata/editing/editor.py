@@ -13,21 +13,21 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
 from errata import methods
 from errata.book.book import Book, Note, Record
-from errata.book.merge import MergePlan, merge, plan
 from errata.book.policy import Use
 from errata.delta import Change, Site
 from errata.edit import Edit, Label, split
 from errata.editing import standing
+from errata.editing.answering import Answer, answer
 from errata.editing.gates import GateCheck, Gates, in_force
 from errata.editing.near import Near
-from errata.editing.writing import check_fits, check_room, labelled, misfit, outcome, solve
-from errata.errors import BookOfAnotherModel, CorruptEdit, InputError, UnknownEdit, UpdateTooLarge
+from errata.editing.writing import check_fits, labelled, misfit, outcome, solve
+from errata.errors import BookOfAnotherModel, InputError, UnknownEdit, UpdateTooLarge
 from errata.export import adapter
 from errata.export.checkpoint import checkpoint
 from errata.export.files import Exported
@@ -35,7 +35,6 @@ from errata.export.forms import check_form, write_form
 from errata.export.onto import Onto
 from errata.fact import Fact, Message, check_consistent
 from errata.methods.base import Method
-from errata.model.generation import generate_tokens
 from errata.model.lm import LM
 from errata.model.loading import load
 from errata.model.query import Query
@@ -55,7 +54,6 @@ def open(
     dtype: str | None = None,
     trust_remote_code: bool = False,
     separator: str = "auto",
-    use: Use = "open",
     **settings: Any,
 ) -> Editor:
     """Open a model with its book and apply the edits that stand.
@@ -64,8 +62,8 @@ def open(
         model: ``"primer"``, a local directory, a hub id, or a loaded `LM`.
         book: the book's directory, made on first use and bound to this model's weights.
         device, dtype, trust_remote_code, separator: as `errata.model.loading.load`.
-        use: what for (open, ask, edit, serve), which the book's policy may ask signatures of.
-        settings: ``corpus``, ``author`` and ``max_norm_ratio`` of the `Editor`.
+        settings: ``corpus``, ``author`` and ``max_norm_ratio`` of the `Editor`; and ``use``, what for: "open", "ask", "edit" or
+            "serve", which the book's policy may ask signatures of.
 
     Raises:
         BadModel, UnknownArchitecture: the model cannot be loaded.
@@ -73,6 +71,7 @@ def open(
         CorruptEdit: a standing edit's file was altered.
     """
     how: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    use: Use = settings.pop("use", "open")
     lm = model if isinstance(model, LM) else load(model, separator=separator, **how)
     return Editor(lm, Book.open(book, base=lm.identity, name=lm.name, use=use), **settings)
 
@@ -94,11 +93,11 @@ class Editor:
         self, lm: LM, book: Book, *, corpus: str | None = None, author: str = "", max_norm_ratio: float = MAX_NORM_RATIO
     ) -> None:
         self.lm, self.book, self.name = lm, book, lm.name
-        self._corpus, self._author, self._limit, self._version = corpus, author, max_norm_ratio, -1
+        self._corpus, self._author, self.limit, self._version = corpus, author, max_norm_ratio, -1
         self._records, self._read = list[Record](), list[Edit]()  # as stored
         self._standing: list[Edit] = []  # as they stand: the same, unless a method derives what a drop changes
         self._deltas: list[Mapping[Site, Change]] = []  # of those
-        self._norms: dict[Site, float] = {}  # ‖W‖ of matrices that edits change
+        self.norms: dict[Site, float] = {}  # ‖W‖ of matrices that edits change
         self.skipped: Mapping[str, str] = {}  # edits of the book that cannot stand in this model, by id: why
         self.lock = threading.RLock()  # held by whoever asks or changes the model, which has room for one at a time
         self._refresh()
@@ -112,10 +111,8 @@ class Editor:
     @property
     def notes(self) -> list[str]:
         """What a user should know although all went well: of the model, of the book's key, and of edits left out."""
-        out = [
-            f"edit {id} is in the book and not in the model: {why} Drop it: errata drop {id}"
-            for id, why in self.skipped.items()
-        ]
+        said = "edit {0} is in the book and not in the model: {1} Take it out with errata drop {0}."
+        out = [said.format(id, why) for id, why in self.skipped.items()]
         return [*self.lm.notes, *self.book.notes, *out]
 
     def close(self) -> None:
@@ -242,7 +239,7 @@ class Editor:
         prompts, room = [Query.asked(fact) for fact in facts], self.lm.room(fact.target for fact in facts)
         check_fits(self.lm, facts)  # before the model is asked
         before = self.lm.generate(prompts, room)
-        edit, seconds = solve(self.lm, how, facts, past, self._limit, self.book.base)
+        edit, seconds = solve(self.lm, how, facts, past, self.limit, self.book.base)
         solved = time.perf_counter()
         self.lm.weights.stand([*self._deltas, *(e.deltas for e in past[len(self._deltas) :]), edit.deltas])
         seconds["apply"] = time.perf_counter() - solved
@@ -277,10 +274,10 @@ class Editor:
         if isinstance(part, Edit):
             if part.base != self.book.base and not self.lm.identity.goes_by(part.base):
                 raise BookOfAnotherModel(f"edit {part.id} was computed on another base model than {self.name}.")
-            if why := misfit(self.lm, part, self._limit, self._norms):
+            if why := misfit(self.lm, part, self.limit, self.norms):
                 raise UpdateTooLarge(f"edit {part.id} cannot be let in: {why}")
             return part
-        return solve(self.lm, how, part, past, self._limit, self.book.base)[0]
+        return solve(self.lm, how, part, past, self.limit, self.book.base)[0]
 
     @contextmanager
     def standing_as(self, edits: Sequence[Edit]) -> Iterator[LM]:
@@ -316,45 +313,14 @@ class Editor:
         with self.lock, self.book.lock():
             self._refresh()
             back = [self.book.get(id) for id in ids]
-            self.tried(
-                back, [edit for edit in standing.load(self.book, back) if edit.id not in {e.id for e in self._read}]
+            check_letting_in(
+                self,
+                back,
+                [edit for edit in standing.load(self.book, back) if edit.id not in {e.id for e in self._read}],
             )
             records = self.book.restore(ids, author=self._author, reason=reason)
             self._refresh()
             return records
-
-    def merge(self, other: Book, policy: str = "refuse", note: Note | None = None) -> MergePlan:
-        """Take over what another book has, as `errata.book.merge.merge`, if the gates let it through as they would a new edit.
-
-        Raises:
-            GateClosed: a gate is closed. InputError, BookOfAnotherModel, BadBook: as there. Nothing is changed then.
-        """
-        with self.lock, self.book.lock(), other.snapshot():
-            self._refresh()
-            found = plan(self.book, other, policy)
-            new = found.new(other)
-            edits = standing.load(other, new)
-            bad = {edit.id: why for edit in edits if (why := misfit(self.lm, edit, self._limit, self._norms))}
-            if not found.clashes or policy != "refuse":
-                self.tried(new, [edit for edit in edits if edit.id not in bad])
-            done = merge(self.book, other, policy, note, leave=bad)
-            self._refresh()
-            return done
-
-    def tried(self, records: Sequence[Record], edits: Sequence[Edit]) -> None:
-        """Look whether edits could stand on top of what does: on the model, and at the gates; put it back.
-
-        Raises:
-            CorruptEdit: one cannot stand in this model. GateClosed: a gate is closed.
-        """
-        for edit in edits:
-            if why := misfit(self.lm, edit, self._limit, self._norms):
-                raise CorruptEdit(f"edit {edit.id} cannot stand in {self.name}: {why}")
-        facts = [fact for record in records for fact in record.facts]
-        with self.lock:
-            keeper = GateCheck(self.lm, in_force(self.book), facts, self._standing)
-            with self.standing_as([*self._standing, *edits]):
-                keeper.let_through(edits)
 
     def _refresh(self, files: Mapping[str, Edit] | None = None) -> None:
         """Make the model equal to the book, reading what changed since the last look and is not in `files`, by its hash."""
@@ -369,7 +335,7 @@ class Editor:
         bad = {
             edit.id: why
             for edit in found
-            if id(edit) not in ours and (why := misfit(self.lm, edit, ABSURD, self._norms))
+            if id(edit) not in ours and (why := misfit(self.lm, edit, ABSURD, self.norms))
         }
         self.skipped = {**(self.skipped if begun else {}), **bad}
         self._records, self._read = records, [*kept, *(edit for edit in found if edit.id not in bad)]
@@ -422,45 +388,3 @@ class Editor:
     def stats(self, method: str, progress: Progress | None = None, part: str = "", **options: Any) -> dict[str, Any]:
         """Compute the statistics a method with these settings needs, or a part; see `Method.collect`."""
         return self._method(method, options).collect(self.lm, progress, part)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a model says after a prompt: greedy text up to a natural stop, and the likeliest next tokens, or its classes.
-
-    Args:
-        top: (token or class, probability), likeliest first. of: which of the two: ``"next token"`` or ``"class"``.
-        chat: whether the prompt was the user's turn in the model's chat template.
-        notes: what one should know of it, such as that it was cut because the model reads no further.
-    """
-
-    prompt: str
-    text: str
-    top: tuple[tuple[str, float], ...]
-    of: str = "next token"
-    chat: bool = False
-    notes: tuple[str, ...] = ()
-
-
-def answer(lm: LM, prompt: Query, max_new_tokens: int | Room, top: int) -> Answer:
-    """Return what the model says as it stands, with the `top` likeliest.
-
-    Raises:
-        BadFact: the prompt fills the model. UnsupportedModel: it cannot generate, or converse.
-    """
-    most = Room(max_new_tokens) if isinstance(max_new_tokens, int) else max_new_tokens
-    left = check_room(lm, prompt)
-    likely = tuple(lm.top(prompt, top)) if top > 0 else ()
-    of = "class" if lm.row.kind == "classifier" else "next token"
-    if left >= most.tokens or lm.row.kind == "classifier":
-        return Answer(prompt.prompt, lm.generate([prompt], most)[0], likely, of, prompt.turn)
-    text, ended = _up_to_the_end(lm, prompt, left, most.lines)
-    note = f"the answer is cut after {left} tokens, where {lm.name} reads no further: shorten the prompt to have more."
-    return Answer(prompt.prompt, text, likely, of, prompt.turn, () if ended else (note,))
-
-
-def _up_to_the_end(lm: LM, prompt: Query, left: int, lines: int) -> tuple[str, bool]:
-    """Return what is said in the room a prompt leaves, and whether it has come to its end there."""
-    (ids,) = generate_tokens(lm, [lm.tokens.opening(prompt)], left, ends=lm.endings(lines))
-    ends = lm.endings(lines)
-    return lm.tokens.lines(ids, lines), [ends(0, token) for token in ids][-1]

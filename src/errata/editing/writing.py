@@ -116,6 +116,7 @@ def misfit(lm: LM, edit: Edit, most: float, known: dict[Site, float] | None = No
     """
     for site in edit.matrices:
         delta = edit.deltas[site]
+        assert not isinstance(delta, Graft)
         try:
             out, width = lm.parameter(site).shape
         except UnknownSite as error:

@@ -1,0 +1,60 @@
+"""Edits that others computed, or that were dropped: let in on the terms of new ones.
+
+    merge(editor, other_book)       # as errata.book.merge, with the model looked at and the gates asked
+
+What a book can say of an edit without its model (that it is one, and whose) `errata.book.sound` looks at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from errata.book import merge as books
+from errata.book.book import Book, Note, Record
+from errata.edit import Edit
+from errata.editing import standing
+from errata.editing.gates import GateCheck, in_force
+from errata.editing.writing import misfit
+from errata.errors import CorruptEdit
+
+if TYPE_CHECKING:
+    from errata.editing.editor import Editor
+
+
+def merge(editor: Editor, other: Book, policy: str = "refuse", note: Note | None = None) -> books.MergePlan:
+    """Take over what another book has, as `errata.book.merge.merge`, if the gates let it through as they would a new edit.
+
+    Raises:
+        GateClosed: a gate is closed. InputError, BookOfAnotherModel, BadBook: as there. Nothing is changed then.
+    """
+    with editor.lock, editor.book.lock(), other.snapshot():
+        found = books.plan(editor.book, other, policy)
+        new = found.new(other)
+        edits = standing.load(other, new)
+        bad = {edit.id: why for edit in edits if (why := misfit(editor.lm, edit, editor.limit, editor.norms))}
+        if not found.clashes or policy != "refuse":
+            good = [edit for edit in edits if edit.id not in bad]
+            check_letting_in(editor, [record for record in new if record.id not in bad], good, found.drop)
+        return books.merge(editor.book, other, policy, note, leave=bad)
+
+
+def check_letting_in(
+    editor: Editor, records: Sequence[Record], edits: Sequence[Edit], gone: Sequence[str] = ()
+) -> None:
+    """Look whether edits could stand on top of what does: in the model, and at the gates; the model is put back.
+
+    Args:
+        records: of them. gone: ids of standing edits that would be dropped.
+
+    Raises:
+        CorruptEdit: one cannot stand in this model. GateClosed: a gate is closed.
+    """
+    for edit in edits:
+        if why := misfit(editor.lm, edit, editor.limit, editor.norms):
+            raise CorruptEdit(f"edit {edit.id} cannot stand in {editor.name}: {why}")
+    with editor.lock:
+        before = editor.standing
+        keeper = GateCheck(editor.lm, in_force(editor.book), [fact for r in records for fact in r.facts], before)
+        with editor.standing_as([*(edit for edit in before if edit.id not in gone), *edits]):
+            keeper.let_through(edits)
