@@ -28,7 +28,6 @@ from errata.book.records import Event, Note, Record, Signs
 from errata.book.schema import reading, transaction
 from errata.book.shape import check_shape
 from errata.book.signing import Signer, open_to_others
-from errata.book.sound import check_sound
 from errata.errors import BadBook, BookBusy, BookOfAnotherModel, ErrataError
 from errata.identity import Identity
 
@@ -258,9 +257,7 @@ class Book:
         """
         with self._writing() as db:
             dropped = [edit.id for edit in admission.droppable(db, drop)]
-            restored = [
-                edit.id for edit in admission.restorable(db, restore, lambda edit: check_sound(edit, self.read(edit)))
-            ]
+            restored = [edit.id for edit in admission.restorable(db, restore, self.read)]
             again = admission.admit(db, [meta for meta, _ in write], self.path, self.base, self.name)
             stored: list[tuple[str, int]] = []
             try:

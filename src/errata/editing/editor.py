@@ -25,6 +25,7 @@ from errata.edit import Edit, Label, split
 from errata.editing import standing
 from errata.editing.answering import Answer, answer
 from errata.editing.gates import GateCheck, Gates, in_force
+from errata.editing.letting_in import check_letting_in
 from errata.editing.near import Near
 from errata.editing.writing import check_fits, labelled, misfit, outcome, solve
 from errata.errors import BookOfAnotherModel, InputError, UnknownEdit, UpdateTooLarge
@@ -313,11 +314,8 @@ class Editor:
         with self.lock, self.book.lock():
             self._refresh()
             back = [self.book.get(id) for id in ids]
-            check_letting_in(
-                self,
-                back,
-                [edit for edit in standing.load(self.book, back) if edit.id not in {e.id for e in self._read}],
-            )
+            known = {edit.id for edit in self._read}
+            check_letting_in(self, back, [edit for edit in standing.load(self.book, back) if edit.id not in known])
             records = self.book.restore(ids, author=self._author, reason=reason)
             self._refresh()
             return records
