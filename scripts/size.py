@@ -21,7 +21,7 @@ ROOMS = {
     "data": 1_430, "primer": 780, "index": 540, "model": 3_300, "stats": 1_100,
     "solve": 2_200,
     "methods": 2_970, "evaluate": 2_310, "book": 2_870, "export": 1_260,
-    "editing": 2_710,
+    "editing": 2_730,
     "bench": 475, "report": 2_090,
     "cluster": 485, "serve": 740,
     "cli": 2_170,

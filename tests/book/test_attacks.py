@@ -178,7 +178,7 @@ def test_compact_removes_nothing_outside(filled: Book, tmp_path: Path) -> None:
     (elsewhere / "thesis.txt").write_text("dear")
     (filled.path / "edits").symlink_to(elsewhere)
     for attack in (lambda: compact(filled), lambda: filled.append([edit(4)]), lambda: Book.open(filled.path)):
-        with pytest.raises(BadBook, match="edits is a link"):
+        with pytest.raises(BadBook, match=r"edits is a link"):
             attack()
     assert (elsewhere / "thesis.txt").read_text() == "dear"
     assert [path.name for path in elsewhere.iterdir()] == ["thesis.txt"]
@@ -207,7 +207,7 @@ def test_a_book_consists_of_files(tmp_path: Path, name: str, how: str) -> None:
     part.unlink(missing_ok=True)
     part.symlink_to(victim) if how == "link" else os.mkfifo(part)
     for look in (False, True):
-        with pytest.raises(BadBook, match="is a link|not what it should be"):
+        with pytest.raises(BadBook, match=r"is a link|not what it should be"):
             Book.open(tmp_path / "book", look=look)
     assert victim.read_text() == "dear"
 
@@ -270,7 +270,7 @@ def anothers() -> Any:
 
 def relabelled() -> Any:
     """The file says it is edit 7, with the tensors of 8."""
-    meta, data = edit(7)
+    meta, _ = edit(7)
     return meta, file(
         meta, {"delta/1.down/left": ((3, 1), floats(8, 1, 2)), "delta/1.down/right": ((2, 1), floats(1, 0.5))}
     )

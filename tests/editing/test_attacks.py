@@ -121,7 +121,7 @@ def test_nothing_a_stranger_wrote_is_markup() -> None:
         "@e",
         "#1",
         "www.e",
-        "://",
+        "://e",
         "**b",
         "_i",
         "~s",

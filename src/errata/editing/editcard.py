@@ -200,7 +200,7 @@ def markdown(card: Card) -> str:
     verdict = "✅ passed" if card.passed else "❌ refused"
     said = sum(bool(row["said"]) for row in card.facts)
     lines = [f"# EditCard: {verdict}", ""]
-    lines += [_plain(card.refused), ""] if card.refused else []
+    lines += [re.sub(r"^(?=[-+=>])", r"\\", _plain(card.refused)), ""] if card.refused else []
     closed = [f"- {_plain(sentence(figure))}" for figure in card.figures if not figure.passed]
     lines += [*closed, ""] if closed else []
     lines += [
@@ -236,8 +236,8 @@ def _verdict(figure: Figure) -> str:
 
 
 def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    lines = [heads, ("---",) * len(heads), *rows]
-    return [f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines]
+    lines = [f"| {' | '.join(_cell(cell) for cell in line)} |" for line in (heads, *rows)]
+    return [lines[0], f"|{' --- |' * len(heads)}", *lines[1:]]
 
 
 def _cell(text: str) -> str:
@@ -250,7 +250,7 @@ def _cell(text: str) -> str:
 
 def _plain(text: str) -> str:
     """Return text on one line that means itself: no markup, link, mention, reference or cell of its own, nothing invisible."""
-    flat = re.sub(r"([\\`*_{}\[\]()<>#+!|~&$^=])", r"\\\1", visible(" ".join(text.split())))
+    flat = re.sub(r"([\\`*\[\]<|~&$#]|(?<!\w)_|_(?!\w))", r"\\\1", visible(" ".join(text.split())))
     # Forges look for names, addresses and numbers in text after markup is gone: an empty comment keeps them apart.
     return re.sub(r"(@|://|www\.|\\#|GH-)(?=\S)", r"\1<!-- -->", flat)
 

@@ -7,22 +7,41 @@ What a book can say of an edit without its model (that it is one, and whose) `er
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 from errata.book import merge as books
 from errata.book.book import Book, Note, Record
+from errata.delta import Site
 from errata.edit import Edit
 from errata.editing import standing
 from errata.editing.gates import GateCheck, in_force
 from errata.editing.writing import misfit
 from errata.errors import CorruptEdit
-
-if TYPE_CHECKING:
-    from errata.editing.editor import Editor
+from errata.model.lm import LM
 
 
-def merge(editor: Editor, other: Book, policy: str = "refuse", note: Note | None = None) -> books.MergePlan:
+class Admits(Protocol):
+    """An `errata.editing.editor.Editor`, as far as edits are let in here."""
+
+    lm: LM
+    book: Book
+    name: str
+    limit: float
+    norms: dict[Site, float]
+    lock: threading.RLock
+
+    @property
+    def standing(self) -> list[Edit]:
+        """The edits that stand."""
+
+    def standing_as(self, edits: Sequence[Edit]) -> AbstractContextManager[LM]:
+        """Let exactly these edits stand in the model for a while."""
+
+
+def merge(editor: Admits, other: Book, policy: str = "refuse", note: Note | None = None) -> books.MergePlan:
     """Take over what another book has, as `errata.book.merge.merge`, if the gates let it through as they would a new edit.
 
     Raises:
@@ -40,7 +59,7 @@ def merge(editor: Editor, other: Book, policy: str = "refuse", note: Note | None
 
 
 def check_letting_in(
-    editor: Editor, records: Sequence[Record], edits: Sequence[Edit], gone: Sequence[str] = ()
+    editor: Admits, records: Sequence[Record], edits: Sequence[Edit], gone: Sequence[str] = ()
 ) -> None:
     """Look whether edits could stand on top of what does: in the model, and at the gates; the model is put back.
 
