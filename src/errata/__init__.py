@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from errata import errors, methods
     from errata.edit import Edit, Label
-    from errata.editing.editor import Answer, Editor, open
+    from errata.editing.answering import Answer
+    from errata.editing.editor import Editor, open
     from errata.fact import Fact, Probe
 
 __version__ = "0.1.0"

@@ -21,18 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from errata.content import EDIT, FORMAT, known_by, read_file
 from errata.delta import Change, Dense, Graft, LowRank, Site, build
 from errata.errors import CorruptEdit, InputError, NewerBook
 from errata.fact import Fact
 
 Found = TypeVar("Found")
-FORMAT = 2  # 1, still read: ids hash the whole facts, and nothing is said of tags, tenant and days
 # What reading a file that is something else, or damaged, may raise.
 _UNREADABLE = (SafetensorError, InputError, LookupError, ValueError, TypeError, AttributeError, RecursionError)
-# What the hash leaves out: the circumstances of writing, not the edit.
-CIRCUMSTANCES = ("author", "reason", "source", "tags", "tenant", "valid_from", "valid_until")
-_UNHASHED = ("id", "created_at", "report", "versions", *CIRCUMSTANCES)
-_UNLEARNED = ("id", "source", "reason", "probes")  # of a fact
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -159,15 +155,8 @@ class Edit:
     @cached_property
     def id(self) -> str:
         """16 hexadecimal digits of the SHA-256 of the content."""
-        content = {k: v for k, v in self._fields().items() if k not in _UNHASHED}
-        if self.format > 1:
-            facts = [fact.to_dict() for fact in self.facts]
-            content["facts"] = [{k: v for k, v in fact.items() if k not in _UNLEARNED} for fact in facts]
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode())
-        for name, tensor in sorted(self._tensors()):
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().flatten().clone().view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:16]
+        pieces = ((n, str(t.dtype), tuple(t.shape), _raw(t)) for n, t in self._tensors())
+        return known_by(self._fields(), pieces)
 
     def with_deltas(self, deltas: Mapping[Site, Change]) -> Edit:
         """Return the same edit, by its id too, with deltas that were derived anew from the edits that stand below it."""
@@ -301,12 +290,16 @@ class Edit:
             CorruptEdit: the file cannot be read, is not an edit, or has been altered.
         """
         try:
-            data = Path(path).read_bytes()
-        except OSError as error:
+            data = read_file(path, EDIT)
+        except (OSError, ValueError) as error:
             raise CorruptEdit(
                 f"{path} cannot be read ({type(error).__name__}); restore the file from a copy."
             ) from error
         return cls.from_bytes(data, str(path))
+
+
+def _raw(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.detach().flatten().clone().view(torch.uint8).numpy().data)
 
 
 def ground(ids: Sequence[str]) -> str:

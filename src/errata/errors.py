@@ -30,6 +30,7 @@ Each takes one message: a sentence that says what is wrong and what to do about 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
@@ -41,7 +42,7 @@ class ErrataError(Exception):
     longest: ClassVar[int] = 2000  # characters of a message: what was given may be a whole file
 
     def __str__(self) -> str:
-        text = super().__str__()
+        text = redacted(super().__str__())
         return text if len(text) <= self.longest else f"{text[: self.longest - 503]} … {text[-500:]}"
 
 
@@ -137,6 +138,41 @@ class StatsMissing(SolveError):
 
 class GateClosed(SolveError):
     """The edited model does not do what a gate asks of it; the message names the gate and the figures."""
+
+
+_SECRETS = re.compile(
+    r"(?<=://)[^/\s?#@]*:[^/\s?#@]*(?=@)|(?<=://)[^/\s?#@:]+(?=@)"
+    r"|(?<=[?&])(?P<name>[\w.-]*(?:key|token|secret|password|passwd|pwd|auth|sig|signature|credential)[\w.-]*=)[^&#\s'\"]*",
+    re.IGNORECASE,
+)
+
+
+def redacted(text: str) -> str:
+    """Return text in which names and passwords of addresses, and values of their keys and tokens, are an ellipsis."""
+    return _SECRETS.sub(lambda found: f"{found['name'] or ''}…", text) if "://" in text else text
+
+
+def visible(text: str) -> str:
+    """Return text in which what a terminal obeys, or nobody sees, is shown as an escape, such as \\u001b.
+
+    Control characters (but newline and tab), those that turn the direction of text, other format characters (but the joiners
+    that words and emoji need), separators of lines, and lone surrogates.
+    """
+    return text if text.isascii() and text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    from unicodedata import category  # plain text, which is most, asks nothing
+
+    if character in "\n\t\u200c\u200d\u00ad" or category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return character
+    code = ord(character)
+    # As JSON writes them, so that JSON stays JSON.
+    return (
+        f"\\u{code:04x}"
+        if code < 0x10000
+        else "".join(f"\\u{half:04x}" for half in (0xD7C0 + (code >> 10), 0xDC00 + (code & 0x3FF)))
+    )
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

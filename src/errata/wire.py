@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from errata.book.states import BookState
     from errata.book.verify import Findings
     from errata.edit import Edit
+    from errata.editing.answering import Answer
     from errata.editing.check import Verdict
     from errata.editing.collisions import Collision
     from errata.editing.diff import Difference
-    from errata.editing.editor import Answer
     from errata.editing.migrate import Moved
     from errata.editing.served import Delivered
     from errata.export.files import Exported
@@ -152,9 +152,10 @@ def findings(found: Findings) -> dict[str, Any]:
 
 
 def merged(plan: MergePlan, dry_run: bool) -> dict[str, Any]:
-    """Return {"done", "took": […], "restored", "dropped", "left_out", "shared", "clashes": […]}."""
+    """Return {"done", "took": […], "restored", "dropped", "left_out", "shared", "refused", "clashes": […]}."""
     took = [{"id": r.id, "facts": [{"prompt": f.prompt, "target": f.target} for f in r.facts]} for r in plan.take]
     lists = {"restored": plan.restore, "dropped": plan.drop, "left_out": plan.left_out, "shared": plan.shared}
+    lists["refused"] = plan.refused
     return {"done": not dry_run, "took": took, **lists, "clashes": [asdict(clash) for clash in plan.clashes]}
 
 

@@ -147,7 +147,7 @@ def verify_head(path: Path) -> str:
 def test_a_book_that_is_not_whole_is_not_bundled(filled: Book, tmp_path: Path) -> None:
     file = filled.path / "edits" / f"{filled.get(key(2)).sha256}.safetensors"
     data = file.read_bytes()
-    file.write_bytes(b"x" + data[1:])
+    file.write_bytes(bytes([data[0] ^ 1]) + data[1:])
     with pytest.raises(BadBook, match="not whole"):
         bundle(filled, tmp_path / "b.zip")
     file.write_bytes(data)
@@ -371,7 +371,7 @@ def test_a_log_that_was_cut_off(filled: Book, tmp_path: Path) -> None:
         (b"[" * 100_000, "cannot be read", BadBook),
         (b"\xff", "cannot be read", BadBook),
         (b"{}", "does not say its format", BadBook),
-        (b'{"format": 2}', "update errata", NewerBook),
+        (b'{"format": 3}', "update errata", NewerBook),
         (b'{"format": 1, "files": {}}', "not those its manifest names", BadBook),
     ],
 )

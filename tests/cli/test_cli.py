@@ -63,6 +63,7 @@ class FakeEditor:
         self.book = SimpleNamespace(get=lambda edit_id: SimpleNamespace(bytes=1234))
         self.fail: BaseException | None = None
         self.notes: tuple[str, ...] = ()
+        self.answered: tuple[str, ...] = ()
         self.lm = SimpleNamespace(
             notes=(), tokens=SimpleNamespace(chat=SimpleNamespace(invites=lambda prompt: prompt.endswith("?")))
         )
@@ -81,7 +82,7 @@ class FakeEditor:
     def ask(self, prompt: str, **options: object) -> SimpleNamespace:
         self._take("ask", prompt, options)
         top = [(" Paris", 0.75), ("[bold]", 0.25)]
-        return SimpleNamespace(prompt=prompt, text=" Paris.", of="next token", chat=False, top=top, notes=self.notes)
+        return SimpleNamespace(prompt=prompt, text=" Paris.", of="next token", chat=False, top=top, notes=self.answered)
 
     def write_all(self, facts: Sequence[Fact], method: str, **options: Any) -> list[FakeEdit]:
         self._take("write_all", list(facts), method, options)
@@ -171,14 +172,19 @@ def test_ask_passes_its_options_on_and_prints_the_agreed_json(run: Run, editor: 
         "notes": [],
     }
     assert editor.calls == [
-        ("open", "m", "b", {"separator": "auto", "device": "cpu", "dtype": None, "trust_remote_code": False}),
+        (
+            "open",
+            "m",
+            "b",
+            {"separator": "auto", "use": "ask", "device": "cpu", "dtype": None, "trust_remote_code": False},
+        ),
         ("ask", "The capital of France is", {"chat": False, "max_new_tokens": 5, "top": 2}),
         ("close",),
     ]
 
 
 def test_what_is_to_be_known_of_an_answer_is_in_the_json_and_on_stderr(run: Run, editor: FakeEditor) -> None:
-    editor.notes = ("the answer is cut.",)
+    editor.answered = ("the answer is cut.",)
     code, out, err = run("ask", "x", "--json")
     assert (code, json.loads(out)["notes"], err) == (0, ["the answer is cut."], "errata: note: the answer is cut.\n")
     assert "cut" in run("ask", "x")[2]
@@ -259,7 +265,7 @@ def test_edit_passes_fact_settings_and_signature_on(run: Run, editor: FakeEditor
 def test_what_there_is_to_say_of_a_model_is_said_once_beside_the_answer(
     words: tuple[str, ...], run: Run, editor: FakeEditor
 ) -> None:
-    editor.lm.notes = ("its FP8 weights were dequantised.",)
+    editor.notes = ("its FP8 weights were dequantised.",)
     code, out, err = run(*words)
     assert code == 0
     assert "dequantised" not in out
@@ -369,12 +375,18 @@ def test_log_is_a_list(run: Run, book: Path) -> None:
 
 
 def test_drop_and_restore(run: Run, book: Path) -> None:
-    code, out, _ = run("drop", "aaaaaa", "bbbbbb2222222222", "--book", book, "--author", "bob", "--json")
+    from errata.edit import Edit
+
+    with Book.open(book) as opened:
+        sound = Edit(method="rome", config={}, facts=(), base=str(opened.base), deltas={})
+        opened.append([(sound.meta(), sound.to_bytes())])
+    code, out, _ = run("drop", "aaaaaa", "bbbbbb2222222222", sound.id, "--book", book, "--author", "bob", "--json")
     assert code == 0
-    assert [row["stands"] for row in json.loads(out)] == [False, False]
-    assert run("restore", "bbbbbb", "--book", book)[0] == 0
-    assert [row["stands"] for row in json.loads(run("log", "--book", book, "--json")[1])] == [False, True]
-    history = json.loads(run("show", "bbbbbb", "--book", book, "--json")[1])["history"]
+    assert [row["stands"] for row in json.loads(out)] == [False, False, False]
+    assert run("restore", sound.id[:6], "--book", book)[0] == 0
+    assert run("restore", "bbbbbb", "--book", book)[0] == 2  # whose file is none
+    assert [row["stands"] for row in json.loads(run("log", "--book", book, "--json")[1])] == [False, False, True]
+    history = json.loads(run("show", sound.id, "--book", book, "--json")[1])["history"]
     assert [(event["kind"], event["author"]) for event in history][1:] == [("drop", "bob"), ("restore", "")]
 
 

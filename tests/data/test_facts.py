@@ -385,3 +385,24 @@ def test_a_subject_may_be_written_with_other_accents_and_spaces(tmp_path: Path) 
     )
     assert fact.prompt == prompt  # kept to the character
     assert prompt[slice(*fact.span)] == "Sa\u0303o\u00a0Tome\u0301"
+
+
+def test_what_is_read_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small gzip file can unpack to more than the memory, and a header of a million columns once took hours."""
+    import gzip
+
+    from errata.data import files
+
+    monkeypatch.setattr(files, "MOST", 100_000)
+    packed = tmp_path / "facts.jsonl.gz"
+    packed.write_bytes(gzip.compress(b" " * 10_000_000))
+    with pytest.raises(BadFile, match="unpacks to more than the 100,000 bytes"):
+        read_facts(packed)
+    (tmp_path / "facts.jsonl").write_bytes(b" " * 200_000)
+    with pytest.raises(BadFile, match="more than the 100,000 bytes"):
+        read_facts(tmp_path / "facts.jsonl")
+    monkeypatch.undo()
+    wide = tmp_path / "facts.csv"
+    wide.write_text(",".join(f"c{n}" for n in range(1_000_000)) + "\n")
+    with pytest.raises(BadFile, match="1,000,000 columns, more than the 10,000"):
+        read_facts(wide)

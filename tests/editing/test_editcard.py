@@ -84,10 +84,8 @@ def test_each_part_is_computed_on_those_before_it(
     editor: Editor, mouth: Mouth, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(editor.book, standing := synthetic.edit(editor.lm, 1))
-    measured = {"0.down": 0.9, "2.attention": 0.3}
-    given = replace(
-        synthetic.edit(editor.lm, 5), facts=(fact("Jena", "Fiji"),), report=Report({"norm_ratio": measured})
-    )
+    claimed = Report({"norm_ratio": {"0.down": 0.9, "2.attention": 0.3}})
+    given = replace(synthetic.edit(editor.lm, 5), facts=(fact("Jena", "Fiji"),), report=claimed)
     given.save(folder / "b.safetensors")
     (folder / "a.jsonl").write_text(rows(fact("Ulm", "Mali")))
     (folder / "c.jsonl").write_text(rows(fact("Kiel", "Chad")))
@@ -103,7 +101,11 @@ def test_each_part_is_computed_on_those_before_it(
     assert [len(past) for past in seen] == [1, 2, 3]
     assert all(past[0] == standing.id for past in seen)
     assert seen[2][2] == given.id  # taken as it is
-    assert found.sites == measured  # of each matrix the largest: what is trained in a step is less
+    # Of each matrix the largest, as measured: what is trained in a step is less.
+    assert {site: found.sites[str(site)] for site in given.deltas} == {
+        site: pytest.approx(delta.norm() / float(editor.lm.weights.base(site).norm()), rel=1e-4)  # type: ignore[union-attr]
+        for site, delta in given.deltas.items()
+    }
     assert found.config["steps"] == 1
     assert found.config["layer"] == 0
 
@@ -262,12 +264,12 @@ def test_the_page_says_all_of_it() -> None:
 
 - the gate oldest found 0.5 (n = 4), at least 0.75 (a → b (not c), …)
 
-Facts: 2, of which 1 are said after; files: 1; written by `ft` on `tiny` (0123456789ab) with 3 standing edits.
+Facts: 2, of which 1 are said after; files: 1; written by ft on tiny (0123456789ab) with 3 standing edits.
 
 | fact | before | after |  |
 | --- | --- | --- | --- |
-| Ulm lies in → **Mali** | Chad | Mali | ✓ |
-| Hof lies in → **Oman** |  | Cuba | ✗ |
+| Ulm lies in → Mali | Chad | Mali | ✓ |
+| Hof lies in → Oman |  | Cuba | ✗ |
 
 ## Gates
 
@@ -275,7 +277,7 @@ Facts: 2, of which 1 are said after; files: 1; written by `ft` on `tiny` (012345
 | --- | --- | --- | --- | --- |
 | said | 1 | 1 | 2 | ✓ |
 | oldest | 0.5 | 0.75 | 4 | ✗ |
-| unrelated | – | – | 0 | ✓ |
+| unrelated | – | – | 0 | nothing asked |
 | norm_ratio | 1.23 | – | 1 | ✓ |
 
 ## What moved or failed
@@ -303,7 +305,7 @@ Facts: 2, of which 1 are said after; files: 1; written by `ft` on `tiny` (012345
 | --- | --- | --- |
 | a.jsonl | 2 | `abababababababab` |
 
-2026-01-01T00:00:00+00:00, errata 1, torch 2; book at `fedcba9876543210`
+2026-01-01T00:00:00+00:00, errata 1, torch 2; book at fedcba9876543210
 """
     )
 
@@ -312,7 +314,7 @@ def test_a_page_leaves_out_what_there_is_not() -> None:
     page = markdown(card(head="", refused="it cannot be written."))
     assert page.startswith("# EditCard: ❌ refused\n\nit cannot be written.\n\nFacts: 0")
     assert [line for line in page.split("\n") if line.startswith("## ")] == ["## Files"]
-    assert page.endswith("book at `nothing`\n")
+    assert page.endswith("book at nothing\n")
 
 
 def test_json_says_all_of_it(tmp_path: Path) -> None:
@@ -349,6 +351,7 @@ def test_what_users_wrote_starts_nothing(text: str) -> None:
                           conflicts=[replace(conflict, first=Said(fact("U", "V"), "new"))]))  # fmt: skip
     page = markdown(made)
     assert page.count("\n") == plain.count("\n")
+    page = page.replace("<!-- -->", "")  # which keeps addresses and names from being found
     for mark in "<[":
         assert all(page[at - 1] == "\\" for at in range(len(page)) if page[at] == mark), page
     for line, other in zip(page.split("\n"), plain.split("\n"), strict=True):

@@ -237,8 +237,10 @@ def test_perplexity_may_rise_by_so_many_per_cent(lm: LM, tmp_path: Path) -> None
     at_limit(rise)
 
 
-def test_a_model_that_reads_no_text_has_no_perplexity(models: Callable[[str], LM]) -> None:
-    assert only(GateCheck(models("t5"), Gates(perplexity=0.0), FOUR, [])) == Figure("perplexity", None, 0.0, 40, True)
+def test_a_model_that_reads_no_text_has_no_perplexity_that_could_pass(models: Callable[[str], LM]) -> None:
+    figure = only(GateCheck(models("t5"), Gates(perplexity=0.0), FOUR, []))
+    assert figure == Figure("perplexity", None, 0.0, 40, False, ("no finite number",))
+    assert sentence(figure) == "the gate perplexity found no finite number (n = 40), at most 0 %"
 
 
 def test_a_broken_model_passes_no_gate(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +307,8 @@ def test_what_was_measured_is_in_every_report_and_nothing_written_is_nothing_mea
          "lost": ["Kiel lies in →  (not Chad)"]},
         {"gate": "oldest", "value": None, "limit": 0.5, "asked": 0, "passed": True, "lost": []},
     ]  # fmt: skip
-    assert [dict(edit.report) for edit in through] == [{"loss": 1, "gates": rows}] * 2
+    notes = ["the gate oldest had nothing to ask."]
+    assert [dict(edit.report) for edit in through] == [{"loss": 1, "gates": rows, "notes": notes}] * 2
     assert [edit.id for edit in through] == [edit.id for edit in edits]
     assert dict(edits[0].report) == {"loss": 1}
 
@@ -356,3 +359,88 @@ def test_an_editor_asks_the_gates_of_its_book_unless_others_are_named(editor: Ed
     assert (row["gate"], row["value"], row["limit"]) == ("said", 1.0, 1.0)
     edit = editor.write(FOUR[1], "ft", gates=Gates(), **how)  # named at the call, they take the place of the book's
     assert "gates" not in editor.book.get(edit.id).meta["report"]
+
+
+# ------------------------------------------------------------------ what must not pass
+
+
+def test_numbers_that_are_none_close_every_gate(lm: LM, mouth: Mouth, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of which some texts come out as NaN once read as one that had become better."""
+    from errata.evaluate.perplexity import Read
+
+    for nll in ((nan, 3.0), (3.0, inf), (inf, nan)):
+        lm.weights.stand([])
+        monkeypatch.setattr("errata.editing.gates.measure", lambda *_: Read((3.0, 3.0), (4, 4), torch.zeros(2, 0)))
+        keeper = GateCheck(lm, Gates(perplexity=1e9, texts=2), FOUR, [])
+        monkeypatch.setattr("errata.editing.gates.measure", lambda *_, nll=nll: Read(nll, (4, 4), torch.zeros(2, 0)))
+        figure = only(keeper)
+        assert (figure.value, figure.passed, figure.lost) == (None, False, ("no finite number",))
+        assert "no finite number" in sentence(figure)
+    # a text too short to be read is none that is broken
+    monkeypatch.setattr("errata.editing.gates.measure", lambda *_: Read((3.0, nan), (4, 0), torch.zeros(2, 0)))
+    assert only(GateCheck(lm, Gates(perplexity=0.0, texts=2), FOUR, [])).value == 0.0
+
+
+def test_a_matrix_that_is_no_number_closes_the_norm(lm: LM) -> None:
+    lm.weights.stand([edit.deltas for edit in standing(lm)])
+    lm.parameter(Site(0, "down")).data[0, 0] = nan
+    figure = only(GateCheck(lm, Gates(norm_ratio=1e9), FOUR, []))
+    assert (figure.value, figure.passed) == (None, False)
+
+
+def test_an_answer_that_is_not_scored_is_not_likelier(lm: LM, mouth: Mouth, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scorer, "answers", lambda _, pairs: {pair: Scored(nan) for pair in pairs})
+    assert not only(GateCheck(lm, Gates(efficacy=0.5), [fact("Ulm", "Mali", truth="Togo")], [])).passed
+
+
+@pytest.mark.parametrize("kind", ["paraphrase", "neighborhood", "unrelated"])
+def test_a_gate_is_closed_to_facts_without_a_question_of_its_kind(lm: LM, mouth: Mouth, kind: str) -> None:
+    keeper = GateCheck(lm, Gates(**{kind: 0.0}), FOUR, [])  # type: ignore[arg-type]
+    figure = only(keeper)
+    assert (figure.value, figure.asked, figure.passed) == (None, 0, False)
+    with pytest.raises(GateClosed, match=f"{kind}: nothing to ask, and the gate {kind} asks: give the facts probes"):
+        keeper.let_through(standing(lm))
+
+
+def test_gates_that_lie_there_and_cannot_be_read_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / NAME).symlink_to(tmp_path / "gone.toml")
+    with pytest.raises(BadFile, match="cannot read the gates"):
+        of_book(tmp_path)
+
+
+def test_gates_of_a_policy_are_those_that_count(editor: Editor, mouth: Mouth) -> None:
+    from errata.book import policy
+
+    policy.adopt(editor.book, policy.PolicyInForce(gates={"said": 1.0}))
+    (editor.book.path / NAME).write_text("said = 0.0\n")
+    for gates in (None, Gates(said=1.0)):
+        with pytest.raises(GateClosed, match="the gate said found 0"):
+            editor.write(FOUR[0], "ft", gates=gates, steps=1, layer=0)
+    with pytest.raises(BadConfig, match="are in its policy"):
+        editor.write(FOUR[0], "ft", gates=Gates(), steps=1, layer=0)
+
+
+def test_what_is_restored_or_merged_is_asked_as_what_is_written(editor: Editor, mouth: Mouth, tmp_path: Path) -> None:
+    from errata.book.book import Book
+    from errata.editing.letting_in import merge
+
+    how = {"steps": 1, "layer": 0}
+    edit = editor.write(FOUR[0], "ft", **how)
+    editor.drop(edit.id)
+    (editor.book.path / NAME).write_text("said = 1.0\n")
+    before = state(editor.lm)
+    with pytest.raises(GateClosed, match="the gate said found 0"):
+        editor.restore(edit.id)
+    with Book.open(tmp_path / "other", editor.lm.identity, editor.lm.name) as other:
+        other.append([(edit.meta(), edit.to_bytes())])
+        other.drop([edit.id])
+        other.restore([edit.id])
+        with pytest.raises(GateClosed, match="the gate said found 0"):
+            merge(editor, other, "theirs")
+        assert same(editor.lm, before)
+        assert editor.book.stand() == []
+        mouth.edited = {"Ulm lies in": "Mali"}
+        merge(editor, other, "theirs")
+    assert [one.id for one in editor.standing] == [edit.id]
+    editor.drop(edit.id)
+    assert editor.restore(edit.id)[0].stands

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from errata.book import records
 from errata.book.records import Record
+from errata.book.sound import check_sound
 from errata.errors import BadBook, BookOfAnotherModel
 from errata.identity import Identity
 
@@ -79,13 +80,13 @@ def droppable(db: sqlite3.Connection, ids: Iterable[str]) -> list[Record]:
     return edits
 
 
-def restorable(db: sqlite3.Connection, ids: Iterable[str], read: Callable[[Record], object]) -> list[Record]:
+def restorable(db: sqlite3.Connection, ids: Iterable[str], read: Callable[[Record], bytes]) -> list[Record]:
     """Return the edits these ids stand for, each once; raises BadBook if one stands, and what `read` raises."""
     edits = _resolve(db, ids)
     for edit in edits:
         if edit.stands:
             raise BadBook(f"edit {edit.id} already stands: there is nothing to restore.")
-        read(edit)
+        check_sound(edit, read(edit))
     return edits
 
 

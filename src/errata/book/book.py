@@ -17,16 +17,17 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from errata.book import admission, chain, files, records
-from errata.book.database import connect, explain, prepare
+from errata.book import admission, chain, files, policy, records
+from errata.book.database import connect, explain, prepare, unchanging
+from errata.book.policy import PolicyInForce, Use
 from errata.book.records import Event, Note, Record, Signs
-from errata.book.schema import transaction
-from errata.book.signing import Signer
+from errata.book.schema import reading, transaction
+from errata.book.shape import check_shape
+from errata.book.signing import Signer, open_to_others
 from errata.errors import BadBook, BookBusy, BookOfAnotherModel, ErrataError
 from errata.identity import Identity
 
@@ -49,20 +50,23 @@ class Book:
         BadBook: the database is damaged, or the disk refuses.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, wait: float, signer: Signs | None = None) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, wait: float, signer: Signs | None = None, *, use: Use = "open"
+    ) -> None:
+        self.path, self.use = path, use
+        self.notes: tuple[str, ...] = ()  # what a user should know of how it was opened
         self.base: str | None = None
         self.name: str | None = None
         self._edits = path / "edits"
-        self._connection = connection
+        self._connection, self._look, self._still = connection, False, unchanging(path)
         self._threads = threading.RLock()
-        self._wait, self._signer = wait, signer
+        self._wait, self.signer = wait, signer
         self._held: tuple[int, str] | None = None  # up to where the chain was found to hold
         self._known: Mapping[str, Record] = {}  # the edits up to there
         self._file_lock: BaseFileLock | None = None
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0913
         cls,
         path: str | os.PathLike[str],
         base: str | Identity | None = None,
@@ -71,6 +75,8 @@ class Book:
         create: bool = True,
         wait: float = WAIT,
         key: str | os.PathLike[str] | None = None,
+        look: bool = False,
+        use: Use = "open",
     ) -> Book:  # size: one way to open a book, and its options
         """Open the book in the directory `path`, made if it is not there.
 
@@ -82,6 +88,8 @@ class Book:
             create: whether to make a book that is not there.
             wait: seconds to wait for other processes, here and in later calls.
             key: file of the private key that signs what is changed; else $ERRATA_KEY; without one nothing is signed.
+            look: only look, at a book that is there: nothing in the directory is made, migrated or written.
+            use: what for, which the book's policy may ask signatures of.
 
         Raises:
             BadBook: `path` is a file, there is no book and `create` is False, or it is damaged.
@@ -91,15 +99,17 @@ class Book:
         """
         directory = Path(path).absolute()
         key = key or os.environ.get("ERRATA_KEY") or None
-        signer = Signer(key) if key else None
-        connection = connect(directory, create, wait)
-        book = cls(directory, connection, wait, signer)
+        signer = Signer(key) if key and not look else None
+        connection = connect(directory, create, wait, look=look)
+        book = cls(directory, connection, wait, signer, use=use)
+        book._look = look
+        book.notes = tuple(filter(None, [open_to_others(key) if key and signer else ""]))
         try:
             with book._query() as db:
-                prepare(db, directory, book.lock)
+                book._connection = prepare(db, directory, book.lock, look=look)
             book._bind(base, name)
         except BaseException:
-            connection.close()
+            book._connection.close()
             raise
         return book
 
@@ -124,31 +134,53 @@ class Book:
             standing: only those that stand. tag: only those with this word. tenant: only those on this one's behalf.
             expired: only those whose last day has passed.
         """
-        today = datetime.now(UTC).date().isoformat()
-        with self._query() as db:
-            return [
-                record
-                for record in records.fetch_all(db)
-                if (record.stands or not standing)
-                and (not tag or tag in record.tags)
-                and (not tenant or tenant == record.tenant)
-                and (not expired or "" < record.valid_until < today)
-            ]
+        with self.snapshot() as db:
+            found = records.fetch_all(db)
+        return [one for one in found if (one.stands or not standing) and records.fits(one, tag, tenant, expired)]
 
     def stand(self) -> list[Record]:
-        """Return the edits in force, in the order in which they are to be applied; raises BadBook if history was altered."""
-        with self._query() as db:
-            before, self._held = self._held, chain.require(db, self.path, self._held)
+        """Return the edits in force, in the order in which they are to be applied.
+
+        Raises:
+            BadBook: history was altered, or is not signed as the book's policy or $ERRATA_TRUST asks.
+        """
+        with self.snapshot() as db:
+            before, self._held = self._held, self._require(db)
             self._known = records.gone_on(db, self._known, 0 if before is None else before[0])
         return [edit for edit in self._known.values() if edit.stands]
+
+    def policy(self) -> PolicyInForce:
+        """Return what the book asks of whoever uses it; raises BadBook if its history does not hold, or is not so signed."""
+        with self.snapshot() as db:
+            chain.require(db, self.path)
+            return policy.require(db, self.path, self.use)
 
     def query(self) -> AbstractContextManager[sqlite3.Connection]:
         """Give the database, to look into; to the rooms of this package."""
         return self._query()
 
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """Let everything that is read in the block be of one moment, whoever writes meanwhile; may be nested."""
+        with self._query() as db:
+            if db.in_transaction or self._still is None:
+                with reading(db):
+                    yield db
+                return
+            self._reopen()
+            before = unchanging(self.path)
+            try:
+                with reading(self._connection) as db:
+                    yield db
+            except (BadBook, sqlite3.Error):
+                if unchanging(self.path) == before:
+                    raise
+            if unchanging(self.path) != before:
+                raise BookBusy(f"somebody writes to the book {self.path}: try again when that is done.")
+
     def get(self, id: str) -> Record:
         """Return one edit's record; raises UnknownEdit if the id fits none or several."""
-        with self._query() as db:
+        with self.snapshot() as db:
             return records.resolve(db, id)
 
     def read(self, edit: Record) -> bytes:
@@ -157,8 +189,16 @@ class Book:
 
     def history(self, id: str | None = None) -> list[Event]:
         """Return what happened to one edit, or to all, oldest first; raises UnknownEdit as `get` does."""
-        with self._query() as db:
+        with self.snapshot() as db:
             return records.fetch_events(db, None if id is None else records.resolve(db, id).id)
+
+    def meta(self) -> dict[str, str]:
+        """Return what the book is bound to: its base's fingerprint, name and identity, and its own id."""
+        with self._query() as db:
+            found = dict(db.execute("SELECT key, value FROM meta"))
+        if not all(isinstance(text, str) for pair in found.items() for text in pair):
+            raise BadBook(f"what the book {self.path} is bound to cannot be read: restore book.sqlite from a copy.")
+        return found
 
     def version(self) -> int:
         """Return the number of the last event: it grows with every change, whoever makes it."""
@@ -215,7 +255,7 @@ class Book:
         Raises:
             UnknownEdit, BadBook, BookOfAnotherModel, CorruptEdit: as `drop`, `restore`, `append`. Nothing is changed then.
         """
-        with self.lock(), self._query() as db:
+        with self._writing() as db:
             dropped = [edit.id for edit in admission.droppable(db, drop)]
             restored = [edit.id for edit in admission.restorable(db, restore, self.read)]
             again = admission.admit(db, [meta for meta, _ in write], self.path, self.base, self.name)
@@ -225,7 +265,7 @@ class Book:
                     stored.append(self._store(data, again.get(meta["id"])))
                 if stored:
                     files.sync(self._edits)
-                with transaction(db):
+                with self._transaction(db):
                     for id in dropped:
                         self._tell(db, "drop", id, note)
                     for id in restored:
@@ -242,8 +282,8 @@ class Book:
         """Add an event that drops and restores nothing, such as a tag."""
         if self.base is None:
             raise BadBook(f"the book {self.path} is bound to no model yet: open it with the model first.")
-        with self.lock(), self._query() as db, transaction(db):
-            records.add_event(db, kind, id, note, self._signer)
+        with self._writing() as db, self._transaction(db):
+            records.add_event(db, kind, id, note, self.signer)
 
     @contextmanager
     def lock(self, timeout: float | None = None) -> Iterator[None]:
@@ -253,6 +293,9 @@ class Book:
         """
         from filelock import FileLock, Timeout  # who only reads does not wait for it
 
+        if self._look:
+            raise BadBook(f"the book {self.path} was opened only to look at it: nothing is changed.")
+        files.check_kinds(self.path)
         with self._threads:
             self._file_lock = self._file_lock or FileLock(self.path / "lock")
         try:
@@ -269,10 +312,10 @@ class Book:
     def _bind(self, base: str | Identity | None, name: str | None) -> None:
         parts = base if isinstance(base, Identity) else None
         base = parts.fingerprint if parts is not None else base
-        bound = self._meta()
+        bound = self.meta()
         if base is not None and "base" not in bound:
-            self._say({"base": str(base), "name": name or str(base)})
-            bound = self._meta()
+            self._say({"id": os.urandom(16).hex(), "base": str(base), "name": name or str(base)})
+            bound = self.meta()
         self.base, self.name, kept = bound.get("base"), bound.get("name"), bound.get("identity")
         if base is None:
             return
@@ -284,13 +327,13 @@ class Book:
         if parts is not None and known is None and os.access(self.path, os.W_OK):
             self._say({"identity": parts.to_json()})
 
-    def _meta(self) -> dict[str, str]:
-        with self._query() as db:
-            return dict(db.execute("SELECT key, value FROM meta"))
-
     def _say(self, said: Mapping[str, str]) -> None:
         """Keep what is not said of the base yet."""
-        with self._query() as db, self.lock(), transaction(db):
+        with self._query() as db, self.lock(), self._transaction(db):
+            if db.execute(
+                "SELECT 1 FROM meta WHERE key = 'base'"
+            ).fetchone():  # somebody was first, or the book is older
+                said = {key: value for key, value in said.items() if key != "id"}
             db.executemany("INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)", list(said.items()))
 
     def _store(self, data: bytes, dropped: Record | None) -> tuple[str, int]:
@@ -303,20 +346,49 @@ class Book:
     def _add(
         self, db: sqlite3.Connection, meta: Mapping[str, Any], sha256: str, size: int, *, new: bool, note: Note | None
     ) -> None:
-        if new:
-            records.insert(db, meta, sha256, size)
+        row = records.insert(db, meta, sha256, size) if new else None
         own = Note(meta.get("author", ""), meta.get("reason", ""))
-        self._tell(db, "write" if new else "restore", meta["id"], note or own)
+        records.add_event(db, "write" if new else "restore", meta["id"], note or own, self.signer, row)
 
     def _tell(self, db: sqlite3.Connection, kind: str, id: str, note: Note | None) -> None:
-        records.add_event(db, kind, id, note or Note(), self._signer)
+        records.add_event(db, kind, id, note or Note(), self.signer)
+
+    def _require(self, db: sqlite3.Connection) -> tuple[int, str]:
+        """Return the head of a history that holds and is signed as is asked, having looked at what is new."""
+        found = chain.require(db, self.path, self._held)
+        policy.require(db, self.path, self.use, 0 if self._held is None else self._held[0])
+        return found
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Give the database of a book that may be changed and asks for no other key than ours."""
+        with self.lock(), self._query() as db:
+            with reading(db):
+                policy.check_writer(db, self.path, getattr(self.signer, "public", ""))
+            yield db
+
+    @contextmanager
+    def _transaction(self, db: sqlite3.Connection) -> Iterator[None]:
+        """Write all or nothing, into tables that are as we made them: what else is in them could act in our name."""
+        files.check_kinds(self.path)
+        with transaction(db):
+            check_shape(db, self.path / files.DATABASE)
+            yield
+
+    def _reopen(self) -> None:
+        """Open a database that is read as it lies there anew if its owner has changed it since."""
+        if self._still == (now := unchanging(self.path)):
+            return
+        self._connection.close()
+        self._connection = prepare(connect(self.path, False, self._wait, look=True), self.path, self.lock, look=True)
+        self._still = now
 
     def _sweep(self, hashes: Sequence[str]) -> None:
         """Remove files that were written for rows that then were not, as far as the disk lets us."""
         with suppress(ErrataError, OSError), self._query() as db:
             for sha256 in hashes:
                 if not db.execute("SELECT 1 FROM edits WHERE sha256 = ?", (sha256,)).fetchone():
-                    files.path_of(self._edits, sha256).unlink(missing_ok=True)
+                    files.remove(self._edits, files.path_of(self._edits, sha256).name)
 
     @contextmanager
     def _query(self) -> Iterator[sqlite3.Connection]:

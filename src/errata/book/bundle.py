@@ -31,13 +31,14 @@ from typing import Any, Final
 
 from errata.book import chain, retold
 from errata.book.book import Book
-from errata.book.files import path_of
+from errata.book.files import read_whole
+from errata.book.records import Record
 from errata.book.schema import transaction
 from errata.book.verify import Findings, verify
 from errata.errors import BadBook, InputError, NewerBook
 from errata.identity import Identity
 
-FORMAT: Final = 1
+FORMAT: Final = 2  # 1, still read: of books without an id
 LIMIT: Final = 8 << 30  # bytes of a bundle that is opened, unless told otherwise
 TEXTS: Final = 1 << 28  # bytes of a file of text
 CHUNK: Final = 1 << 20
@@ -86,14 +87,13 @@ def bundle(book: Book, file: str | os.PathLike[str]) -> Bundled:
         raise BadBook(f"the book {book.path} is bound to no model yet: there is nothing to bundle.")
     if found.problems:
         raise BadBook(f"the book is not whole, so it is not bundled: {found.problems[0]} errata verify shows all.")
-    texts, edits, said = _contents(book)
+    texts, edits, said = _contents(book)  # each file of an edit is compared with its hash again when it is read
     name = None
     try:
         handle, name = tempfile.mkstemp(dir=target.absolute().parent, prefix=f".{target.name}-")
         with os.fdopen(handle, "wb") as out, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
             for member in sorted({*texts, *edits}):
-                data = texts[member] if member in texts else edits[member].read_bytes()
-                archive.writestr(_entry(member), data)
+                archive.writestr(_entry(member), texts[member] if member in texts else book.read(edits[member]))
         os.chmod(name, 0o644)
         os.replace(name, target)
     except OSError as error:
@@ -149,35 +149,39 @@ def _told(path: Path, found: Findings, name: str, base: str, size: int, said: in
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _contents(book: Book) -> tuple[dict[str, bytes], dict[str, Path], int]:
-    """Return texts, files of edits, each by its name in the bundle, and how many commands there are."""
-    with book.query() as db:
-        db.execute("BEGIN")  # of one moment, whoever writes meanwhile
-        try:
-            meta = dict(db.execute("SELECT key, value FROM meta ORDER BY key"))
-            rows = {
-                "edits": [list(row) for row in db.execute(f"SELECT {', '.join(_EDITS)} FROM edits ORDER BY seq")],
-                "events": [list(row) for row in db.execute(f"SELECT {', '.join(_EVENTS)} FROM events ORDER BY seq")],
-            }
-            records, events, last = book.records(), book.history(), chain.head(db)[1]
-        finally:
-            db.execute("COMMIT")
+def _contents(book: Book) -> tuple[dict[str, bytes], dict[str, Record], int]:
+    """Return texts, edits, each by its name in the bundle, and how many commands there are."""
+    with book.snapshot() as db:  # of one moment, whoever writes meanwhile
+        meta = dict(db.execute("SELECT key, value FROM meta ORDER BY key"))
+        rows = {
+            "edits": [list(row) for row in db.execute(f"SELECT {', '.join(_EDITS)} FROM edits ORDER BY seq")],
+            "events": [list(row) for row in db.execute(f"SELECT {', '.join(_EVENTS)} FROM events ORDER BY seq")],
+        }
+        records, events, last = book.records(), book.history(), chain.head(db)[1]
     identity = Identity.from_json(meta["identity"]) if meta.get("identity") else None
     lines, facts = retold.commands(str(book.name), identity, records, events)
     gone = {event.edit_id for event in events if event.kind == "forget"}
-    kept = {r.sha256: r.bytes for r in records if r.stands or r.id not in gone}
-    folder = book.path / "edits"
-    edits = {f"edits/{sha}.safetensors": path_of(folder, sha) for sha in kept}
+    edits = {f"edits/{r.sha256}.safetensors": r for r in records if r.stands or r.id not in gone}
     texts = {LOG: _json({"format": FORMAT, "meta": meta, **rows}), COMMANDS: "".join(f"{x}\n" for x in lines).encode()}
     texts |= {name: text.encode() for name, text in facts.items()}
-    if (book.path / GATES).is_file():
-        texts[GATES] = (book.path / GATES).read_bytes()
+    if os.path.lexists(book.path / GATES):
+        texts[GATES] = _gates(book)
     files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in texts.items()}
-    files |= {f"edits/{sha}.safetensors": {"bytes": size, "sha256": sha} for sha, size in kept.items()}
+    files |= {name: {"bytes": r.bytes, "sha256": r.sha256} for name, r in edits.items()}
     base = {"name": book.name, "fingerprint": book.base, "identity": identity and json.loads(identity.to_json())}
     about = {"format": FORMAT, "base": base, "head": last, "files": files, **retold.ingredients(records)}
     texts[MANIFEST] = _json({**about, "edits": [retold.figures(record) for record in records]}, indent=1)
     return texts, edits, _said(lines)
+
+
+def _gates(book: Book) -> bytes:
+    """Return the gates that lie beside a book; what a link leads to is not put into the bundle."""
+    try:
+        return read_whole(book.path, GATES, TEXTS)
+    except OSError as error:
+        raise BadBook(
+            f"{book.path / GATES} cannot be bundled ({error.strerror or error}): put the file itself there."
+        ) from error
 
 
 def _said(lines: Collection[str]) -> int:
@@ -315,8 +319,20 @@ def _rebuilt(made: Path, manifest: Mapping[str, Any], trust: Collection[str], he
         if found.problems or found.head != manifest.get("head") or not same:
             why = found.problems[0] if found.problems else "its log is not the one its manifest is about."
             raise BadBook(f"the bundle is not whole: {why}")
-    lines = (made / "bundle" / COMMANDS).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = _retold(book, made / "bundle")
     return found, _said(lines)
+
+
+def _retold(book: Book, place: Path) -> list[str]:
+    """Write the commands and facts anew out of the log, and return the commands: those in the bundle nothing vouches for."""
+    shutil.rmtree(place / "facts")
+    (place / "facts").mkdir()
+    kept = book.meta().get("identity")
+    identity = Identity.from_json(kept) if kept else None
+    lines, facts = retold.commands(str(book.name), identity, book.records(), book.history())
+    for name, text in {COMMANDS: "".join(f"{line}\n" for line in lines), **facts}.items():
+        (place / name).write_text(text, encoding="utf-8")
+    return lines
 
 
 def _fill(book: Book, meta: Mapping[str, str], edits: list[list[Any]], events: list[list[Any]]) -> None:
@@ -335,7 +351,7 @@ def _meta(log: Mapping[str, Any]) -> dict[str, str]:
     meta = log.get("meta")
     if not isinstance(meta, dict) or not all(isinstance(meta.get(key), str) for key in ("base", "name")):
         raise BadBook("the bundle does not say which base model it is of: get another copy.")
-    found = {key: meta[key] for key in ("base", "name")}
+    found = {key: meta[key] for key in ("base", "name", "id") if isinstance(meta.get(key), str)}
     parts = meta.get("identity")
     if isinstance(parts, str) and Identity.from_json(parts).fingerprint == meta["base"]:
         found["identity"] = parts

@@ -1,7 +1,9 @@
 """The chain of hashes: every event of a book carries the hash of itself and of everything before it.
 
     hash(n) = SHA-256 of [hash(n − 1), n, kind, edit, when, who, why, data, what the edit's row says]
-    hash(0) = SHA-256 of [the base model's fingerprint, its name]
+    hash(0) = SHA-256 of [the base model's fingerprint, its name, the book's random id]
+
+The id is missing in books made before schema 3. It lets no other book of the same model, signed by the same key, pass for this.
 
 So a row that was altered, removed or put in between later, or a flipped bit, breaks the chain at that place. An event
 may be signed: with ed25519, over its hash, and thereby over all before it. What cannot be seen from inside is that the
@@ -20,13 +22,14 @@ from errata.errors import BadBook
 
 # What of an edit's row the event that wrote it vouches for, besides its id.
 ROW: Final = "seq, method, sha256, bytes, created_at, record"
+Row = tuple[int, str, str, int, str, str]  # which is that
 _EVENT: Final = "seq, kind, edit_id, at, author, reason, data"
 
 
 def genesis(db: sqlite3.Connection) -> str:
-    """Return the hash the first event builds on: of the base the book is bound to."""
+    """Return the hash the first event builds on: of the base the book is bound to, and of the book's id if it has one."""
     bound = dict(db.execute("SELECT key, value FROM meta"))
-    return _hash([bound.get("base"), bound.get("name")])
+    return _hash([bound.get("base"), bound.get("name"), *([bound["id"]] if "id" in bound else [])])
 
 
 def digest(previous: str, event: Sequence[object], row: Sequence[object] | None) -> str:
@@ -99,4 +102,8 @@ def _unwritten(db: sqlite3.Connection) -> str | None:
 
 
 def _hash(values: Sequence[object]) -> str:
-    return hashlib.sha256(json.dumps(list(values), ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
+    # What is neither text nor number was put there by somebody else, and hashes like nothing we write.
+    text = json.dumps(
+        list(values), ensure_ascii=True, separators=(",", ":"), default=lambda other: {"no text": repr(other)}
+    )
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -51,15 +51,12 @@ def compact(book: Book, *, forget: bool = False, note: Note | None = None) -> Co
 
 
 def _remove(book: Book, name: str) -> bool:
-    path = book.path / "edits" / name
     try:
-        path.unlink()
-    except FileNotFoundError:
-        return False
+        return files.remove(book.path / "edits", name)
     except OSError as error:
+        path = book.path / "edits" / name
         raise BadBook(f"cannot remove {path} ({error.strerror}): change its permissions, and compact again.") from error
-    return True
 
 
 def _size(book: Book) -> int:
-    return sum(path.stat().st_size for path in book.path.rglob("*") if path.is_file())
+    return sum(path.lstat().st_size for path in book.path.rglob("*") if path.is_file())

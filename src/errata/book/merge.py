@@ -9,14 +9,15 @@ other says is written on top, and what this one says stays).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, get_args
 
 from errata.answers import same_answer
 from errata.book import facts
 from errata.book.book import Book, Note, Record
-from errata.errors import BadBook, BookOfAnotherModel, InputError, did_you_mean
+from errata.book.sound import Sizes
+from errata.errors import BadBook, BookOfAnotherModel, CorruptEdit, InputError, did_you_mean
 from errata.fact import question
 
 Policy = Literal["refuse", "ours", "theirs", "both"]
@@ -42,7 +43,11 @@ class Clash:
 
 @dataclass(frozen=True, slots=True)
 class MergePlan:
-    """What a merge does: edits it takes, restores, drops and leaves out, and why."""
+    """What a merge does: edits it takes, restores, drops and leaves out, and why.
+
+    Args:
+        refused: edits of the other book that are none, or do not fit, by id: why.
+    """
 
     take: list[Record] = field(default_factory=list)
     restore: list[str] = field(default_factory=list)
@@ -50,6 +55,11 @@ class MergePlan:
     left_out: list[str] = field(default_factory=list)
     shared: int = 0
     clashes: list[Clash] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def new(self, other: Book) -> list[Record]:
+        """Return what will stand that does not now, as the other book has it."""
+        return [*(record for record in other.records() if record.id in self.restore), *self.take]
 
 
 def plan(book: Book, other: Book, policy: str = "refuse") -> MergePlan:
@@ -67,8 +77,12 @@ def plan(book: Book, other: Book, policy: str = "refuse") -> MergePlan:
             f"the book {other.path} corrects {other.name} ({str(other.base)[:12]}), {book.path} corrects {book.name} "
             f"({str(book.base)[:12]}): errata migrate writes facts into another model."
         )
-    ours, theirs = {r.id: r for r in book.records()}, other.records()
-    other.stand()  # which looks at its history
+    with other.snapshot():
+        theirs = other.records()
+        other.stand()  # which looks at its history
+    ours = {r.id: r for r in book.records()}
+    refused = _refused(book, other, list(ours.values()), [r for r in theirs if r.stands and not _stands(ours, r.id)])
+    theirs = [r for r in theirs if r.id not in refused]
     common = {r.id for r in theirs if r.stands and r.id in ours and ours[r.id].stands}
     new = [r for r in theirs if r.stands and r.id not in ours]
     clashes = [*_standing(ours, theirs, policy), *_contradictions(ours, new, common, policy)]
@@ -76,18 +90,26 @@ def plan(book: Book, other: Book, policy: str = "refuse") -> MergePlan:
     gone = [c.ours for c in clashes if c.kind in ("contradiction", "dropped there") and policy == "theirs"]
     back = [c.theirs for c in clashes if c.kind == "dropped here" and policy in ("theirs", "both")]
     take = [r for r in new if r.id not in out]
-    return MergePlan(take, back, list(dict.fromkeys(gone)), sorted(out), len(common), clashes)
+    return MergePlan(take, back, list(dict.fromkeys(gone)), sorted(out), len(common), clashes, refused)
 
 
-def merge(book: Book, other: Book, policy: str = "refuse", note: Note | None = None) -> MergePlan:
+def merge(
+    book: Book, other: Book, policy: str = "refuse", note: Note | None = None, *, leave: Mapping[str, str] | None = None
+) -> MergePlan:
     """Take over what `other` has, in one transaction, and return what was done.
+
+    Args:
+        leave: edits of the other book that somebody who has the model found to be unfit, by id: why.
 
     Raises:
         InputError, BookOfAnotherModel, BadBook: as `plan`; also where the books disagree and the policy is "refuse".
-        CorruptEdit: a file of the other book is missing or altered. Nothing is changed then.
+        Nothing is changed then. An edit of the other book that is none, or whose file is gone, is named and left there.
     """
-    with book.lock():
+    with book.lock(), other.snapshot():
         found = plan(book, other, policy)
+        left = leave or {}
+        take, back = [r for r in found.take if r.id not in left], [id for id in found.restore if id not in left]
+        found = replace(found, take=take, restore=back, refused={**found.refused, **left})
         if found.clashes and policy == "refuse":
             shown = "; ".join(clash.what for clash in found.clashes[:3])
             more = f"; and {len(found.clashes) - 3} more" if len(found.clashes) > 3 else ""
@@ -95,14 +117,32 @@ def merge(book: Book, other: Book, policy: str = "refuse", note: Note | None = N
                 f"the books disagree in {len(found.clashes)} places: {shown}{more}. Nothing was changed: decide with "
                 "--on-conflict ours, theirs or both."
             )
-        back = [record for record in other.records() if record.id in found.restore]
         # What is restored is written as well: its file may have been lost or forgotten here.
-        items = [(record.meta, other.read(record)) for record in (*back, *found.take)]
+        items = [(record.meta, other.read(record)) for record in found.new(other)]
         events = other.history()
         note = note or Note()
         data = {"merged": other.path.name, "head": events[-1].hash if events else ""}
         why = note.reason or f"merged from {other.path.name}"
         book.change(drop=found.drop, write=items, note=Note(note.author, why, data))
+    return found
+
+
+def _stands(ours: dict[str, Record], id: str) -> bool:
+    return id in ours and ours[id].stands
+
+
+def _refused(book: Book, other: Book, ours: Sequence[Record], theirs: Sequence[Record]) -> dict[str, str]:
+    """Return which edits the other book says stand are none, and why; they are left where they are."""
+    sizes = Sizes()
+    sizes.learn([r for r in ours if r.stands], book.read, {site for r in theirs for site in r.meta.get("sites") or ()})
+    found = {}
+    for record in theirs:
+        try:
+            why = sizes.unfit(record, other.read(record))
+        except CorruptEdit as error:
+            why = str(error)
+        if why:
+            found[record.id] = why
     return found
 
 

@@ -18,6 +18,7 @@ SHORTEST_ID: Final = 6  # characters of an id that are enough, if they fit one e
 # What happened is always read in the order of the table, never by an index: a damaged index would make an edit fall out of
 # force without a word, and nothing that could notice is stored in it.
 _SELECT: Final = "SELECT seq, id, method, sha256, bytes, created_at, record FROM edits"
+_TEXTS: Final = ("author", "reason", "source", "valid_from", "valid_until", "tenant", "ground", "base")
 _STANDS: Final = ("write", "restore")  # an edit stands if the last thing that happened to it is one of these
 
 
@@ -110,6 +111,16 @@ def fetch_all(db: sqlite3.Connection) -> list[Record]:
     return [_record(row, last.get(row[1])) for row in db.execute(f"{_SELECT} ORDER BY seq")]
 
 
+def fits(edit: Record, tag: str = "", tenant: str = "", expired: bool = False) -> bool:
+    """Return whether an edit has this tag, is on this one's behalf, and has seen its last day, as far as is asked."""
+    today = datetime.now(UTC).date().isoformat()
+    return (
+        (not tag or tag in edit.tags)
+        and (not tenant or tenant == edit.tenant)
+        and (not expired or "" < edit.valid_until < today)
+    )
+
+
 def gone_on(db: sqlite3.Connection, known: Mapping[str, Record], seq: int) -> Mapping[str, Record]:
     """Return every edit by its id, in order of first writing, reading only what the events after number `seq` are about.
 
@@ -159,26 +170,41 @@ def resolve(db: sqlite3.Connection, id: str) -> Record:
     return edit
 
 
-def insert(db: sqlite3.Connection, meta: Mapping[str, Any], sha256: str, size: int) -> None:
-    """Add an edit's row; the caller adds the event and holds the transaction."""
-    db.execute(
-        "INSERT INTO edits (id, method, sha256, bytes, created_at, record) VALUES (?, ?, ?, ?, ?, ?)",
-        (meta["id"], meta["method"], sha256, size, meta.get("created_at") or _now(), json.dumps(dict(meta))),
-    )
+def insert(db: sqlite3.Connection, meta: Mapping[str, Any], sha256: str, size: int) -> chain.Row:
+    """Add an edit's row and return what the event that writes it vouches for; the caller holds the transaction."""
+    (last,) = db.execute("SELECT COALESCE(MAX(seq), 0) FROM edits").fetchone()
+    made = meta.get("created_at") or _now()
+    row = (last + 1, meta["method"], sha256, size, made, json.dumps(dict(meta)))
+    db.execute(f"INSERT INTO edits (id, {chain.ROW}) VALUES (?, ?, ?, ?, ?, ?, ?)", (meta["id"], *row))
+    if db.execute(f"SELECT {chain.ROW} FROM edits WHERE id = ?", (meta["id"],)).fetchone() != row:
+        raise BadBook(f"book.sqlite does not keep what is written of edit {meta['id']}: nothing was changed.")
+    return row
 
 
-def add_event(db: sqlite3.Connection, kind: str, id: str | None, note: Note, signer: Signs | None = None) -> None:
-    """Add what happened now, to an edit or (None) to the book, at the end of the chain."""
+def add_event(
+    db: sqlite3.Connection,
+    kind: str,
+    id: str | None,
+    note: Note,
+    signer: Signs | None = None,
+    row: chain.Row | None = None,
+) -> None:
+    """Add what happened now, to an edit or (None) to the book, at the end of the chain.
+
+    Args:
+        row: what `insert` gave, of an event that writes an edit. What is hashed and signed is this, not what the database,
+            which others may have prepared, says is in it.
+    """
     # Text from a terminal may hold bytes that are no UTF-8, which SQLite does not take.
     who, why = (text.encode("utf-8", "replace").decode() for text in (note.author, note.reason))
     seq, previous = chain.head(db)
     event = (seq + 1, kind, id, _now(), who, why, json.dumps(dict(note.data), sort_keys=True))
-    row = None
-    if kind == "write":
-        row = db.execute(f"SELECT {chain.ROW} FROM edits WHERE id = ?", (id,)).fetchone()
     found = chain.digest(previous, event, row)
     signed = (signer.public, signer.sign(found)) if signer else ("", "")
-    db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*event, found, *signed))
+    whole = (*event, found, *signed)
+    db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", whole)
+    if db.execute("SELECT * FROM events WHERE seq = ?", (seq + 1,)).fetchone() != whole:
+        raise BadBook("book.sqlite does not keep what is written of this event: nothing was changed.")
 
 
 def fetch_events(db: sqlite3.Connection, id: str | None) -> list[Event]:
@@ -192,6 +218,8 @@ def fetch_events(db: sqlite3.Connection, id: str | None) -> list[Event]:
 def _event(row: Sequence[Any]) -> Event:
     try:
         seq, kind, id, at, author, reason, data, hash, signer, signature = row
+        if not all(isinstance(value, str) for value in row[1:]):
+            raise TypeError("a part of it is no text")
         return Event(seq, kind, id, at, author, reason, dict(json.loads(data)), hash, signer, signature)
     except (ValueError, TypeError) as error:
         raise BadBook(f"event {row[0]} cannot be read ({error}): restore book.sqlite from a copy.") from error
@@ -201,6 +229,7 @@ def _record(row: Sequence[Any], last: str | None) -> Record:
     seq, id, method, sha256, size, created_at, text = row
     try:
         meta = json.loads(text)
+        _check_types(row, meta)
         return Record(
             id=id,
             method=method,
@@ -221,6 +250,20 @@ def _record(row: Sequence[Any], last: str | None) -> Record:
         )
     except (ValueError, TypeError, AttributeError, BadFact) as error:
         raise BadBook(f"the entry of edit {id} cannot be read ({error}): restore book.sqlite from a copy.") from error
+
+
+def _check_types(row: Sequence[Any], meta: Mapping[str, Any]) -> None:
+    """Raise TypeError unless everything is of the type that whoever shows an edit takes it to be."""
+    texts = [*row[1:4], row[5], *(meta.get(name, "") for name in _TEXTS), *meta.get("tags", ())]
+    if not all(isinstance(text, str) for text in texts) or isinstance(meta.get("tags", ()), str):
+        raise TypeError("a part of it is no text")
+    if not all(isinstance(number, int) for number in (row[0], row[4])):
+        raise TypeError("its number or its size is none")
+    report = meta.get("report") or {}
+    nests = [report, meta.get("config") or {}, meta.get("versions") or {}]
+    nests += [*report.get("forgotten", ()), *report.get("lost", ())] if isinstance(report, Mapping) else []
+    if not all(isinstance(nest, Mapping) for nest in nests) or isinstance(meta.get("report", {}), list):
+        raise TypeError("what is said of it is no object")
 
 
 def _now() -> str:

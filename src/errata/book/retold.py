@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from errata.book.records import Event, Record
+from errata.content import is_id
 from errata.identity import Identity
 
 _PLAIN: Final = {
@@ -34,7 +35,9 @@ def commands(
     for event in events:
         words = _words(event, known.get(event.edit_id), model, files)
         lines.append(
-            shlex.join(["errata", *words]) if words else f"# event {event.seq}: {event.kind} {event.edit_id}".rstrip()
+            shlex.join(["errata", *words])
+            if words
+            else _one_line(f"# event {event.seq}: {event.kind} {event.edit_id}").rstrip()
         )
     return lines, files
 
@@ -43,18 +46,18 @@ def _words(event: Event, record: Record | None, model: Sequence[str], files: dic
     who = _flags({"author": " ".join(event.author.split()), "reason": " ".join(event.reason.split())})
     if event.kind == "write" and record is not None:
         return _edit(record, model, files)
-    if event.kind in ("drop", "restore") and event.edit_id:
+    if event.kind in ("drop", "restore") and is_id(event.edit_id):
         return [event.kind, event.edit_id, *who]
     name = event.data.get("name")
-    if event.kind == "tag" and isinstance(name, str):
-        return ["tag", name, "--move", *who]
+    if event.kind == "tag" and isinstance(name, str) and not name.startswith("-"):
+        return ["tag", _one_line(name), "--move", *who]
     return []
 
 
 def _edit(record: Record, model: Sequence[str], files: dict[str, str]) -> list[str]:
     config = record.meta.get("config") or {}
     settings = _settings({key: value for key, value in config.items() if key != "seed"})
-    if not record.facts or settings is None:
+    if not record.facts or settings is None or not is_id(record.id):
         return []
     labels = {key: " ".join(getattr(record, key).split()) for key in _LABELS}
     words = ["edit", *_facts(record, files), "--method", record.method, "--seed", str(record.meta.get("seed", 0))]
@@ -74,6 +77,11 @@ def _facts(record: Record, files: dict[str, str]) -> list[str]:
     file = f"facts/{record.id}.jsonl"
     files[file] = "".join(f"{json.dumps(row, ensure_ascii=False, sort_keys=True)}\n" for row in rows)
     return ["--facts", file]
+
+
+def _one_line(text: str) -> str:
+    """Return text that does not begin another line, and so another command."""
+    return " ".join(text.split())
 
 
 def _settings(config: Mapping[str, Any]) -> list[str] | None:

@@ -84,7 +84,14 @@ def m002_chain(db: sqlite3.Connection) -> None:
         )
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (m001_initial, m002_chain)
+def m003_book_id(db: sqlite3.Connection) -> None:
+    """Let the chain of a book begin with its own random id, and hold its policy; books that are there begin as they did.
+
+    No table changes: the number keeps versions out that would take such a chain for a broken one, or not ask the policy.
+    """
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (m001_initial, m002_chain, m003_book_id)
 
 
 def version(db: sqlite3.Connection) -> int:
@@ -110,6 +117,20 @@ def migrate(db: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS
                 step(db)
                 db.execute(f"PRAGMA user_version = {number}")
     check_version(db, migrations)
+
+
+@contextmanager
+def reading(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Let everything in the block be read of one moment, whoever writes meanwhile; may be nested, and in a transaction."""
+    if db.in_transaction:
+        yield db
+        return
+    db.execute("BEGIN")
+    try:
+        yield db
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")  # there is nothing to keep
 
 
 @contextmanager

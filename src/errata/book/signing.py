@@ -8,6 +8,7 @@ holds(signer.public, signer.sign(text), text)
 from __future__ import annotations
 
 import os
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,29 @@ class Signer:
         return str(self._key.sign(text.encode()).hex())
 
 
+def is_key(text: str) -> bool:
+    """Return whether a text can be a public key, or a hash: 64 hexadecimal digits."""
+    return bool(re.fullmatch(r"[0-9a-fA-F]{64}", text, re.ASCII))
+
+
+def open_to_others(path: str | os.PathLike[str]) -> str:
+    """Return a warning of a private key that others than its owner may read or write; "" of one they may not."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return ""
+    if os.name == "nt" or not mode & 0o066:
+        return ""
+    what = "write" if mode & 0o022 else "read"
+    return f"others than its owner can {what} the key {path}: chmod 600 it, and make a new one if somebody may have."
+
+
 def holds(public: str, signature: str, text: str) -> bool:
     """Return whether `signature` is that of `text` by the owner of the public key; both are hex."""
     kind = _library()
     try:
         kind.Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(bytes.fromhex(signature), text.encode())
-    except (ValueError, import_module("cryptography.exceptions").InvalidSignature):
+    except (ValueError, TypeError, import_module("cryptography.exceptions").InvalidSignature):
         return False
     return True
 

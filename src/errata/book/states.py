@@ -70,7 +70,8 @@ def at(book: Book, name: str) -> BookState:
     Raises:
         InputError: there is no such tag, event or edit.
     """
-    records, events = book.records(), book.history()
+    with book.snapshot():  # of one moment, whoever writes meanwhile
+        records, events = book.records(), book.history()
     last = events[-1].seq if events else 0
     known = _tags(events)
     if name in known:

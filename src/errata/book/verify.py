@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-from errata.book import chain, files, signing
+from errata.book import chain, files, policy, signing
 from errata.book.book import Book, Event, Record
+from errata.book.shape import lost_triggers
+from errata.book.sound import Sizes
 from errata.errors import BadBook, CorruptEdit
 
 
@@ -39,25 +40,46 @@ def verify(book: Book, *, trust: Collection[str] = (), head: str = "") -> Findin
         trust: public keys, in hex; if any are given, an event that none of them signed is a problem.
         head: a hash that was the head once; that it is not in the history any more is a problem.
     """
-    with book.query() as db:
-        broken = [f"event {seq}: {what}." for seq, what in chain.breaks(db)]
-        last, start = chain.head(db)[1], chain.genesis(db)
-        broken += [f"the database: {said}." for (said,) in db.execute("PRAGMA integrity_check(5)") if said != "ok"]
-    events, problems = book.history(), list(broken)
+    with book.snapshot() as db:
+        found = _found(book, db, trust, head)
+    with book.snapshot():  # a file may have been forgotten while files were read
+        gone = _forgotten(book.history())
+    if gone and any(id in gone for id, _ in found[1]):
+        found = (found[0], [(id, said) for id, said in found[1] if id not in gone])
+    return replace(found[0], problems=[*found[0].problems, *(said for _, said in found[1])])
+
+
+def _found(
+    book: Book, db: sqlite3.Connection, trust: Collection[str], head: str
+) -> tuple[Findings, list[tuple[str, str]]]:
+    """Return what is found of one moment, and apart from it what is wrong with files, by the edits' ids."""
+    broken = [f"event {seq}: {what}." for seq, what in chain.breaks(db)]
+    last, start = chain.head(db)[1], chain.genesis(db)
+    broken += [f"the database: {said}." for (said,) in db.execute("PRAGMA integrity_check(5)") if said != "ok"]
+    remarks = [f"the database has lost its trigger {name}, which refuses changes." for name in lost_triggers(db)]
+    events, problems, wrong = book.history(), list(broken), list[tuple[str, str]]()
     if head and head not in {start, *(event.hash for event in events)}:
         problems.append(f"the head {head[:16]} is not in the history: events were cut off or replaced.")
     problems += _signatures(events, trust)
     try:
+        told = {seq for seq, _ in policy.unsigned(db, 0, trust)} if trust else set()
+        problems += [
+            f"event {n}: {why}, and the book's policy asks it." for n, why in policy.unsigned(db) if n not in told
+        ]
         records = book.records()
-        problems += _files(book, records, events)
-        remarks = [*_clock(events), *_orphans(book, records)]
+        wrong, more = list(_files(book, records, _forgotten(events))), [*_clock(events), *_orphans(book, records)]
     except BadBook as error:
         problems.append(str(error))
-        records, remarks = [], _clock(events)
+        records, more = [], _clock(events)
     signers = Counter(event.signer for event in events if event.signer)
-    return Findings(
-        len(events), len(records), last, problems, remarks, dict(signers), sum(not e.signer for e in events)
-    )
+    count = sum(not event.signer for event in events)
+    return Findings(len(events), len(records), last, problems, [*remarks, *more], dict(signers), count), wrong
+
+
+def _forgotten(events: Collection[Event]) -> set[str]:
+    """Return the edits whose tensors were forgotten and are needed no more."""
+    last = {event.edit_id: event.kind for event in events if event.kind in ("write", "restore", "drop")}
+    return {event.edit_id for event in events if event.kind == "forget" and last.get(event.edit_id) == "drop"}
 
 
 def orphans(book: Book, records: Collection[Record]) -> list[str]:
@@ -77,27 +99,18 @@ def _signatures(events: Collection[Event], trust: Collection[str]) -> Iterator[s
             yield f"event {event.seq}: it is signed by {event.signer[:16]}, who is not trusted."
 
 
-def _files(book: Book, records: Collection[Record], events: Collection[Event]) -> Iterator[str]:
-    forgotten = {event.edit_id for event in events if event.kind == "forget"}
+def _files(book: Book, records: Collection[Record], forgotten: Collection[str]) -> Iterator[tuple[str, str]]:
+    sizes = Sizes()
     for record in records:
-        if record.id in forgotten and not record.stands:
+        if record.id in forgotten:
             continue
         try:
-            stated = _stated(book.read(record))
+            data = book.read(record)
         except CorruptEdit as error:
-            yield str(error)
+            yield record.id, str(error)
             continue
-        if stated is not None and stated != json.loads(json.dumps(dict(record.meta))):
-            yield f"edit {record.id}: what the book says of it is not what its file says."
-
-
-def _stated(data: bytes) -> dict[str, Any] | None:
-    """Return what an edit's file says of itself; None of a file that says nothing."""
-    try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return dict(json.loads(header["__metadata__"]["errata"]))
-    except (ValueError, LookupError, TypeError):
-        return None
+        if wrong := sizes.unfit(record, data):
+            yield record.id, f"edit {record.id} is none: {wrong}."
 
 
 def _clock(events: Collection[Event]) -> list[str]:

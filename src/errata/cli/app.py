@@ -13,13 +13,13 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 import errata
 from errata.cli.common import Shown
-from errata.errors import ErrataError
+from errata.errors import ErrataError, redacted, visible
 
 # In which file of this folder each command is, as a function of its name; its view is of that name in that file of `tables`.
 # Only the file of the command that is asked for is opened.
@@ -33,6 +33,7 @@ COMMANDS: Final[Mapping[str, str]] = {
         "export": "export push unpush pull",
         "bundle": "bundle unbundle",
         "ci": "ci",
+        "policy": "policy",
         "bench": "bench report data",
     }.items()
     for name in names.split()
@@ -76,19 +77,30 @@ def _show(name: str, shown: Shown) -> None:
     """Print what the command of that name returned."""
     if shown.as_json:
         for line in shown.value if shown.each else [shown.value]:
-            print(json.dumps(line, ensure_ascii=False, indent=None if shown.each else 2))
+            print(visible(json.dumps(line, ensure_ascii=False, indent=None if shown.each else 2)))
     else:
         from errata.cli.tables.base import console
 
         view = getattr(import_module(f"errata.cli.tables.{COMMANDS[name]}"), name)
         for piece in shown.value if isinstance(shown.value, Iterator) else [shown.value]:
-            console().print(view(piece))
+            console().print(view(_plain(piece)))
     for note in shown.notes:
         _say(f"note: {note}")
 
 
+def _plain(value: Any) -> Any:
+    """Return a nest of values in which every text is one that a terminal only shows, whoever wrote it."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value
+
+
 def _say(message: str) -> None:
-    print(f"errata: {' '.join(message.split())}", file=sys.stderr)
+    print(visible(f"errata: {' '.join(message.split())}"), file=sys.stderr)
 
 
 def _hush() -> None:
@@ -112,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run([word for word in words if word != "--debug"] or ["--help"])
     except BaseException as error:  # the last resort: whatever it is, the user gets a sentence and an exit code
         if debug:
-            import_module("traceback").print_exc()
+            print(visible(redacted(import_module("traceback").format_exc())), file=sys.stderr)
         message, code = _explain(error)
         _say(message)
         return code
@@ -143,6 +155,11 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return "interrupted; every edit that was reported stands, and nothing is half written.", 130
     if isinstance(error, typer.TyperException):
         where = getattr(getattr(error, "ctx", None), "command_path", "errata")
-        return f"{error.format_message()} See {where} --help.", error.exit_code
+        return f"{redacted(error.format_message())} See {where} --help.", error.exit_code
+    if isinstance(error, UnicodeEncodeError):
+        return "what was given holds bytes that are no text in UTF-8: write it in UTF-8.", 2
     kind = type(error).__name__
-    return f"{kind}: {error or 'no more is known'}. This was not foreseen; --debug shows where it happened.", 1
+    return (
+        f"{kind}: {redacted(str(error)) or 'no more is known'}. This was not foreseen; --debug shows where it happened.",
+        1,
+    )

@@ -12,7 +12,7 @@ import typer
 
 from errata.cli import common as opt
 from errata.cli.common import Shown
-from errata.errors import BadConfig, BadFile
+from errata.errors import BadConfig, BadFile, redacted
 
 Steps = Annotated[str, typer.Option("--checkpoints", help="Numbers of edits at which everything is measured.")]
 
@@ -51,7 +51,7 @@ def bench(
     plan = Plan(
         method=method, cases=cases, edits=edits, batch=batch, checkpoints=_numbers(checkpoints), seed=seed,
         independent=independent, generation=generation, stop_at_perplexity=stop, text=text,
-        command=shlex.join(["errata", *sys.argv[1:]]), harness=_words(harness), judge=judge,
+        command=redacted(shlex.join(["errata", *sys.argv[1:]])), harness=_words(harness), judge=judge,
     )  # fmt: skip
     with progress("editing") as tell:
         known = parse(cases, data=data, seed=seed, skip_bad=skip_bad)

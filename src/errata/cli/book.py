@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import errata
 from errata import wire
-from errata.book import Note
+from errata.book import Book, Note
 from errata.cli import common as opt
 from errata.cli.common import Shown, open_book
 from errata.errors import InputError
+
+if TYPE_CHECKING:
+    from errata.book.merge import MergePlan
 
 
 def log(
@@ -28,14 +31,14 @@ def log(
     as_json: opt.Json = False,
 ) -> Shown:
     """List every edit of the book, oldest first, dropped ones too."""
-    with open_book(book) as opened:
+    with open_book(book, look=True) as opened:
         found = opened.records(standing=standing, tag=tag, tenant=tenant, expired=expired)
     return Shown([wire.record(record) for record in found], as_json)
 
 
 def show(edit_id: opt.Id, book: opt.BookPath = opt.HERE, as_json: opt.Json = False) -> Shown:
     """Show all that is known about one edit."""
-    with open_book(book) as opened:
+    with open_book(book, look=True) as opened:
         row = wire.whole_record(opened.get(edit_id), opened.history(edit_id))
     return Shown(row, as_json)
 
@@ -55,14 +58,21 @@ def drop(
 
 def restore(
     ids: opt.Ids,
+    model: opt.Gated = None,
+    dtype: opt.Dtype = None,
     book: opt.BookPath = opt.HERE,
     author: opt.Author = "",
     reason: opt.Reason = "",
     as_json: opt.Json = False,
 ) -> Shown:
     """Let dropped edits stand again, each in the place it had."""
-    with open_book(book) as opened:
-        records = opened.restore(ids, author=author, reason=reason)
+    if model is not None:
+        with errata.open(model, book=book, dtype=dtype, author=author, use="edit") as editor:
+            records = editor.restore(*ids, reason=reason)
+    else:
+        with open_book(book, use="edit") as opened:
+            _check_gates(opened)
+            records = opened.restore(ids, author=author, reason=reason)
     return Shown([wire.record(record) for record in records], as_json)
 
 
@@ -75,7 +85,7 @@ def diff(
     """Compare two states of the book: what they say, and their matrices."""
     from errata.editing import diff as comparing
 
-    with open_book(book) as opened:
+    with open_book(book, look=True) as opened:
         found = comparing.diff(opened, a, b)
     return Shown(wire.difference(found), as_json)
 
@@ -131,7 +141,7 @@ def verify(
     """Look over the history, its signatures and every edit's file; exit code 1 if something is wrong."""
     from errata.book import verify as verifying
 
-    with open_book(book) as opened:
+    with open_book(book, look=True) as opened:
         found = verifying.verify(opened, trust=trust or (), head=head)
     return Shown(wire.findings(found), as_json, code=1 if found.problems else 0)
 
@@ -153,20 +163,40 @@ def merge(
         str, typer.Option("--on-conflict", help="refuse, ours, theirs or both: who is right where the books disagree.")
     ] = "refuse",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    model: opt.Gated = None,
+    dtype: opt.Dtype = None,
     book: opt.BookPath = opt.HERE,
     author: opt.Author = "",
     reason: opt.Reason = "",
     as_json: opt.Json = False,
 ) -> Shown:
-    """Take over the standing edits of another book of the same base model, all or none."""
+    """Take over the standing edits of another book of the same base model; exit code 1 if some are none and are left there."""
+    with open_book(other, look=True) as theirs:
+        plan = _merged(book, theirs, on_conflict, Note(author, reason), None if dry_run else (model, dtype))
+    return Shown(wire.merged(plan, dry_run), as_json, code=int(bool(plan.refused)))
+
+
+def _merged(book: Path, theirs: Book, policy: str, note: Note, how: tuple[str | None, str | None] | None) -> MergePlan:
+    """Merge, with the model and dtype of `how` if it names any; only plan it without `how`."""
     from errata.book import merge as merging
 
-    with open_book(book) as opened, open_book(other) as theirs:
-        if dry_run:
-            plan = merging.plan(opened, theirs, on_conflict)
-        else:
-            plan = merging.merge(opened, theirs, on_conflict, Note(author, reason))
-    return Shown(wire.merged(plan, dry_run), as_json)
+    if how is None:
+        with open_book(book, look=True) as opened:
+            return merging.plan(opened, theirs, policy)
+    if how[0] is None:
+        with open_book(book, use="edit") as opened:
+            _check_gates(opened)
+            return merging.merge(opened, theirs, policy, note)
+    from errata.editing import letting_in
+
+    with errata.open(how[0], book=book, dtype=how[1], use="edit") as editor:
+        return letting_in.merge(editor, theirs, policy, note)
+
+
+def _check_gates(book: Book) -> None:
+    """Refuse to let edits stand beside gates that were not asked: they need the model."""
+    if book.policy().gates is not None or os.path.lexists(book.path / "gates.toml"):
+        raise InputError(f"the book {book.path} has gates, which are asked of the model: name it with --model.")
 
 
 def conflicts(
@@ -179,7 +209,7 @@ def conflicts(
     from errata.editing.collisions import collisions
     from errata.editing.standing import load
 
-    with open_book(book) as opened:
+    with open_book(book, look=True) as opened:
         standing = opened.stand()
         edits = load(opened, standing)
     return Shown(wire.conflicts(facts.conflicts(facts.said(standing)), collisions(edits, limit)), as_json)
@@ -202,7 +232,7 @@ def check(
     with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
         verdicts = checking.check(editor, today, drop_expired=drop_expired)
     bad = any(v.status in ("forgotten", "expired") for v in verdicts)
-    return Shown(wire.verdicts(verdicts), as_json, code=int(strict and bad), notes=editor.lm.notes)
+    return Shown(wire.verdicts(verdicts), as_json, code=int(strict and bad), notes=editor.notes)
 
 
 def migrate(
@@ -228,7 +258,7 @@ def migrate(
         ) as editor,
     ):
         found = list(moving.migrate(old, editor, method, **given))
-    return Shown([wire.moved(one) for one in found], as_json, notes=editor.lm.notes)
+    return Shown([wire.moved(one) for one in found], as_json, notes=editor.notes)
 
 
 def compact(

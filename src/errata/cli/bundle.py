@@ -10,6 +10,7 @@ import typer
 from errata import wire
 from errata.cli import common as opt
 from errata.cli.common import Shown
+from errata.errors import InputError
 
 
 def bundle(
@@ -20,7 +21,7 @@ def bundle(
     """Write the book as one file: its log and edits, what its base is known by, and the commands that made it."""
     from errata.book import bundle as bundles
 
-    with opt.open_book(book) as opened:
+    with opt.open_book(book, look=True) as opened:
         done = bundles.bundle(opened, file)
     return Shown(wire.bundled(done), as_json)
 
@@ -38,5 +39,7 @@ def unbundle(
     """Open a bundle as a book, once every hash, the history and its signatures were found to hold."""
     from errata.book import bundle as bundles
 
+    if limit != limit or limit > 2**30:
+        raise InputError("--limit takes a number of GiB.")
     done = bundles.unbundle(file, directory, trust=trust or (), head=head, limit=int(limit * 2**30))
     return Shown(wire.bundled(done), as_json)

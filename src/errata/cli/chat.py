@@ -68,7 +68,7 @@ def _talk(opened: Callable[[], errata.Editor], method: str, options: Mapping[str
             "model": editor.name,
             "chat": talk.chats,
             "help": HELP,
-            "notes": list(editor.lm.notes),
+            "notes": list(editor.notes),
         }
         yield begun
         for line in _lines():

@@ -38,4 +38,4 @@ def ci(
         card = editcard.review(editor, folder, limits, method, **options)
     if out is not None:
         editcard.write(card, out)
-    return Shown(editcard.to_dict(card), as_json, code=0 if card.passed else 1, notes=editor.lm.notes)
+    return Shown(editcard.to_dict(card), as_json, code=0 if card.passed else 1, notes=editor.notes)

@@ -16,6 +16,10 @@ AS_MESSAGE = (
 )
 HERE = Path(".errata")  # the book unless --book names another
 Model = Annotated[str, typer.Option("--model", help="'primer', 'smollm2', a directory, a GGUF file, or a hub id.")]
+Gated = Annotated[
+    str | None,
+    typer.Option("--model", help="Model that the book's gates are asked of, as elsewhere; none without gates."),
+]
 BookPath = Annotated[Path, typer.Option("--book", help="Directory of the log of edits; made on first use.")]
 Device = Annotated[str | None, typer.Option("--device", help="Where to compute, such as cpu or cuda:0.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="Number type of the weights, such as bfloat16.")]

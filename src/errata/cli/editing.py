@@ -32,10 +32,10 @@ def ask(
 ) -> Shown:
     """Ask the model, with the book's edits standing, and print what it says."""
     loading: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-    with errata.open(model, book=book, separator=separator, **loading) as editor:
+    with errata.open(model, book=book, separator=separator, use="ask", **loading) as editor:
         turn = editor.lm.tokens.chat.invites(prompt) if chat is None else chat
         answer = editor.ask(prompt, chat=turn, max_new_tokens=max_new_tokens, top=top)
-    notes = [*editor.lm.notes, *answer.notes, *([opt.AS_MESSAGE] if turn and chat is None else [])]
+    notes = [*editor.notes, *answer.notes, *([opt.AS_MESSAGE] if turn and chat is None else [])]
     return Shown(wire.answer(answer), as_json, notes=notes)
 
 
@@ -85,11 +85,11 @@ def edit(
     notes: list[str] = []
     wanted = _facts(facts, notes, skip_bad, prompt=prompt, subject=subject, target=target)
     loading: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-    with errata.open(model, book=book, corpus=corpus, separator=separator, **loading) as editor:
+    with errata.open(model, book=book, corpus=corpus, separator=separator, use="edit", **loading) as editor:
         wanted = _as_turns(editor, wanted, chat, notes, alone=facts is None)
         edits = editor.write_all(wanted, method, label=label, gates=limits, **options)
         rows = [wire.edit(written, editor.book.get(written.id).bytes) for written in edits]
-    notes += [*editor.lm.notes, *(note for one in edits for note in one.report.notes)]
+    notes += [*editor.notes, *(note for one in edits for note in one.report.notes)]
     unsaid = any(one.report.lost or not all(row["said"] for row in one.report.facts) for one in edits)
     return Shown(rows, as_json, each=True, notes=notes, code=3 if strict and unsaid else 0)
 
@@ -105,7 +105,7 @@ def save(
     """Save the model with its standing edits as a checkpoint that transformers loads."""
     with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
         editor.save(directory)
-    return Shown(f"saved to {directory}", notes=editor.lm.notes)
+    return Shown(f"saved to {directory}", notes=editor.notes)
 
 
 def methods(
@@ -143,7 +143,7 @@ def stats(
     loading: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     with errata.open(model, book=book, corpus=corpus, **loading) as editor, progress("reading") as step:
         found = editor.stats(method, step, part, **options)
-    return Shown(found, as_json, notes=editor.lm.notes)
+    return Shown(found, as_json, notes=editor.notes)
 
 
 def demo(model: opt.Model = "primer", as_json: opt.Json = False) -> Shown:

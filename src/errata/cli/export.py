@@ -51,7 +51,7 @@ def export(
     target = Onto(onto, store, any_quantisation) if onto else None
     with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
         done = editor.export(directory, form, at, rank=rank, block=block, onto=target)
-    return Shown(wire.exported(done), as_json, notes=editor.lm.notes)
+    return Shown(wire.exported(done), as_json, notes=editor.notes)
 
 
 def push(
@@ -82,7 +82,7 @@ def push(
     with errata.open(model, book=book, dtype=dtype) as editor:
         done = deliver(editor, vllm, at=at, name=name, root=out or "", seen_as=seen_as, **how)
     unsaid = done.asked is not None and not done.asked.said
-    return Shown(wire.delivered(done), as_json, code=3 * (strict and unsaid), notes=[*editor.lm.notes, *done.notes])
+    return Shown(wire.delivered(done), as_json, code=3 * (strict and unsaid), notes=[*editor.notes, *done.notes])
 
 
 def unpush(

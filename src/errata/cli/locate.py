@@ -59,7 +59,7 @@ def locate(
         picture = [str(found.draw(draw))] if draw is not None else []
         kept = [str(found.layer)] if remember and found.remember(editor) else []
     row = {**found.to_dict(), "picture": picture, "remembered": kept, "layer": found.layer}
-    return Shown(row, as_json, notes=editor.lm.notes)
+    return Shown(row, as_json, notes=editor.notes)
 
 
 def _settings(how: Literal["kne", "trace"], settings: list[str]) -> dict[str, Any]:

@@ -11,16 +11,20 @@ import io
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
+from errata.content import read_file
 from errata.errors import BadFile
 
 _NAMELESS: Final = re.compile(
     r"Unnamed: [\d.]+"
 )  # what pandas calls a column without a name that it reads and writes again
+MOST: Final = 1 << 30  # bytes of text that are read, unpacked
+COLUMNS: Final = 10_000
 Placed = tuple[str, Any]  # file and line or record, and what was parsed there
 
 
@@ -57,14 +61,17 @@ def _kind(path: Path, suffixes: Sequence[str]) -> str:
 def read_text(path: Path) -> str:
     """Return a file's text, unpacked if it is named .gz; raises BadFile if it cannot be read or is not UTF-8."""
     try:
-        data = path.read_bytes()
+        data = read_file(path, MOST)
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         raise BadFile(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
     if path.name.lower().endswith(".gz"):
         try:
-            data = gzip.decompress(data)
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+                data = packed.read(MOST + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise BadFile(f"{path} is not a whole gzip file: {error}. Fetch or pack it again.") from error
+        if len(data) > MOST:
+            raise BadFile(f"{path} unpacks to more than the {MOST:,} bytes that are read: split it.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -136,7 +143,11 @@ def _numbered(header: list[str], cells: list[str]) -> int:
 
 def _csv_header(place: str, cells: list[str]) -> list[str]:
     names = ["" if _NAMELESS.fullmatch(cell.strip()) else cell.strip() for cell in cells]
-    twice = [name for name in names if name and names.count(name) > 1]
+    if len(names) > COLUMNS:
+        raise BadFile(
+            f"{place}: {len(names):,} columns, more than the {COLUMNS:,} that are read: is it a table of facts?"
+        )
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
     if twice:
         raise BadFile(f"{place}: the column {twice[0]!r} is there twice.")
     return names

@@ -13,7 +13,8 @@ import re
 from typing import Any, Final
 
 from errata.edit import Edit, Label
-from errata.editing.editor import Answer, Editor
+from errata.editing.answering import Answer
+from errata.editing.editor import Editor
 from errata.errors import InputError
 from errata.fact import Fact, Message
 from errata.model.tokens import Room

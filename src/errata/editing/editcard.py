@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -21,13 +23,17 @@ from typing import Any, Final
 from errata import methods
 from errata.book import facts
 from errata.book.facts import Conflict, Said
+from errata.content import EDIT, read_file
 from errata.data.facts import read_facts
+from errata.delta import Site
 from errata.edit import Edit
 from errata.editing.editor import Editor
-from errata.editing.gates import Figure, GateCheck, Gates, of_book, sentence
-from errata.errors import ErrataError, InputError
+from errata.editing.gates import Figure, GateCheck, Gates, in_force, sentence
+from errata.editing.writing import measured
+from errata.errors import ErrataError, InputError, visible
 from errata.fact import Fact, answered, check_consistent
 from errata.methods.base import versions
+from errata.model.lm import LM
 from errata.model.query import Query
 
 SUFFIXES: Final = (".jsonl", ".json", ".csv", ".jsonl.gz", ".json.gz", ".csv.gz", ".safetensors")
@@ -87,7 +93,7 @@ def review(
     parts = _parts(Path(folder))
     new = [fact for _, part in parts for fact in (part.facts if isinstance(part, Edit) else part)]
     standing = editor.standing
-    keeper = GateCheck(editor.lm, gates or of_book(editor.book.path), new, standing, every=True)
+    keeper = GateCheck(editor.lm, gates or in_force(editor.book), new, standing, every=True)
     asked, room = [Query.asked(fact) for fact in new], editor.lm.room(fact.target for fact in new)
     before = editor.lm.generate(asked, room)
     own = [Said(fact, "new") for fact in new]
@@ -103,19 +109,21 @@ def review(
         check_consistent(new)
         with editor.rehearse([part for _, part in parts], method, **options) as edits:
             after = editor.lm.generate(asked, room)
-            figures = keeper.figures()
+            figures, sites = keeper.figures(), _sites(editor.lm, edits)
     except ErrataError as error:
         rows = [_row(fact, said, "") for fact, said in zip(new, before, strict=True)]
         return Card(**common, facts=rows, refused=str(error))
     rows = [_row(fact, b, a) for fact, b, a in zip(new, before, after, strict=True)]
     config = next((edit.config for edit in edits if edit.method == method), {})
-    return Card(**common, facts=rows, figures=figures, sites=_sites(edits), config=config)
+    return Card(**common, facts=rows, figures=figures, sites=sites, config=config)
 
 
 def _parts(folder: Path) -> list[tuple[File, Edit | list[Fact]]]:
     if not folder.is_dir():
         raise InputError(f"{folder} is no directory; name one with files of facts or edits.")
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name.lower().endswith(SUFFIXES))
+    paths = sorted(p for p in folder.rglob("*") if not p.is_dir() and p.name.lower().endswith(SUFFIXES))
+    if links := [path for path in paths if path.is_symlink()]:
+        raise InputError(f"{links[0]} is a link: what it leads to is no part of the change. Put the file itself there.")
     if not paths:
         raise InputError(f"{folder} holds no edits; they are files of facts (.jsonl, .json, .csv) or .safetensors.")
     found: list[tuple[File, Edit | list[Fact]]] = []
@@ -123,7 +131,7 @@ def _parts(folder: Path) -> list[tuple[File, Edit | list[Fact]]]:
         part = Edit.load(path) if path.suffix.lower() == ".safetensors" else read_facts(path)
         count = len(part.facts) if isinstance(part, Edit) else len(part)
         name = path.relative_to(folder).as_posix()
-        found.append((File(name, hashlib.sha256(path.read_bytes()).hexdigest(), count), part))
+        found.append((File(name, hashlib.sha256(read_file(path, EDIT)).hexdigest(), count), part))
     return found
 
 
@@ -133,12 +141,12 @@ def _row(fact: Fact, before: str, after: str) -> dict[str, Any]:
     return {**about, **why, "before": before, "after": after, "said": answered(fact, after)}
 
 
-def _sites(edits: Sequence[Edit]) -> dict[str, float]:
-    found: dict[str, float] = {}
+def _sites(lm: LM, edits: Sequence[Edit]) -> dict[str, float]:
+    """Return how large the changes are, as measured: what an edit's report says of itself is its author's word."""
+    found, known = dict[str, float](), dict[Site, float]()
     for edit in edits:
-        ratios: Any = edit.report.norm_ratio
-        for site, ratio in ratios.items():
-            found[site] = max(ratio, found.get(site, 0.0))
+        for site, ratio in measured(lm, edit, known).items():
+            found[str(site)] = max(ratio, found.get(str(site), 0.0))
     return found
 
 
@@ -156,10 +164,35 @@ def to_dict(card: Card) -> dict[str, Any]:
 
 
 def write(card: Card, directory: Path) -> None:
-    """Write ``editcard.md`` and ``editcard.json`` into a directory, made if it is not there."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "editcard.md").write_text(markdown(card), encoding="utf-8")
-    (directory / "editcard.json").write_text(json.dumps(to_dict(card), indent=1, ensure_ascii=False), encoding="utf-8")
+    """Write ``editcard.md`` and ``editcard.json`` into a directory, made if it is not there.
+
+    A file or link of that name is taken out of the way first, so that nothing is written through it.
+
+    Raises:
+        InputError: they cannot be written there.
+    """
+    texts = {
+        "editcard.md": markdown(card),
+        "editcard.json": visible(json.dumps(to_dict(card), indent=1, ensure_ascii=False)),
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            _write(directory / name, text)
+    except OSError as error:
+        raise InputError(f"cannot write the card to {directory} ({error.strerror}): name another directory.") from error
+
+
+def _write(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
 
 
 def markdown(card: Card) -> str:
@@ -167,21 +200,19 @@ def markdown(card: Card) -> str:
     verdict = "✅ passed" if card.passed else "❌ refused"
     said = sum(bool(row["said"]) for row in card.facts)
     lines = [f"# EditCard: {verdict}", ""]
-    lines += [_plain(card.refused), ""] if card.refused else []
+    lines += [re.sub(r"^(?=[-+=>])", r"\\", _plain(card.refused)), ""] if card.refused else []
     closed = [f"- {_plain(sentence(figure))}" for figure in card.figures if not figure.passed]
     lines += [*closed, ""] if closed else []
     lines += [
-        f"Facts: {len(card.facts)}, of which {said} are said after; files: {len(card.files)}; written by `{card.method}` on "
-        f"`{card.model}` ({card.base[:12]}) with {card.standing} standing edits.", "",
+        f"Facts: {len(card.facts)}, of which {said} are said after; files: {len(card.files)}; written by {_plain(card.method)} "
+        f"on {_plain(card.model)} ({_plain(card.base[:12])}) with {card.standing} standing edits.", "",
         *_table(("fact", "before", "after", ""), [
-            (f"{row['prompt']} → **{row['target']}**", row["before"], row["after"], "✓" if row["said"] else "✗")
+            (f"{row['prompt']} → {row['target']}", row["before"], row["after"], "✓" if row["said"] else "✗")
             for row in card.facts
         ]),
     ]  # fmt: skip
     if card.figures:
-        rows = [
-            (f.gate, _number(f.value), _number(f.limit), str(f.asked), "✓" if f.passed else "✗") for f in card.figures
-        ]
+        rows = [(f.gate, _number(f.value), _number(f.limit), str(f.asked), _verdict(f)) for f in card.figures]
         lines += ["", "## Gates", "", *_table(("measured", "found", "limit", "asked", ""), rows)]
         lost = [(f.gate, one) for f in card.figures if f.gate != "norm_ratio" for one in f.lost]
         lines += ["", "## What moved or failed", "", *_table(("at", "question"), lost[:40])] if lost else []
@@ -194,12 +225,19 @@ def markdown(card: Card) -> str:
     files = [(file.name, str(file.facts), f"`{file.sha256[:16]}`") for file in card.files]
     lines += ["", "## Files", "", *_table(("file", "facts", "sha256"), files), ""]
     used = ", ".join(f"{name} {version}" for name, version in card.versions.items())
-    return "\n".join([*lines, f"{card.created_at}, {used}; book at `{card.head[:16] or 'nothing'}`", ""])
+    return "\n".join([*lines, f"{card.created_at}, {_plain(used)}; book at {_plain(card.head[:16]) or 'nothing'}", ""])
+
+
+def _verdict(figure: Figure) -> str:
+    """Return a mark; where nothing was asked there is nothing to tick."""
+    if figure.empty:
+        return "nothing asked" if figure.passed else "✗ nothing asked"
+    return "✓" if figure.passed else "✗"
 
 
 def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    lines = [heads, ("---",) * len(heads), *rows]
-    return [f"| {' | '.join(_cell(cell) for cell in line)} |" for line in lines]
+    lines = [f"| {' | '.join(_cell(cell) for cell in line)} |" for line in (heads, *rows)]
+    return [lines[0], f"|{' --- |' * len(heads)}", *lines[1:]]
 
 
 def _cell(text: str) -> str:
@@ -211,11 +249,10 @@ def _cell(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text on one line that starts no link, image, code or tag and ends no cell."""
-    flat = " ".join(text.split())
-    for mark in ("\\", "|", "<", "[", "`"):
-        flat = flat.replace(mark, f"\\{mark}")
-    return flat
+    """Return text on one line that means itself: no markup, link, mention, reference or cell of its own, nothing invisible."""
+    flat = re.sub(r"([\\`*\[\]<|~&$#]|(?<!\w)_|_(?!\w))", r"\\\1", visible(" ".join(text.split())))
+    # Forges look for names, addresses and numbers in text after markup is gone: an empty comment keeps them apart.
+    return re.sub(r"(@|://|www\.|\\#|GH-)(?=\S)", r"\1<!-- -->", flat)
 
 
 def _number(value: float | None) -> str:

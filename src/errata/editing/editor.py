@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
 from errata import methods
 from errata.book.book import Book, Note, Record
+from errata.book.policy import Use
 from errata.delta import Change, Site
 from errata.edit import Edit, Label, split
 from errata.editing import standing
-from errata.editing.gates import GateCheck, Gates, of_book
+from errata.editing.answering import Answer, answer
+from errata.editing.gates import GateCheck, Gates, in_force
+from errata.editing.letting_in import check_letting_in
 from errata.editing.near import Near
-from errata.editing.writing import check_fits, check_room, labelled, outcome, solve
-from errata.errors import BookOfAnotherModel, InputError, UnknownEdit
+from errata.editing.writing import check_fits, labelled, misfit, outcome, solve
+from errata.errors import BookOfAnotherModel, InputError, UnknownEdit, UpdateTooLarge
 from errata.export import adapter
 from errata.export.checkpoint import checkpoint
 from errata.export.files import Exported
@@ -32,7 +36,6 @@ from errata.export.forms import check_form, write_form
 from errata.export.onto import Onto
 from errata.fact import Fact, Message, check_consistent
 from errata.methods.base import Method
-from errata.model.generation import generate_tokens
 from errata.model.lm import LM
 from errata.model.loading import load
 from errata.model.query import Query
@@ -40,6 +43,7 @@ from errata.model.tokens import Room
 from errata.stats.store import Progress
 
 Facts = Fact | Sequence[Fact]
+ABSURD = 1_000.0  # ‖ΔW‖/‖W‖ that no method gives one fact, whatever its limit: such an edit of a book is left out
 MAX_NORM_RATIO = 5.0  # ‖ΔW‖/‖W‖ above which one fact's update is an explosion, not an edit
 
 
@@ -59,7 +63,8 @@ def open(
         model: ``"primer"``, a local directory, a hub id, or a loaded `LM`.
         book: the book's directory, made on first use and bound to this model's weights.
         device, dtype, trust_remote_code, separator: as `errata.model.loading.load`.
-        settings: ``corpus``, ``author`` and ``max_norm_ratio`` of the `Editor`.
+        settings: ``corpus``, ``author`` and ``max_norm_ratio`` of the `Editor`; and ``use``, what for: "open", "ask", "edit" or
+            "serve", which the book's policy may ask signatures of.
 
     Raises:
         BadModel, UnknownArchitecture: the model cannot be loaded.
@@ -67,12 +72,16 @@ def open(
         CorruptEdit: a standing edit's file was altered.
     """
     how: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    use: Use = settings.pop("use", "open")
     lm = model if isinstance(model, LM) else load(model, separator=separator, **how)
-    return Editor(lm, Book.open(book, base=lm.identity, name=lm.name), **settings)
+    return Editor(lm, Book.open(book, base=lm.identity, name=lm.name, use=use), **settings)
 
 
 class Editor:
-    """A model and its book, kept equal.
+    """A model and its book, kept equal. Several threads may use it: one at a time has the model, the others wait.
+
+    An edit that is as it was written and yet cannot stand in this model (of other shapes, not finite, of absurd size) is left
+    out of it and named in `notes`: it shuts nobody out, and `errata drop` takes it out of the book.
 
     Args:
         lm: the base model, without edits. book: bound to it.
@@ -85,10 +94,13 @@ class Editor:
         self, lm: LM, book: Book, *, corpus: str | None = None, author: str = "", max_norm_ratio: float = MAX_NORM_RATIO
     ) -> None:
         self.lm, self.book, self.name = lm, book, lm.name
-        self._corpus, self._author, self._limit, self._version = corpus, author, max_norm_ratio, -1
+        self._corpus, self._author, self.limit, self._version = corpus, author, max_norm_ratio, -1
         self._records, self._read = list[Record](), list[Edit]()  # as stored
         self._standing: list[Edit] = []  # as they stand: the same, unless a method derives what a drop changes
         self._deltas: list[Mapping[Site, Change]] = []  # of those
+        self.norms: dict[Site, float] = {}  # ‖W‖ of matrices that edits change
+        self.skipped: Mapping[str, str] = {}  # edits of the book that cannot stand in this model, by id: why
+        self.lock = threading.RLock()  # held by whoever asks or changes the model, which has room for one at a time
         self._refresh()
 
     def __enter__(self) -> Editor:
@@ -96,6 +108,13 @@ class Editor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know although all went well: of the model, of the book's key, and of edits left out."""
+        said = "edit {0} is in the book and not in the model: {1} Take it out with errata drop {0}."
+        out = [said.format(id, why) for id, why in self.skipped.items()]
+        return [*self.lm.notes, *self.book.notes, *out]
 
     def close(self) -> None:
         """Close the book; the model in memory keeps its edits."""
@@ -124,15 +143,17 @@ class Editor:
         """
         if not prompt.strip():
             raise InputError("the prompt is empty; ask something.")
-        self._refresh()
         role = "user" if chat or messages else ""
-        return answer(self.lm, Query(prompt, role=role, earlier=tuple(messages)), max_new_tokens, top)
+        with self.lock:
+            self._refresh()
+            return answer(self.lm, Query(prompt, role=role, earlier=tuple(messages)), max_new_tokens, top)
 
     @property
     def standing(self) -> list[Edit]:
         """The edits that stand, in order, as the model has them."""
-        self._refresh()
-        return list(self._standing)
+        with self.lock:
+            self._refresh()
+            return list(self._standing)
 
     def log(self) -> list[Record]:
         """Return every edit of the book, oldest first."""
@@ -181,9 +202,9 @@ class Editor:
         label = replace(label or Label(), **words.to_dict())
         how = self._method(method, settings)
         groups = [facts] if how.batched and facts else [[fact] for fact in facts]
-        with self.book.lock():
+        with self.lock, self.book.lock():
             self._refresh()
-            keeper = GateCheck(self.lm, gates or of_book(self.book.path), facts, self._standing)
+            keeper = GateCheck(self.lm, in_force(self.book, gates), facts, self._standing)
             near, written = Near(self.lm, facts, self._standing), list[Edit]()
             try:
                 for group in groups:
@@ -219,7 +240,7 @@ class Editor:
         prompts, room = [Query.asked(fact) for fact in facts], self.lm.room(fact.target for fact in facts)
         check_fits(self.lm, facts)  # before the model is asked
         before = self.lm.generate(prompts, room)
-        edit, seconds = solve(self.lm, how, facts, past, self._limit, self.book.base)
+        edit, seconds = solve(self.lm, how, facts, past, self.limit, self.book.base)
         solved = time.perf_counter()
         self.lm.weights.stand([*self._deltas, *(e.deltas for e in past[len(self._deltas) :]), edit.deltas])
         seconds["apply"] = time.perf_counter() - solved
@@ -238,33 +259,37 @@ class Editor:
     ) -> Iterator[list[Edit]]:
         """As `trial`, with edits (of this base) and lists of facts one after the other; yields the edits."""
         how = self._method(method, options)
-        self._refresh()
         tried: list[Edit] = []
-        try:
-            for part in parts:
-                for group in [part] if isinstance(part, Edit) or how.batched else [[fact] for fact in part]:
-                    tried.append(self._tried(how, group, [*self._standing, *tried]))
-                    self.lm.weights.stand([e.deltas for e in (*self._standing, *tried)])
-            yield tried
-        finally:
-            self.lm.weights.stand(self._deltas)
+        with self.lock:
+            self._refresh()
+            try:
+                for part in parts:
+                    for group in [part] if isinstance(part, Edit) or how.batched else [[fact] for fact in part]:
+                        tried.append(self._tried(how, group, [*self._standing, *tried]))
+                        self.lm.weights.stand([e.deltas for e in (*self._standing, *tried)])
+                yield tried
+            finally:
+                self.lm.weights.stand(self._deltas)
 
     def _tried(self, how: Method, part: Edit | Sequence[Fact], past: list[Edit]) -> Edit:
         if isinstance(part, Edit):
             if part.base != self.book.base and not self.lm.identity.goes_by(part.base):
                 raise BookOfAnotherModel(f"edit {part.id} was computed on another base model than {self.name}.")
+            if why := misfit(self.lm, part, self.limit, self.norms):
+                raise UpdateTooLarge(f"edit {part.id} cannot be let in: {why}")
             return part
-        return solve(self.lm, how, part, past, self._limit, self.book.base)[0]
+        return solve(self.lm, how, part, past, self.limit, self.book.base)[0]
 
     @contextmanager
     def standing_as(self, edits: Sequence[Edit]) -> Iterator[LM]:
         """Let exactly these edits stand in the model inside the ``with`` block; the book is not touched."""
-        self._refresh()
-        try:
-            self.lm.weights.stand([edit.deltas for edit in edits])
-            yield self.lm
-        finally:
-            self.lm.weights.stand(self._deltas)
+        with self.lock:
+            self._refresh()
+            try:
+                self.lm.weights.stand([edit.deltas for edit in edits])
+                yield self.lm
+            finally:
+                self.lm.weights.stand(self._deltas)
 
     # ---------------------------------------------------------------- taking back
 
@@ -274,19 +299,26 @@ class Editor:
         Raises:
             UnknownEdit: no edit of that id. BadBook: it is dropped already.
         """
-        records = self.book.drop(ids, author=self._author, reason=reason)
-        self._refresh()
-        return records
+        with self.lock:
+            records = self.book.drop(ids, author=self._author, reason=reason)
+            self._refresh()
+            return records
 
     def restore(self, *ids: str, reason: str = "") -> list[Record]:
-        """Let dropped edits stand again, each in its old place.
+        """Let dropped edits stand again, each in its old place, if the gates let them through as they would a new one.
 
         Raises:
-            UnknownEdit: no edit of that id. BadBook: it stands already. CorruptEdit: its file was altered.
+            UnknownEdit: no edit of that id. BadBook: it stands already. CorruptEdit: its file was altered, or it is none that
+                can stand in this model. GateClosed: a gate is closed. Nothing is changed then.
         """
-        records = self.book.restore(ids, author=self._author, reason=reason)
-        self._refresh()
-        return records
+        with self.lock, self.book.lock():
+            self._refresh()
+            back = [self.book.get(id) for id in ids]
+            known = {edit.id for edit in self._read}
+            check_letting_in(self, back, [edit for edit in standing.load(self.book, back) if edit.id not in known])
+            records = self.book.restore(ids, author=self._author, reason=reason)
+            self._refresh()
+            return records
 
     def _refresh(self, files: Mapping[str, Edit] | None = None) -> None:
         """Make the model equal to the book, reading what changed since the last look and is not in `files`, by its hash."""
@@ -296,8 +328,15 @@ class Editor:
         begun = records[: len(self._records)] == self._records  # as after a write
         kept = self._read if begun else []
         known = {**(files or {}), **({} if begun else {edit.id: edit for edit in self._read})}
-        new = standing.load(self.book, records[len(kept) :], known)
-        self._records, self._read = records, [*kept, *new]
+        found = standing.load(self.book, records[len(self._records) if begun else 0 :], known)
+        ours = {id(edit) for edit in known.values()}
+        bad = {
+            edit.id: why
+            for edit in found
+            if id(edit) not in ours and (why := misfit(self.lm, edit, ABSURD, self.norms))
+        }
+        self.skipped = {**(self.skipped if begun else {}), **bad}
+        self._records, self._read = records, [*kept, *(edit for edit in found if edit.id not in bad)]
         before, self._standing = self._standing, methods.rebuilt(self.lm, self._read)
         same = len(before) if self._standing[: len(before)] == before else 0
         self._deltas = [*self._deltas[:same], *(edit.deltas for edit in self._standing[same:])]
@@ -347,45 +386,3 @@ class Editor:
     def stats(self, method: str, progress: Progress | None = None, part: str = "", **options: Any) -> dict[str, Any]:
         """Compute the statistics a method with these settings needs, or a part; see `Method.collect`."""
         return self._method(method, options).collect(self.lm, progress, part)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a model says after a prompt: greedy text up to a natural stop, and the likeliest next tokens, or its classes.
-
-    Args:
-        top: (token or class, probability), likeliest first. of: which of the two: ``"next token"`` or ``"class"``.
-        chat: whether the prompt was the user's turn in the model's chat template.
-        notes: what one should know of it, such as that it was cut because the model reads no further.
-    """
-
-    prompt: str
-    text: str
-    top: tuple[tuple[str, float], ...]
-    of: str = "next token"
-    chat: bool = False
-    notes: tuple[str, ...] = ()
-
-
-def answer(lm: LM, prompt: Query, max_new_tokens: int | Room, top: int) -> Answer:
-    """Return what the model says as it stands, with the `top` likeliest.
-
-    Raises:
-        BadFact: the prompt fills the model. UnsupportedModel: it cannot generate, or converse.
-    """
-    most = Room(max_new_tokens) if isinstance(max_new_tokens, int) else max_new_tokens
-    left = check_room(lm, prompt)
-    likely = tuple(lm.top(prompt, top)) if top > 0 else ()
-    of = "class" if lm.row.kind == "classifier" else "next token"
-    if left >= most.tokens or lm.row.kind == "classifier":
-        return Answer(prompt.prompt, lm.generate([prompt], most)[0], likely, of, prompt.turn)
-    text, ended = _up_to_the_end(lm, prompt, left, most.lines)
-    note = f"the answer is cut after {left} tokens, where {lm.name} reads no further: shorten the prompt to have more."
-    return Answer(prompt.prompt, text, likely, of, prompt.turn, () if ended else (note,))
-
-
-def _up_to_the_end(lm: LM, prompt: Query, left: int, lines: int) -> tuple[str, bool]:
-    """Return what is said in the room a prompt leaves, and whether it has come to its end there."""
-    (ids,) = generate_tokens(lm, [lm.tokens.opening(prompt)], left, ends=lm.endings(lines))
-    ends = lm.endings(lines)
-    return lm.tokens.lines(ids, lines), [ends(0, token) for token in ids][-1]

@@ -5,20 +5,25 @@
     neighborhood = 0.95     # of the neighbours it knew before
     perplexity = 2.0        # per cent it may rise on ordinary text
 
-What a gate needs is measured before the edit and after it; a gate for which there is nothing to measure lets through.
+What a gate needs is measured before the edit and after it. A gate is closed by what is no finite number, and by facts without
+a question of its kind (paraphrase, neighborhood, unrelated). Where a question is there but nothing was known before, as with
+no edit standing yet, nothing can have moved: it lets through, and what was written says that nothing was asked.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
-from math import exp, fsum, inf, isfinite
+from math import exp, fsum, inf, isfinite, nan
 from pathlib import Path
 from typing import Any, Final
 
 from errata.answers import says
-from errata.config import from_toml
+from errata.book.book import Book
+from errata.config import from_dict, from_toml
+from errata.content import read_file
 from errata.data.facts import read_facts
 from errata.edit import Edit
 from errata.errors import BadConfig, BadFile, GateClosed
@@ -30,6 +35,7 @@ from errata.model.query import Prompt, Query
 from errata.stats.corpus import open_corpus
 
 NAME: Final = "gates.toml"
+TEXT: Final = 1 << 20  # bytes of gates that are read
 LENGTH: Final = 24  # most tokens of what is said, where no answer is longer
 
 
@@ -62,6 +68,9 @@ class Gates:
 
 SHARES: Final = ("said", "efficacy", "paraphrase", "neighborhood", "unrelated", "sentinel", "oldest")
 MOST: Final = ("perplexity", "norm_ratio")
+_PROBED: Final = ("paraphrase", "neighborhood", "unrelated")  # asked of probes, which facts may lack
+_ADVICE: Final = "give the facts probes of that kind, or take the gate out"
+_HUGE: Final = 700.0  # nats a token, above which no perplexity is a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,8 @@ class Figure:
     """What was measured at a gate.
 
     Args:
-        gate: its name. value: what was found; None where there was nothing to ask. limit: of the gate, if it is one.
+        gate: its name. value: what was found; None where nothing was asked, or what was found is no number. limit: of the
+            gate, if it is one.
         asked: how many questions or texts. passed: whether the edit may go through. lost: what moved, in words.
     """
 
@@ -80,6 +90,11 @@ class Figure:
     passed: bool
     lost: tuple[str, ...] = ()
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was asked, so that nothing is known."""
+        return self.value is None and not self.asked
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-able values."""
         return {**asdict(self), "lost": list(self.lost)}
@@ -89,7 +104,7 @@ def read(path: str | Path) -> Gates:
     """Read gates from a TOML file; raises BadFile if it cannot be read, BadConfig for what makes no gate."""
     path = Path(path)
     try:
-        gates = from_toml(Gates, path.read_text(encoding="utf-8"))
+        gates = from_toml(Gates, read_file(path, TEXT).decode())
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or NUL in the path
         raise BadFile(f"cannot read the gates in {path}: {error}.") from error
     except BadConfig as error:
@@ -100,8 +115,25 @@ def read(path: str | Path) -> Gates:
 
 
 def of_book(directory: Path) -> Gates | None:
-    """Return the gates that lie in a book, if there are any."""
-    return read(directory / NAME) if (directory / NAME).is_file() else None
+    """Return the gates that lie beside a book, if any do: what is there and cannot be read is an error, not no gate."""
+    return read(directory / NAME) if os.path.lexists(directory / NAME) else None
+
+
+def in_force(book: Book, named: Gates | None = None) -> Gates | None:
+    """Return the gates of an edit: those in the book's policy, else those that are named, else those beside the book.
+
+    Raises:
+        BadConfig: others are named than the policy has, which nothing takes the place of.
+    """
+    said = book.policy()
+    if said.gates is None:
+        return named or of_book(book.path)
+    ours = from_dict(Gates, said.gates)
+    if ours.sentinels and not Path(ours.sentinels).is_absolute():
+        ours = replace(ours, sentinels=str(book.path / ours.sentinels))
+    if named is not None and named != ours:
+        raise BadConfig(f"the gates of the book {book.path} are in its policy: change that, with errata policy.")
+    return ours
 
 
 class GateCheck:
@@ -143,7 +175,13 @@ class GateCheck:
         if not figures:
             return list(written)
         rows = [figure.to_dict() for figure in figures]
-        return [replace(edit, report=edit.report.plus(gates=rows)) for edit in written]
+        notes = [f"the gate {figure.gate} had nothing to ask." for figure in figures if figure.empty]
+        return [
+            replace(
+                edit, report=edit.report.plus(gates=rows, **({"notes": [*edit.report.notes, *notes]} if notes else {}))
+            )
+            for edit in written
+        ]
 
     def figures(self) -> list[Figure]:
         """Measure the model as it stands now."""
@@ -182,26 +220,31 @@ class GateCheck:
         lower = [
             f"{q.prompt} → {new} is less likely than {old}"
             for q, new, old in rivals
-            if likelihood(q, new) <= likelihood(q, old)
+            if not likelihood(q, new) > likelihood(q, old)  # a NaN is not
         ]
         return self._figure("efficacy", 1 - len(lower) / len(rivals) if rivals else None, len(rivals), tuple(lower))
 
     def _rise(self) -> Figure:
-        now = self._read()
-        known = isfinite(self._perplexity) and self._perplexity > 0
-        return self._figure("perplexity", 100 * (now / self._perplexity - 1) if known else None, self._gates.texts, ())
+        now, before = self._read(), self._perplexity
+        rise = 100 * (now / before - 1) if isfinite(before) and before > 0 else nan
+        return self._figure("perplexity", rise, self._gates.texts, ())
 
     def _ratio(self) -> Figure:
         ratios = {}
         for site in self._lm.weights.touched():
             base = self._lm.weights.base(site).detach().double().cpu()
             ratios[str(site)] = float((self._lm.weights[site].detach().double().cpu() - base).norm() / base.norm())
-        worst = max(ratios, key=lambda site: ratios[site], default="")
+        worst = max(ratios, key=lambda site: ratios[site] if isfinite(ratios[site]) else inf, default="")
         return self._figure("norm_ratio", ratios.get(worst), len(ratios), (f"at {worst}",) if worst else ())
 
     def _figure(self, name: str, value: float | None, asked: int, lost: tuple[str, ...]) -> Figure:
         limit: float | None = getattr(self._gates, name)
-        passed = limit is None or value is None or (value <= limit if name in MOST else value >= limit)
+        if value is not None and not isfinite(value):
+            value, lost = None, ("no finite number", *lost)
+        if value is None:
+            passed = limit is None or (not asked and not (name in _PROBED and not self._probes(name)))
+        else:
+            passed = limit is None or (value <= limit if name in MOST else value >= limit)
         return Figure(name, value, limit, asked, passed, lost)
 
     def _probes(self, kind: str) -> list[tuple[Query, str]]:
@@ -232,17 +275,21 @@ class GateCheck:
     def _read(self) -> float:
         texts = list(islice(open_corpus(self._gates.text).documents(), self._gates.texts))
         found = measure(self._scorer, texts)
-        tokens = sum(found.tokens)
-        mean = fsum(n for n in found.nll if n == n) / tokens if tokens else float("nan")
-        return exp(min(mean, 700.0)) if mean == mean else float("nan")
+        read = [nll for nll, tokens in zip(found.nll, found.tokens, strict=True) if tokens]  # others are too short
+        mean = fsum(read) / sum(found.tokens) if read and all(map(isfinite, read)) else nan
+        return exp(mean) if mean < _HUGE else nan
 
 
 def sentence(figure: Figure) -> str:
     """Say what was measured at a gate, and what it asks for."""
-    if figure.value is None:
-        return f"{figure.gate}: nothing to ask"
+    if figure.empty:
+        return f"{figure.gate}: nothing to ask" + (
+            "" if figure.passed else f", and the gate {figure.gate} asks: {_ADVICE}"
+        )
     least = "at most" if figure.gate in MOST else "at least"
     unit = " %" if figure.gate == "perplexity" else ""
     limit = "" if figure.limit is None else f", {least} {figure.limit:g}{unit}"
     lost = "" if figure.passed or not figure.lost else f" ({figure.lost[0]}{', …' if len(figure.lost) > 1 else ''})"
-    return f"the gate {figure.gate} found {figure.value:.3g}{unit} (n = {figure.asked}){limit}{lost}"
+    found = "no finite number" if figure.value is None else f"{figure.value:.3g}{unit}"
+    lost = "" if figure.value is None else lost
+    return f"the gate {figure.gate} found {found} (n = {figure.asked}){limit}{lost}"

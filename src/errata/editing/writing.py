@@ -8,8 +8,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import torch
+
+from errata.delta import Columns, Graft, LowRank, Site
 from errata.edit import Edit, Label, Report
-from errata.errors import BadFact, UpdateTooLarge
+from errata.errors import BadFact, UnknownSite, UpdateTooLarge
 from errata.fact import Fact, answered
 from errata.methods.base import Method
 from errata.model.generation import context
@@ -86,6 +89,52 @@ def guard(edit: Edit, limit: float) -> Edit:
                 "was changed. Lower clamp or lr with --set, or word the fact otherwise."
             )
     return edit
+
+
+def measured(lm: LM, edit: Edit, known: dict[Site, float] | None = None) -> dict[Site, float]:
+    """Return ‖ΔW‖/‖W‖ at each matrix of an edit, whatever its report says; infinite where it is no number.
+
+    Args:
+        known: ‖W‖ of matrices measured before, to which those of others are added: to measure one takes longest.
+    """
+    found, known = dict[Site, float](), {} if known is None else known
+    for site in edit.matrices:
+        delta = edit.deltas[site]
+        assert not isinstance(delta, Graft)
+        if site not in known:
+            base = lm.weights.base(site).detach()
+            known[site] = float(torch.linalg.vector_norm(base, dtype=torch.float32))
+        found[site] = delta.norm() / known[site] if delta.isfinite() and known[site] else float("inf")
+    return found
+
+
+def misfit(lm: LM, edit: Edit, most: float, known: dict[Site, float] | None = None) -> str:
+    """Return why an edit that is as it was written cannot stand in this model, or "".
+
+    Args:
+        most: largest ‖ΔW‖/‖W‖ of one fact; of n facts √n times that. known: as `measured`.
+    """
+    for site in edit.matrices:
+        delta = edit.deltas[site]
+        assert not isinstance(delta, Graft)
+        try:
+            out, width = lm.parameter(site).shape
+        except UnknownSite as error:
+            return str(error)
+        shape, columns = delta.shape, isinstance(delta, Columns)
+        if shape[0] != out or (shape[1] > width if columns else shape[1] != width):
+            return f"its change at {site} is of {shape[0]} × {shape[1]}, the matrix of {out} × {width}."
+        if isinstance(delta, Columns) and len(delta.index) and int(delta.index.min()) < 0:
+            return f"its change at {site} is of a column before the first."
+        if isinstance(delta, LowRank) and delta.left.shape[1] != delta.right.shape[1]:
+            return f"its factors at {site} have ranks {delta.left.shape[1]} and {delta.right.shape[1]}."
+        if not delta.isfinite():
+            return f"its change at {site} is not finite."
+    limit = most * max(1, len(edit.facts)) ** 0.5
+    for site, ratio in measured(lm, edit, known).items():
+        if not ratio <= limit:
+            return f"its change at {site} is {ratio:.3g} times as large as the matrix."
+    return ""
 
 
 def labelled(edit: Edit, label: Label, author: str = "") -> Edit:

@@ -35,6 +35,7 @@ Expected answer: {expected}
 Given answer: {said}
 Does the given answer state the expected answer, without contradicting it? Answer with one word, correct or incorrect.
 Verdict:"""
+MOST = 16 << 20  # bytes of an answer that are read
 RULES = ("exact", "contains")
 EXAMPLE = "http://127.0.0.1:8000/v1#MODEL"
 
@@ -74,10 +75,7 @@ def named(spec: str) -> Judge:
         hint = did_you_mean(spec, RULES)
         raise BadConfig(f"no judge {spec!r}.{hint} Give exact, contains, model:DIR, or an address such as {EXAMPLE}.")
     url, _, model = spec.partition("#")
-    if urllib.parse.urlsplit(url).username is not None:
-        raise BadConfig(
-            f"the judge's address holds a name or a key, and it is kept with the run; put the key into {KEY}."
-        )
+    _check_address(url)
     judge = EndpointJudge(url, model, key=os.environ.get(KEY, ""))
     return judge if model else replace(judge, model=judge.only_model())
 
@@ -241,21 +239,36 @@ class EndpointJudge(_Reader):
             time.sleep(0.25 * 2**attempt if attempt else 0)
             try:
                 with urllib.request.build_opener(_NoRedirect()).open(request, timeout=self.timeout) as answer:
-                    return _json(answer.read())
+                    return _json(answer.read(MOST))
             except urllib.error.HTTPError as error:
                 why = f"{error.code} {error.reason}"
                 error.close()
                 if error.code != 429 and error.code < 500:
                     break
-            except (OSError, HTTPException) as error:
+            except (OSError, ValueError, HTTPException) as error:
                 why = str(getattr(error, "reason", error)) or type(error).__name__
         raise ErrataError(f"the judge {self.name} does not answer ({why}); see that {self.url} is right and running.")
+
+
+def _check_address(url: str) -> None:
+    """Raise BadConfig for an address that is none, or that holds what should be kept with no run."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        fits = bool(parts.hostname) and (parts.port or True) and url.isprintable() and " " not in url
+    except ValueError:
+        fits = False
+    if not fits:
+        raise BadConfig(f"{url!r} is no address of a judge; write it as {EXAMPLE}.")
+    if "@" in parts.netloc or parts.query:
+        raise BadConfig(
+            f"the judge's address holds a name or a key, and it is kept with the run; put the key into {KEY}."
+        )
 
 
 def _json(text: bytes) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

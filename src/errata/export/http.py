@@ -36,7 +36,14 @@ def address(url: str) -> str:
     """Return a server's address without what follows it; raises InputError if it is none."""
     try:
         parts = urllib.parse.urlsplit(url)
-        known = parts.scheme in ("http", "https") and parts.hostname and not parts.query and (parts.port or True)
+        known = (
+            url.isprintable()
+            and " " not in url
+            and parts.scheme in ("http", "https")
+            and parts.hostname
+            and not parts.query
+            and (parts.port or True)
+        )
     except ValueError:
         known = False
     if not known:

@@ -102,6 +102,8 @@ def _read(path: Path) -> Iterator[str]:
 
 
 def _documents(path: Path) -> Iterator[str]:
+    if path.exists() and not path.is_file():
+        raise OSError("a pipe or a device may never end")
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         if ".jsonl" in path.suffixes:
             yield from (_text_of(line, path, number) for number, line in enumerate(file, 1) if line.strip())

@@ -71,6 +71,8 @@ def merge(row: Json) -> RenderableType:
         for clash in row["clashes"]:
             drawn.add_row(clash["kind"], one_line(clash["what"]), clash["decided"])
         parts.append(drawn)
+    for id, why in row["refused"].items():
+        parts.append(Text(f"refused {id[:16]}: {one_line(why)}", "red"))
     verb = "took" if row["done"] else "would take"
     counts = (
         f"{verb} {many(row['took'], 'edit')}; restored {len(row['restored'])}, dropped {len(row['dropped'])}, "

@@ -1,0 +1,79 @@
+"""Edits that others computed, or that were dropped: let in on the terms of new ones.
+
+    merge(editor, other_book)       # as errata.book.merge, with the model looked at and the gates asked
+
+What a book can say of an edit without its model (that it is one, and whose) `errata.book.sound` looks at.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from errata.book import merge as books
+from errata.book.book import Book, Note, Record
+from errata.delta import Site
+from errata.edit import Edit
+from errata.editing import standing
+from errata.editing.gates import GateCheck, in_force
+from errata.editing.writing import misfit
+from errata.errors import CorruptEdit
+from errata.model.lm import LM
+
+
+class Admits(Protocol):
+    """An `errata.editing.editor.Editor`, as far as edits are let in here."""
+
+    lm: LM
+    book: Book
+    name: str
+    limit: float
+    norms: dict[Site, float]
+    lock: threading.RLock
+
+    @property
+    def standing(self) -> list[Edit]:
+        """The edits that stand."""
+
+    def standing_as(self, edits: Sequence[Edit]) -> AbstractContextManager[LM]:
+        """Let exactly these edits stand in the model for a while."""
+
+
+def merge(editor: Admits, other: Book, policy: str = "refuse", note: Note | None = None) -> books.MergePlan:
+    """Take over what another book has, as `errata.book.merge.merge`, if the gates let it through as they would a new edit.
+
+    Raises:
+        GateClosed: a gate is closed. InputError, BookOfAnotherModel, BadBook: as there. Nothing is changed then.
+    """
+    with editor.lock, editor.book.lock(), other.snapshot():
+        found = books.plan(editor.book, other, policy)
+        new = found.new(other)
+        edits = standing.load(other, new)
+        bad = {edit.id: why for edit in edits if (why := misfit(editor.lm, edit, editor.limit, editor.norms))}
+        if not found.clashes or policy != "refuse":
+            good = [edit for edit in edits if edit.id not in bad]
+            check_letting_in(editor, [record for record in new if record.id not in bad], good, found.drop)
+        return books.merge(editor.book, other, policy, note, leave=bad)
+
+
+def check_letting_in(
+    editor: Admits, records: Sequence[Record], edits: Sequence[Edit], gone: Sequence[str] = ()
+) -> None:
+    """Look whether edits could stand on top of what does: in the model, and at the gates; the model is put back.
+
+    Args:
+        records: of them. gone: ids of standing edits that would be dropped.
+
+    Raises:
+        CorruptEdit: one cannot stand in this model. GateClosed: a gate is closed.
+    """
+    for edit in edits:
+        if why := misfit(editor.lm, edit, editor.limit, editor.norms):
+            raise CorruptEdit(f"edit {edit.id} cannot stand in {editor.name}: {why}")
+    with editor.lock:
+        before = editor.standing
+        keeper = GateCheck(editor.lm, in_force(editor.book), [fact for r in records for fact in r.facts], before)
+        with editor.standing_as([*(edit for edit in before if edit.id not in gone), *edits]):
+            keeper.let_through(edits)
