@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, str]] = {
         "locate": "locate radius",
         "export": "export push unpush pull",
         "bundle": "bundle unbundle",
+        "serve": "serve",
         "ci": "ci",
         "bench": "bench report data",
     }.items()

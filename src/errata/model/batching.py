@@ -25,6 +25,12 @@ from errata.model.lm import LM
 from errata.model.trace import answers_only
 
 
+def check_speaks(lm: LM) -> None:
+    """Raise UnsupportedModel for a model that generates no text."""
+    if lm.row.kind in ("encoder", "classifier"):
+        raise UnsupportedModel(f"{lm.name} is an encoder and cannot generate text; ask it for probabilities instead.")
+
+
 class Running:
     """A batch that is being continued, on the model as it stands; who changes that in between puts it back before a step.
 
@@ -36,8 +42,7 @@ class Running:
     """
 
     def __init__(self, lm: LM) -> None:
-        if lm.row.kind in ("encoder", "classifier"):
-            raise UnsupportedModel(f"{lm.name} is an encoder and cannot generate text; ask it for probabilities instead.")
+        check_speaks(lm)
         self._lm, self._size = lm, 0
         self._mask: Tensor = torch.zeros(0, 0, dtype=torch.long)
         self._cache: Any = None
