@@ -98,7 +98,7 @@ def test_it_says_what_the_editor_says(say: Say, lm: LM) -> None:
         ({"model": "primer", "prompt": "a", "tools": [{}]}, 400, "tools cannot be done"),
         ({"model": "primer", "prompt": "a", "max_tokens": 0}, 400, "max_tokens"),
         ({"model": "primer", "prompt": "a", "stop": [""]}, 400, "stop"),
-        ({"model": "primer", "prompt": "a \ud800"}, 400, "characters"),
+        ({"model": "primer", "prompt": "a \ud800"}, 400, "prompt: "),
         ({"model": "primer"}, 400, "prompt"),
     ],
 )

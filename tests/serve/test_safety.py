@@ -53,7 +53,7 @@ def test_who_may_only_read_changes_nothing(client: TestClient) -> None:
 def studio(client: TestClient) -> TestClient:
     """Return a browser that has followed the link."""
     browser = TestClient(client.app, base_url=HERE)
-    key = client.app.state.service.gatekeeper.link()
+    key = client.app.service.gatekeeper.link()
     assert browser.get(f"/open?key={key}", follow_redirects=False).status_code == 303
     again = TestClient(client.app, base_url=HERE).get(f"/open?key={key}")
     assert again.status_code == 401, "the link is good once"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -53,7 +54,7 @@ def status_of(error: Exception) -> int:
 
 def application(
     editor: Editor, gatekeeper: Gatekeeper, *, limits: Limits | None = None, runs: Path | None = None
-) -> FastAPI:
+) -> Guard:
     """Return the server of a model and its book.
 
     Args:
@@ -76,9 +77,8 @@ def application(
     for kind, answer in ((ErrataError, _ours), (RequestValidationError, _invalid), (HTTPException, _http)):
         app.add_exception_handler(kind, answer)  # type: ignore[arg-type]
     app.add_exception_handler(Exception, _unforeseen)
-    app.add_middleware(Guard, limits=limits or Limits(), metrics=metrics)  # type: ignore[arg-type]
     _gauges(served)
-    return app
+    return Guard(app, served, limits or Limits())
 
 
 def _life(served: Service) -> Any:
@@ -144,7 +144,8 @@ def _ours(request: Request, error: ErrataError) -> Response:
 
 def _invalid(request: Request, error: RequestValidationError) -> Response:
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+    named = [str(part) for part in first["loc"][1:] if re.fullmatch(r"[\w-]{1,40}", str(part)) and "str" not in str(part)]
+    place = ".".join(named) or str(first["loc"][0])
     return problem(400, f"{place}: {first['msg']}.", "invalid_value", place)
 
 
@@ -159,5 +160,5 @@ def _http(request: Request, error: HTTPException) -> Response:
 
 
 def _unforeseen(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    log.error("%s %s failed: %s", request.method, request.url.path, type(error).__name__)  # uvicorn tells the rest
     return problem(500, "this was not foreseen; the server's log says more.")

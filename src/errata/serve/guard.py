@@ -9,10 +9,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from errata.serve.auth import LOOPBACK
-from errata.serve.metrics import Metrics
+
+if TYPE_CHECKING:
+    from errata.serve.service import Service
 
 LARGEST: Final = 4 * 2**20  # bytes of a request
 SLOWEST: Final = 30.0  # seconds it may take to arrive
@@ -25,6 +27,7 @@ HEADERS: Final = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+METHODS: Final = ("GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH")
 log = logging.getLogger("errata.access")
 
 _Scope = MutableMapping[str, Any]
@@ -69,10 +72,14 @@ class Limits:
 
 
 class Guard:
-    """The outermost layer of the server."""
+    """The outermost layer of the server.
 
-    def __init__(self, app: _App, limits: Limits, metrics: Metrics) -> None:
-        self._app, self._limits, self._metrics = app, limits, metrics
+    Attributes:
+        service: what is behind it.
+    """
+
+    def __init__(self, app: _App, service: Service, limits: Limits) -> None:
+        self._app, self.service, self._limits, self._metrics = app, service, limits, service.metrics
         self._buckets = Buckets(limits.rate, 2 * limits.rate)
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
@@ -95,9 +102,10 @@ class Guard:
         finally:
             route = getattr(scope.get("route"), "path", "-")
             seconds = time.perf_counter() - begun
-            self._metrics.request(route, scope["method"], status[0], seconds)
+            method = scope["method"] if scope["method"] in METHODS else "OTHER"
+            self._metrics.request(route, method, status[0], seconds)
             row = {
-                "at": time.time(), "method": scope["method"], "route": route, "status": status[0],
+                "at": time.time(), "method": method, "route": route, "status": status[0],
                 "seconds": round(seconds, 4), "who": getattr(scope.get("state", {}).get("who"), "name", ""),
             }  # fmt: skip
             log.info("%s", json.dumps(row))

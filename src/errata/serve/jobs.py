@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import RLock
 from typing import Any, Final
@@ -219,14 +219,15 @@ class Jobs:
             self._over(job, "failed")
 
     def _over(self, job: Job, status: str) -> None:
-        with self._lock:
-            job.status = status
-            with suppress(OSError):  # it is known until a restart, after which the book says what was done
-                self._save(job)
         if job.kind in self._changes:
             row = {"at": time.time(), "who": job.who, "what": job.kind, "job": job.id, "status": status}
             why = (job.error or {}).get("message")
-            audit.info("%s", json.dumps(row | ({"why": why} if why else {}), ensure_ascii=True))
+            audit.info("%s", json.dumps(row | ({"why": why} if why else {})))
+        with self._lock:
+            told = replace(job, status=status)
+            with suppress(OSError):  # it is known until a restart, after which the book says what was done
+                self._save(told)
+            job.status = status
 
     def _save(self, job: Job) -> None:
         path = self._folder / f"{job.id}.json"

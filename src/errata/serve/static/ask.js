@@ -21,7 +21,7 @@ function others(one, two) {
 const bars = (top) => el("ul", { class: "bars", "aria-label": "Likeliest next tokens" }, top.map(({ token, p }) => {
   const bar = el("span");
   bar.style.width = `${100 * p}%`;
-  return el("li", {}, el("span", { class: "token", title: token }, token.replaceAll("\n", "⏎")), el("span", { class: "track", "aria-hidden": "true" }, bar), el("span", { class: "p" }, `${(100 * p).toFixed(1)} %`));
+  return el("li", {}, el("span", { class: "token", title: token }, token.replaceAll("\n", "⏎")), el("span", { class: "track", "aria-hidden": "true" }, bar), el("span", { class: "p" }, p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`));
 }));
 
 function card(row, list, other, side) {

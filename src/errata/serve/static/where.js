@@ -33,20 +33,19 @@ function traced(row) {
 }
 
 function neurons(row) {
-  const layers = Object.keys(row.map), wide = 48, readout = el("p", { class: "readout quiet small" }, "Point at a cell.");
+  const layers = Object.keys(row.map), bins = row.map[layers[0]].length, step = Math.ceil(bins / 48), wide = Math.ceil(bins / step), readout = el("p", { class: "readout quiet small" }, "Point at a cell.");
   const rows = layers.map((layer) => {
-    const all = row.map[layer], size = Math.ceil(all.length / wide);
-    return Array.from({ length: wide }, (_, i) => all.slice(i * size, (i + 1) * size).reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a), 0));
+    return Array.from({ length: wide }, (_, i) => row.map[layer].slice(i * step, (i + 1) * step).reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a), 0));
   }).map((r) => r.map((v) => Math.sign(v) * Math.sqrt(Math.abs(v))));
-  const peak = Math.max(1e-9, ...rows.flat().map(Math.abs)), size = Math.ceil(row.inner / wide);
-  const drawn = heat(rows, layers.map((l) => `layer ${l}`), rows[0].map((_, i) => (i % 8 ? "" : String(i * size))), peak, (y, x, v) => `layer ${layers[y]}, neurons ${x * size} to ${(x + 1) * size - 1}: strongest ${(v * Math.abs(v)).toPrecision(3)} ${v < 0 ? "against" : "for"} the answer`, readout);
+  const peak = Math.max(1e-9, ...rows.flat().map(Math.abs)), size = Math.round((step * row.inner) / bins);
+  const drawn = heat(rows, layers.map((l) => `layer ${l}`), rows[0].map(() => ""), peak, (y, x, v) => `layer ${layers[y]}, neurons ${x * size} to ${Math.min(row.inner, (x + 1) * size) - 1}: strongest ${(v * Math.abs(v)).toPrecision(3)} ${v < 0 ? "against" : "for"} the answer`, readout);
   drawn.setAttribute("aria-label", `${row.size} of ${row.candidates} neurons hold it, most of them in layer ${row.layer}`);
   const shares = el("ul", { class: "bars", "aria-label": "Share of the ensemble by layer" }, layers.map((layer) => {
     const bar = el("span"), share = row.share[layer] ?? 0;
     bar.style.width = `${100 * share}%`;
     return el("li", {}, el("span", { class: "token" }, `layer ${layer}`), el("span", { class: "track", "aria-hidden": "true" }, bar), el("span", { class: "p" }, `${(100 * share).toFixed(0)} %`));
   }));
-  return [el("section", { class: "card" }, el("h2", {}, `${row.size} of ${row.candidates.toLocaleString("en")} neurons`), drawn, readout), el("section", { class: "card" }, el("h2", {}, "Where the ensemble is"), shares)];
+  return [el("section", { class: "card" }, el("h2", {}, `${row.size} of ${row.candidates.toLocaleString("en")} neurons`), el("p", { class: "quiet small" }, `each row a layer, from neuron 0 to ${row.inner - 1}; red for the answer, blue against it`), drawn, readout), el("section", { class: "card" }, el("h2", {}, "Where the ensemble is"), shares)];
 }
 
 form.addEventListener("submit", guarded(async () => {
