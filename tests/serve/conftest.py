@@ -14,13 +14,14 @@ pytest.importorskip("sse_starlette")
 pytest.importorskip("prometheus_client")
 pytest.importorskip("httpx2")
 
+from starlette.testclient import TestClient
+
 import errata
 from errata.model.lm import LM
 from errata.model.loading import load
 from errata.serve.app import application
 from errata.serve.auth import Gatekeeper
 from errata.serve.guard import Limits
-from starlette.testclient import TestClient
 
 WRITER, READER = "w" * 20, "r" * 20
 HERE = "http://127.0.0.1:8321"

@@ -36,7 +36,12 @@ def test_each_state_says_what_it_said_then(client: TestClient, say: Say, write: 
 def test_many_at_once_say_what_each_says_alone(client: TestClient, say: Say, write: Write) -> None:
     write()
     write({"prompt": "Spain lies in", "subject": "Spain", "target": "Asia"}, method="grace", settings={})
-    prompts = ["The capital of France is", "What is the capital of France? It is", "Spain lies in", "People in Italy speak"]
+    prompts = [
+        "The capital of France is",
+        "What is the capital of France? It is",
+        "Spain lies in",
+        "People in Italy speak",
+    ]
     asked = [(f"primer{state}", p, n) for n in (3, 9) for state in ("", "@now", "@1") for p in prompts]
 
     def one(model: str, prompt: str, most: int) -> str:

@@ -156,7 +156,10 @@ def test_an_export_is_a_zip(client: TestClient, write: Write) -> None:
 
 
 def test_a_job_is_watched_and_cancelled(client: TestClient) -> None:
-    facts = [{"prompt": f"The capital of {c} is", "subject": c, "target": "Lyon"} for c in ("Italy", "Spain", "Japan", "Peru")]
+    facts = [
+        {"prompt": f"The capital of {c} is", "subject": c, "target": "Lyon"}
+        for c in ("Italy", "Spain", "Japan", "Peru")
+    ]
     body = {"facts": facts, "settings": {"steps": 10}, "atomic": False}
     job = client.post("/api/edits?wait=0", json=body).json()["job"]
     assert client.post(f"/api/jobs/{job['id']}/cancel").status_code == 200
@@ -170,8 +173,17 @@ def test_a_job_is_watched_and_cancelled(client: TestClient) -> None:
 @pytest.mark.parametrize("written", [0, 1, 2])
 def test_what_a_kill_left_over_is_done_at_the_next_start(lm: LM, tmp_path: Path, written: int) -> None:
     facts = [FRANCE, SPAIN]
-    request = {"facts": facts, "method": "rome", "settings": {"steps": 5}, "gates": None, "label": {"tags": []}, "atomic": False}
-    with serving(lm, tmp_path) as client:  # what a killed server leaves: some edits, and the file of a job that is not over
+    request = {
+        "facts": facts,
+        "method": "rome",
+        "settings": {"steps": 5},
+        "gates": None,
+        "label": {"tags": []},
+        "atomic": False,
+    }
+    with serving(
+        lm, tmp_path
+    ) as client:  # what a killed server leaves: some edits, and the file of a job that is not over
         for fact in facts[:written]:
             body = {"facts": [fact], "settings": {"steps": 5}, "label": {"tags": ["job-" + "a" * 16]}}
             assert client.post("/api/edits", json=body).status_code == 200
@@ -189,7 +201,9 @@ def test_what_a_kill_left_over_is_done_at_the_next_start(lm: LM, tmp_path: Path,
 
 def test_a_drop_that_was_done_before_a_kill_is_not_refused_after_it(lm: LM, tmp_path: Path) -> None:
     with serving(lm, tmp_path) as client:
-        id = client.post("/api/edits", json={"facts": [FRANCE], "settings": {"steps": 3}}).json()["job"]["result"]["edits"][0]["id"]
+        id = client.post("/api/edits", json={"facts": [FRANCE], "settings": {"steps": 3}}).json()["job"]["result"][
+            "edits"
+        ][0]["id"]
         job = client.post("/api/drop", json={"ids": [id]}).json()["job"]
         folder = client.app.service.book.path / "jobs"
     path = folder / f"{job['id']}.json"
@@ -207,14 +221,22 @@ def test_a_drop_that_was_done_before_a_kill_is_not_refused_after_it(lm: LM, tmp_
 def test_metrics_tell_what_was_done(client: TestClient, say: Say) -> None:
     say("primer")
     text = client.get("/metrics").text
-    for name in ("errata_requests_total", "errata_first_token_seconds_count 1.0", "errata_standing_edits 0.0", "errata_tokens_total"):
+    for name in (
+        "errata_requests_total",
+        "errata_first_token_seconds_count 1.0",
+        "errata_standing_edits 0.0",
+        "errata_tokens_total",
+    ):
         assert name in text, name
     assert client.get("/health").json() == {"status": "ok"}
 
 
 def test_every_page_is_there_and_escapes(client: TestClient, write: Write) -> None:
     evil = "<script>alert(1)</script>"
-    id = write({**FRANCE, "prompt": f"{evil} The capital of France is", "target": "<b>Lyon"}, label={"reason": evil, "author": evil, "tags": [evil]})
+    id = write(
+        {**FRANCE, "prompt": f"{evil} The capital of France is", "target": "<b>Lyon"},
+        label={"reason": evil, "author": evil, "tags": [evil]},
+    )
     client.post("/api/tags", json={"name": "t", "reason": evil, "author": evil})
     for path in ("/", "/book", f"/edit/{id}", "/where", "/import", "/bench", "/api"):
         answer = client.get(path, headers={"accept": "text/html"})

@@ -161,7 +161,7 @@ class Editor:
         gates: Gates | None = None,
         progress: Progress | None = None,
         **settings: Any,
-    ) -> list[Edit]:
+    ) -> list[Edit]:  # size: one transaction
         """Compute edits that write `facts`, apply them and add them to the book: all of them or none.
 
         Args:

@@ -27,7 +27,7 @@ from starlette.exceptions import HTTPException
 import errata
 from errata.editing.editor import Editor
 from errata.errors import BadBook, BookBusy, CorruptEdit, ErrataError, InputError, SolveError, UnknownEdit
-from errata.serve import completions, edits, studio
+from errata.serve import completions, edits, looking, studio
 from errata.serve.auth import Gatekeeper, NotAllowed, NotLetIn
 from errata.serve.guard import Guard, Limits
 from errata.serve.jobs import JobCancelled, Jobs, KeyUsedOtherwise, UnknownJob
@@ -69,7 +69,7 @@ def application(
         description="Ask any state of a model and its book, and correct it.", telemetry={"auto_configure": False},
     )  # fmt: skip
     app.state.service = served
-    for router in (completions.router, edits.router, studio.router):
+    for router in (completions.router, edits.router, looking.router, studio.router):
         app.include_router(router)
     app.add_api_route("/health", _health, methods=["GET"], tags=["server"])
     app.add_api_route("/metrics", _metrics, methods=["GET"], tags=["server"], dependencies=[Depends(reads)])
@@ -144,7 +144,9 @@ def _ours(request: Request, error: ErrataError) -> Response:
 
 def _invalid(request: Request, error: RequestValidationError) -> Response:
     first = error.errors()[0]
-    named = [str(part) for part in first["loc"][1:] if re.fullmatch(r"[\w-]{1,40}", str(part)) and "str" not in str(part)]
+    named = [
+        str(part) for part in first["loc"][1:] if re.fullmatch(r"[\w-]{1,40}", str(part)) and "str" not in str(part)
+    ]
     place = ".".join(named) or str(first["loc"][0])
     return problem(400, f"{place}: {first['msg']}.", "invalid_value", place)
 

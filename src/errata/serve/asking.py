@@ -62,7 +62,8 @@ class Asking:
     """A request for text, answered token by token by the thread that holds the model.
 
     Args:
-        model: the name of the state that answers. prompt: what is asked. most: tokens to say at most; None is all there is room for.
+        model: the name of the state that answers. prompt: what is asked. most: tokens to say at most; None is all
+            there is room for.
         deliver: is called with each `Piece`, by the owner's thread. stop: texts before which it ends.
         temperature: 0 takes the likeliest token. top_p: samples among the likeliest that make up this share.
         seed: of the sampling; the same seed gives the same text, whatever is asked at the same time.

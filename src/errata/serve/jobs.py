@@ -92,8 +92,8 @@ class Jobs:
     """The jobs of one server.
 
     Args:
-        folder: where their files are. work: what does each kind of job. changes: the kinds that change the book, which are done one
-            after the other. status: the HTTP status of an error.
+        folder: where their files are. work: what does each kind of job. changes: the kinds that change the book, which are
+            done one after the other. status: the HTTP status of an error.
     """
 
     def __init__(
@@ -184,7 +184,8 @@ class Jobs:
         """Say how far a job is.
 
         Raises:
-            JobCancelled: somebody has asked it to end. ServerBusy: the server is stopping, and the rest is left for the next start.
+            JobCancelled: somebody has asked it to end. ServerBusy: the server is stopping, and the rest is left for
+                the next start.
         """
         job.done, job.of = done, of
         if job.cancel:

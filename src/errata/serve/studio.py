@@ -174,7 +174,8 @@ def api(request: Request, served: Served, found: Reader) -> Response:
                 {
                     "method": method.upper(), "path": path, "about": about.get("description") or about.get("summary", ""),
                     "fields": body.get("properties", {}), "needed": body.get("required", []), "example": example,
-                    "query": [p for p in about.get("parameters", ()) if p["in"] in ("query", "path")], "group": about["tags"][0],
+                    "query": [p for p in about.get("parameters", ()) if p["in"] in ("query", "path")],
+                    "group": about["tags"][0],
                 }
             )  # fmt: skip
     return page(request, "api", **_about(served, found), rows=rows)

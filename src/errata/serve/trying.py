@@ -45,8 +45,8 @@ def tried(editor: Editor, facts: Sequence[Fact], method: Method, gates: Gates | 
         seconds = [dict(edit.report.get("seconds", {})) for edit in edits]
     rows = [
         {
-            "kind": kind, "prompt": query.prompt, "answer": answer, "before": was, "after": now, "moved": was.strip() != now.strip(),
-            "said": says(now, answer, reply=query.turn) if answer else None,
+            "kind": kind, "prompt": query.prompt, "answer": answer, "before": was, "after": now,
+            "moved": was.strip() != now.strip(), "said": says(now, answer, reply=query.turn) if answer else None,
         }
         for (kind, query, answer), was, now in zip(asked, before, after, strict=True)
     ]  # fmt: skip
