@@ -67,6 +67,7 @@ def _serving(place: Place, model: str, book: Path, how: dict[str, Any]) -> Itera
     from errata.serve.app import application
     from errata.serve.auth import Gatekeeper
     from errata.serve.guard import Limits
+    from errata.serve.listening import Listening
 
     listening = _socket(place)
     port = listening.getsockname()[1]
@@ -86,7 +87,7 @@ def _serving(place: Place, model: str, book: Path, how: dict[str, Any]) -> Itera
         settings = uvicorn.Config(
             app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE, server_header=False
         )
-        uvicorn.Server(settings).run(sockets=[listening])
+        Listening(settings).run(sockets=[listening])
         yield "stopped; everything that was reported stands."
 
 

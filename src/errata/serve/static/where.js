@@ -10,7 +10,7 @@ function heat(rows, names, layers, peak, describe, readout, subject = []) {
     box.append(el("span", { class: `name${subject.includes(y) ? " subject" : ""}`, title: names[y] }, names[y]));
     row.forEach((value, x) => {
       const tell = () => { readout.textContent = describe(y, x, value); };
-      const cell = el("span", { class: `cell${value < 0 ? " cold" : ""}`, title: describe(y, x, value), onmouseenter: tell });
+      const cell = el("span", { class: `cell${value < 0 ? " cold" : ""}`, title: describe(y, x, value), onmouseenter: tell, onclick: tell });
       cell.style.setProperty("--heat", Math.min(1, Math.abs(value) / peak).toFixed(3));
       box.append(cell);
     });
@@ -45,7 +45,7 @@ function neurons(row) {
     bar.style.width = `${100 * share}%`;
     return el("li", {}, el("span", { class: "token" }, `layer ${layer}`), el("span", { class: "track", "aria-hidden": "true" }, bar), el("span", { class: "p" }, `${(100 * share).toFixed(0)} %`));
   }));
-  return [el("section", { class: "card" }, el("h2", {}, `${row.size} of ${row.candidates.toLocaleString("en")} neurons`), el("p", { class: "quiet small" }, `each row a layer, from neuron 0 to ${row.inner - 1}; red for the answer, blue against it`), drawn, readout), el("section", { class: "card" }, el("h2", {}, "Where the ensemble is"), shares)];
+  return [el("section", { class: "card whole" }, el("h2", {}, `${row.size} of ${row.candidates.toLocaleString("en")} neurons`), el("p", { class: "quiet small" }, `each row a layer, from neuron 0 to ${row.inner - 1}; red for the answer, blue against it`), drawn, readout), el("section", { class: "card" }, el("h2", {}, "Where the ensemble is"), shares)];
 }
 
 form.addEventListener("submit", guarded(async () => {
