@@ -18,12 +18,12 @@ FILE_LINES, METHOD_FILE_LINES = 400, 220
 # What each room may grow to. A room that needs more says why in the commit that raises its number.
 ROOMS = {
     "the nouns": 1_880,  # the files beside the rooms: fact, answers, delta, edit, identity, errors, config, wire
-    "data": 1_430, "primer": 780, "index": 540, "model": 3_430, "stats": 1_100,
+    "data": 1_430, "primer": 780, "index": 540, "model": 3_435, "stats": 1_100,
     "solve": 2_200,
     "methods": 2_970, "evaluate": 2_310, "book": 2_220, "export": 1_260,
     "editing": 2_480,
     "bench": 475, "report": 2_090,
-    "cluster": 485, "serve": 2_920,
+    "cluster": 485, "serve": 2_935,
     "cli": 2_095,
 }  # fmt: skip
 FUNCTION_LINES, EXCUSED_LINES, COMMAND_LINES = 40, 60, 30

@@ -52,7 +52,7 @@ def fitting(schema: Mapping[str, Any], known: Mapping[str, Any], depth: int = 0)
             {},
             optional={"prompt": st.sampled_from(ODD), "subject": st.sampled_from(ODD), "target": st.sampled_from(ODD)},
         )
-        return fact | st.just(FRANCE) | st.dictionaries(st.sampled_from(ODD), ANY, max_size=2)
+        return fact | st.builds(lambda: dict(FRANCE)) | st.dictionaries(st.sampled_from(ODD), ANY, max_size=2)
     if kind == "array":
         return st.lists(fitting(schema.get("items", {}), known, depth + 1), max_size=3)
     plain = {

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from errata.errors import BadFile, InputError
 from errata.model.lm import LM
 from errata.serve.auth import Gatekeeper, NotLetIn
-from errata.serve.run import Place, check
+from errata.serve.run import Address, check
 from tests.serve.conftest import FRANCE, HERE, READER, WRITER, serving
 
 READS = {"authorization": f"Bearer {READER}"}
@@ -158,10 +158,10 @@ def test_a_token_file_that_others_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_addresses_need_a_token_file_that_was_named(tmp_path: Path) -> None:
-    check(Place("127.0.0.1", 0, tmp_path / "t", False))
-    check(Place("0.0.0.0", 0, tmp_path / "t", True))
+    check(Address("127.0.0.1", 0, tmp_path / "t", False))
+    check(Address("0.0.0.0", 0, tmp_path / "t", True))
     with pytest.raises(InputError, match="--token-file"):
-        check(Place("0.0.0.0", 0, tmp_path / "t", False))
+        check(Address("0.0.0.0", 0, tmp_path / "t", False))
 
 
 def test_an_open_door_is_not_told_by_time_or_tries(client: TestClient) -> None:

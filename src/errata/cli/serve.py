@@ -33,6 +33,6 @@ def serve(
     """Serve the model and its book: OpenAI's API for every state, edits over HTTP, and the studio in a browser."""
     from errata.serve import run
 
-    place = run.Place(host, port, token_file or book / "token", token_file is not None, runs, rate, browse)
+    place = run.Address(host, port, token_file or book / "token", token_file is not None, runs, rate, browse)
     how = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "separator": separator}
     return Shown(run.serve(place, model, book, corpus=corpus, author=author, **how), each=False)

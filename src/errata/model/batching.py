@@ -48,7 +48,8 @@ class Running:
         self._cache: Any = None
         self._encoded: Tensor | None = None
         self._routes: dict[str, Tensor] = {}
-        self._counts = "position_ids" in inspect.signature(lm.model.forward).parameters
+        known = lm.memory.get("takes positions")
+        self._counts: bool = _takes_positions(lm) if known is None else known
 
     def __len__(self) -> int:
         return self._size
@@ -142,3 +143,9 @@ class Running:
 def _filled(values: Tensor, width: int) -> Tensor:
     """Return what has its columns in the last dimension but one, with zeros before them up to `width`."""
     return F.pad(values, (0, 0, width - values.shape[-2], 0))
+
+
+def _takes_positions(lm: LM) -> bool:
+    """Return whether a model is told its positions; others count them from the mask. It takes a while to find out."""
+    lm.memory["takes positions"] = found = "position_ids" in inspect.signature(lm.model.forward).parameters
+    return found

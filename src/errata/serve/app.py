@@ -24,7 +24,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-import errata
+from errata import __version__
 from errata.editing.editor import Editor
 from errata.errors import BadBook, BookBusy, CorruptEdit, ErrataError, InputError, SolveError, UnknownEdit
 from errata.serve import completions, edits, looking, studio
@@ -44,6 +44,8 @@ STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (VersionPassed, 409), (KeyUsedOtherwise, 409), (BookBusy, 503), (CorruptEdit, 409), (BadBook, 409), (InputError, 400),
     (SolveError, 422), (JobCancelled, 409), (ServerBusy, 503),
 )  # fmt: skip
+# The framework can report to collectors; nothing leaves this server but answers.
+QUIET: Final[Any] = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -65,8 +67,9 @@ def application(
     jobs = Jobs(editor.book.path / "jobs", work(owner), CHANGES, status_of)
     served = Service(editor, owner, gatekeeper, metrics, jobs, runs, int(time.time()))
     app = FastAPI(
-        title="errata", version=errata.__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=_life(served),
-        description="Ask any state of a model and its book, and correct it.", telemetry={"auto_configure": False},
+        title="errata", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=_life(served),
+        description="Ask any state of a model and its book, and correct it.",
+        telemetry=QUIET,
     )  # fmt: skip
     app.state.service = served
     for router in (completions.router, edits.router, looking.router, studio.router):

@@ -15,6 +15,7 @@ import hmac
 import os
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ SCOPES: Final = ("read", "write")
 SHORTEST: Final = 16  # characters of a token
 LASTS: Final = 7 * 24 * 3600  # seconds a cookie is good for
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+FAILURES: Final = 10  # of letting in, of one address, that are answered at once; one more every six seconds
 COOKIE: Final = "errata"
 HEADER: Final = "x-errata"  # which a page of another origin cannot set without being asked about
 
@@ -122,6 +124,28 @@ class Gatekeeper:
 
     def _signature(self, said: str) -> str:
         return hmac.new(self._key, said.encode(), hashlib.sha256).hexdigest()
+
+
+class Buckets:
+    """Lets so many through a second, and a few at once, for each of many.
+
+    Args:
+        rate: a second. burst: at once. most: how many are remembered; who has not come for longest is forgotten.
+    """
+
+    def __init__(self, rate: float, burst: float, most: int = 4096) -> None:
+        self._rate, self._burst, self._most = rate, burst, most
+        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, who: str) -> bool:
+        """Let one through, if there is room."""
+        now = time.monotonic()
+        left, at = self._left.pop(who, (self._burst, now))
+        left = min(self._burst, left + (now - at) * self._rate)
+        self._left[who] = (left - 1 if left >= 1 else left, now)
+        if len(self._left) > self._most:
+            self._left.popitem(last=False)
+        return left >= 1
 
 
 def check_origin(headers: Mapping[str, str]) -> None:

@@ -23,7 +23,7 @@ from errata.book import states
 from errata.errors import InputError
 from errata.model.query import Prompt, Query
 from errata.serve.asking import Asking, Chosen, Piece
-from errata.serve.service import Service, reads, service
+from errata.serve.service import Service, TheService, reads
 
 router = APIRouter(tags=["completions"], dependencies=[Depends(reads)])
 NOT_DONE: Final = (
@@ -162,7 +162,7 @@ def _begun(
 
 
 @router.get("/v1/models")
-def models(served: Annotated[Service, Depends(service)]) -> dict[str, Any]:
+def models(served: TheService) -> dict[str, Any]:
     """List the base, what stands now, and the tagged states."""
     name, book = served.editor.name, served.editor.book
     rows = [{"id": name, "object": "model", "created": served.started, "owned_by": "errata", "parent": None}]
@@ -172,7 +172,7 @@ def models(served: Annotated[Service, Depends(service)]) -> dict[str, Any]:
 
 
 @router.get("/v1/models/{model:path}")
-async def model(model: str, served: Annotated[Service, Depends(service)]) -> dict[str, Any]:
+async def model(model: str, served: TheService) -> dict[str, Any]:
     """Tell of one state: which edits stand in it."""
     state = await served.alone(lambda editor: served.owner.states.find(model))
     base = state.name == served.editor.name
@@ -188,7 +188,7 @@ _CHAT: Final = {"model": "base@now", "messages": [{"role": "user", "content": "W
 
 @router.post("/v1/completions", response_model=None)
 async def completions(
-    asked: Annotated[CompletionRequest, Body(examples=[_TEXT])], served: Annotated[Service, Depends(service)]
+    asked: Annotated[CompletionRequest, Body(examples=[_TEXT])], served: TheService
 ) -> dict[str, Any] | EventSourceResponse:
     """Go on with a text, or several."""
     prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
@@ -198,7 +198,7 @@ async def completions(
 
 @router.post("/v1/chat/completions", response_model=None)
 async def chat(
-    asked: Annotated[ChatRequest, Body(examples=[_CHAT])], served: Annotated[Service, Depends(service)]
+    asked: Annotated[ChatRequest, Body(examples=[_CHAT])], served: TheService
 ) -> dict[str, Any] | EventSourceResponse:
     """Reply to a conversation, with a model that has a chat template."""
     most = asked.max_completion_tokens or asked.max_tokens or CHAT_ROOM

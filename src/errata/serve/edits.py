@@ -34,18 +34,16 @@ from errata.serve.bodies import (
     WriteRequest,
 )
 from errata.serve.jobs import Job
-from errata.serve.service import Service, check_seen, reads, seen, service, writes
+from errata.serve.service import Reader, Service, TheService, Writer, check_seen, reads, seen
 from errata.serve.states import ServedState
 from errata.serve.work import gates_of, settled
 from errata.solve.causal import Tracing
 
 router = APIRouter(prefix="/api", tags=["book"], dependencies=[Depends(reads)])
 LONGEST: Final = 120.0  # seconds a request waits for a job
-Served = Annotated[Service, Depends(service)]
 Seen = Annotated[int | None, Depends(seen)]
-Writer = Annotated[Principal, Depends(writes)]
 Wait = Annotated[float, Query(ge=0, le=LONGEST, description="Seconds to wait for the job.")]
-Key = Annotated[str, Header(alias="Idempotency-Key", max_length=200)]
+IdempotencyKey = Annotated[str, Header(alias="Idempotency-Key", max_length=200)]
 _FACT: Final = {"prompt": "The capital of France is", "subject": "France", "target": "Lyon"}
 
 
@@ -92,7 +90,7 @@ def checked(asked: FactsRequest) -> None:
 @router.post("/edits", response_model=None)
 async def write(
     asked: Annotated[WriteRequest, Body(examples=[{"facts": [_FACT], "label": {"reason": "an exercise"}}])],
-    served: Served, who: Writer, version: Seen, wait: Wait = 30.0, key: Key = "",
+    served: TheService, who: Writer, version: Seen, wait: Wait = 30.0, key: IdempotencyKey = "",
 ) -> JSONResponse:  # fmt: skip
     """Write facts."""
     checked(asked)
@@ -104,7 +102,7 @@ async def write(
 @router.post("/drop", response_model=None)
 async def drop(
     asked: Annotated[IdsRequest, Body(examples=[{"ids": ["3f9a1c"], "reason": "it was wrong"}])],
-    served: Served, who: Writer, version: Seen, wait: Wait = 30.0, key: Key = "",
+    served: TheService, who: Writer, version: Seen, wait: Wait = 30.0, key: IdempotencyKey = "",
 ) -> JSONResponse:  # fmt: skip
     """Take edits back, exactly."""
     return await _job(served, "drop", asked, who, wait=wait, key=key, seen=version)
@@ -113,7 +111,7 @@ async def drop(
 @router.post("/restore", response_model=None)
 async def restore(
     asked: Annotated[IdsRequest, Body(examples=[{"ids": ["3f9a1c"]}])],
-    served: Served, who: Writer, version: Seen, wait: Wait = 30.0, key: Key = "",
+    served: TheService, who: Writer, version: Seen, wait: Wait = 30.0, key: IdempotencyKey = "",
 ) -> JSONResponse:  # fmt: skip
     """Let dropped edits stand again, each in its old place."""
     return await _job(served, "restore", asked, who, wait=wait, key=key, seen=version)
@@ -122,7 +120,7 @@ async def restore(
 @router.post("/tags", response_model=None)
 async def tag(
     asked: Annotated[TagRequest, Body(examples=[{"name": "release-1"}])],
-    served: Served, who: Writer, version: Seen, wait: Wait = 30.0, key: Key = "",
+    served: TheService, who: Writer, version: Seen, wait: Wait = 30.0, key: IdempotencyKey = "",
 ) -> JSONResponse:  # fmt: skip
     """Give what stands now a name; it is then a model one can ask."""
     return await _job(served, "tag", asked, who, wait=wait, key=key, seen=version)
@@ -131,7 +129,7 @@ async def tag(
 @router.post("/untag", response_model=None)
 async def untag(
     asked: Annotated[TagRequest, Body(examples=[{"name": "release-1"}])],
-    served: Served, who: Writer, version: Seen, wait: Wait = 30.0, key: Key = "",
+    served: TheService, who: Writer, version: Seen, wait: Wait = 30.0, key: IdempotencyKey = "",
 ) -> JSONResponse:  # fmt: skip
     """Take a tag away."""
     return await _job(served, "untag", asked, who, wait=wait, key=key, seen=version)
@@ -140,14 +138,16 @@ async def untag(
 @router.post("/checkout", response_model=None)
 async def checkout(
     asked: Annotated[StateRequest, Body(examples=[{"state": "release-1"}])],
-    served: Served, who: Writer, version: Seen, wait: Wait = 30.0, key: Key = "",
+    served: TheService, who: Writer, version: Seen, wait: Wait = 30.0, key: IdempotencyKey = "",
 ) -> JSONResponse:  # fmt: skip
     """Let exactly those edits stand that stood then."""
     return await _job(served, "checkout", asked, who, wait=wait, key=key, seen=version)
 
 
 @router.post("/check", response_model=None)
-async def check(asked: CheckRequest, served: Served, who: Writer, wait: Wait = 30.0, key: Key = "") -> JSONResponse:
+async def check(
+    asked: CheckRequest, served: TheService, who: Writer, wait: Wait = 30.0, key: IdempotencyKey = ""
+) -> JSONResponse:
     """Ask about every fact that stands: what holds, and what was forgotten, overridden or has expired."""
     return await _job(served, "check", asked, who, wait=wait, key=key)
 
@@ -158,7 +158,7 @@ async def check(asked: CheckRequest, served: Served, who: Writer, wait: Wait = 3
 @router.post("/try", response_model=None)
 async def tries(
     asked: Annotated[FactsRequest, Body(examples=[{"facts": [_FACT]}])],
-    served: Served, who: Annotated[Principal, Depends(reads)], wait: Wait = 60.0,
+    served: TheService, who: Reader, wait: Wait = 60.0,
 ) -> JSONResponse:  # fmt: skip
     """Say what would come of writing facts, and write nothing: before and after, neighbours that moved, gates."""
     checked(asked)
@@ -170,7 +170,7 @@ async def tries(
 @router.post("/locate", response_model=None)
 async def locate(
     asked: Annotated[LocateRequest, Body(examples=[{"prompt": _FACT["prompt"], "subject": _FACT["subject"]}])],
-    served: Served, who: Annotated[Principal, Depends(reads)], wait: Wait = 60.0,
+    served: TheService, who: Reader, wait: Wait = 60.0,
 ) -> JSONResponse:  # fmt: skip
     """Find where the model keeps a fact: by causal tracing, or by its neurons."""
     Fact(prompt=asked.prompt, subject=asked.subject, target=asked.target or "?")
@@ -184,7 +184,7 @@ async def locate(
 @router.post("/subject", response_model=None)
 async def subject(
     asked: Annotated[PromptRequest, Body(examples=[{"prompt": _FACT["prompt"]}])],
-    served: Served, who: Annotated[Principal, Depends(reads)],
+    served: TheService, who: Reader,
 ) -> JSONResponse:  # fmt: skip
     """Find what a prompt is about."""
     return await _job(served, "subject", asked, who, wait=30.0)
@@ -192,7 +192,7 @@ async def subject(
 
 @router.post("/ask")
 async def ask(
-    asked: Annotated[AskRequest, Body(examples=[{"prompt": _FACT["prompt"]}])], served: Served
+    asked: Annotated[AskRequest, Body(examples=[{"prompt": _FACT["prompt"]}])], served: TheService
 ) -> dict[str, Any]:
     """Ask several states of the book the same: what each says, and its likeliest next tokens."""
     if not asked.prompt.strip():

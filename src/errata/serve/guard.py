@@ -6,19 +6,15 @@ import asyncio
 import json
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from errata.serve.auth import LOOPBACK
-
-if TYPE_CHECKING:
-    from errata.serve.service import Service
+from errata.serve.auth import LOOPBACK, Buckets
+from errata.serve.service import Service
 
 LARGEST: Final = 4 * 2**20  # bytes of a request
 SLOWEST: Final = 30.0  # seconds it may take to arrive
-FAILURES: Final = 10  # of letting in, of one address, that are answered at once; one more every six seconds
 HEADERS: Final = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -34,28 +30,6 @@ _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _App = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
-
-
-class Buckets:
-    """Lets so many through a second, and a few at once, for each of many.
-
-    Args:
-        rate: a second. burst: at once. most: how many are remembered; who has not come for longest is forgotten.
-    """
-
-    def __init__(self, rate: float, burst: float, most: int = 4096) -> None:
-        self._rate, self._burst, self._most = rate, burst, most
-        self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def take(self, who: str) -> bool:
-        """Let one through, if there is room."""
-        now = time.monotonic()
-        left, at = self._left.pop(who, (self._burst, now))
-        left = min(self._burst, left + (now - at) * self._rate)
-        self._left[who] = (left - 1 if left >= 1 else left, now)
-        if len(self._left) > self._most:
-            self._left.popitem(last=False)
-        return left >= 1
 
 
 @dataclass(frozen=True, slots=True)

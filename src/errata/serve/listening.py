@@ -1,4 +1,4 @@
-"""uvicorn, told to stop by a signal as a command of errata is: it ends what it does, and the process goes on to its last words."""
+"""uvicorn, told to stop by a signal as any command here is: it ends what it does, and the process has the last word."""
 
 from __future__ import annotations
 

@@ -22,19 +22,16 @@ from errata.editing.diff import diff
 from errata.editing.gates import Gates, of_book
 from errata.editing.standing import load
 from errata.errors import BadConfig, BadFile
-from errata.serve.auth import Principal
 from errata.serve.bodies import At, TextRequest
 from errata.serve.events import progress
-from errata.serve.service import Service, reads, service, tagged, writes
+from errata.serve.service import TheService, Writer, reads, tagged
 
 router = APIRouter(prefix="/api", tags=["book"], dependencies=[Depends(reads)])
-Served = Annotated[Service, Depends(service)]
-Writer = Annotated[Principal, Depends(writes)]
 
 
 @router.get("/edits")
 def log(
-    served: Served, version: Annotated[int, Depends(tagged)], standing: bool = False, tag: At = "", tenant: At = "",
+    served: TheService, version: Annotated[int, Depends(tagged)], standing: bool = False, tag: At = "", tenant: At = "",
     expired: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """List the edits of the book, oldest first."""
@@ -43,14 +40,14 @@ def log(
 
 
 @router.get("/edits/{edit_id}", dependencies=[Depends(tagged)])
-def show(edit_id: str, served: Served) -> dict[str, Any]:
+def show(edit_id: str, served: TheService) -> dict[str, Any]:
     """Show all that is known of one edit."""
     return wire.whole_record(served.book.get(edit_id), served.book.history(edit_id))
 
 
 @router.get("/history")
 def history(
-    served: Served, version: Annotated[int, Depends(tagged)], after: Annotated[int, Query(ge=0, lt=2**53)] = 0
+    served: TheService, version: Annotated[int, Depends(tagged)], after: Annotated[int, Query(ge=0, lt=2**53)] = 0
 ) -> dict[str, Any]:
     """List what happened to the book, oldest first."""
     names = ("seq", "kind", "edit_id", "at", "author", "reason", "data", "signer")
@@ -59,7 +56,7 @@ def history(
 
 
 @router.get("/tags", dependencies=[Depends(tagged)])
-def tags(served: Served) -> dict[str, Any]:
+def tags(served: TheService) -> dict[str, Any]:
     """List the tags that are set."""
     book = served.book
     return {"tags": [wire.tag(name, event, states.at(book, name)) for name, event in states.tags(book).items()]}
@@ -67,14 +64,14 @@ def tags(served: Served) -> dict[str, Any]:
 
 @router.get("/diff", dependencies=[Depends(tagged)])
 def compare(
-    served: Served, a: Annotated[str, Query(max_length=200)], b: Annotated[str, Query(max_length=200)] = "now"
+    served: TheService, a: Annotated[str, Query(max_length=200)], b: Annotated[str, Query(max_length=200)] = "now"
 ) -> dict[str, Any]:
     """Compare two states: a tag, @12, now, base, or an edit's id."""
     return wire.difference(diff(served.book, a, b))
 
 
 @router.get("/conflicts", dependencies=[Depends(tagged)])
-def conflicts(served: Served, limit: Annotated[float, Query(ge=0, le=100)] = 0.3) -> dict[str, Any]:
+def conflicts(served: TheService, limit: Annotated[float, Query(ge=0, le=100)] = 0.3) -> dict[str, Any]:
     """List standing edits that get in each other's way."""
     standing = served.book.stand()
     found = collisions(load(served.book, standing), limit)
@@ -88,7 +85,7 @@ def known_methods() -> dict[str, Any]:
 
 
 @router.get("/gates")
-def gates(served: Served) -> dict[str, Any]:
+def gates(served: TheService) -> dict[str, Any]:
     """List the gates there are, and the limits this book sets."""
     own = of_book(served.book.path)
     hidden = ("sentinels", "text")
@@ -117,7 +114,7 @@ def preview(asked: Annotated[TextRequest, Body(examples=[{"text": "{}", "form": 
 
 @router.get("/export", response_class=Response)
 async def export(
-    served: Served, form: Literal["adapter", "delta", "gguf-lora", "blocks"] = "adapter",
+    served: TheService, form: Literal["adapter", "delta", "gguf-lora", "blocks"] = "adapter",
     at: Annotated[str, Query(max_length=200)] = "now", rank: Annotated[int | None, Query(ge=1, le=4096)] = None,
 ) -> Response:  # fmt: skip
     """Send a state of the book as others load it, in one zip file."""
@@ -139,24 +136,24 @@ async def export(
 
 
 @router.get("/jobs")
-def jobs(served: Served) -> dict[str, Any]:
+def jobs(served: TheService) -> dict[str, Any]:
     """List the jobs, the newest first."""
     return {"jobs": [job.shown() | {"result": None} for job in served.jobs.all()]}
 
 
 @router.get("/jobs/{job_id}", response_model=None)
-def job(job_id: str, served: Served) -> JSONResponse:
+def job(job_id: str, served: TheService) -> JSONResponse:
     """Show one job; always 200, its own status says how it went."""
     return JSONResponse({"job": served.jobs.get(job_id).shown()})
 
 
 @router.get("/jobs/{job_id}/events", response_class=EventSourceResponse)
-async def watch(job_id: str, served: Served) -> EventSourceResponse:
+async def watch(job_id: str, served: TheService) -> EventSourceResponse:
     """Follow a job: an event at every step, the last when it is over."""
     return EventSourceResponse(progress(served.jobs, served.jobs.get(job_id)), ping=15)
 
 
 @router.post("/jobs/{job_id}/cancel", response_model=None)
-def cancel(job_id: str, served: Served, who: Writer) -> JSONResponse:
+def cancel(job_id: str, served: TheService, who: Writer) -> JSONResponse:
     """End a job; what it had not finished is not done."""
     return JSONResponse({"job": served.jobs.cancel(job_id).shown()})

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-import errata
+from errata.editing import editor as editors
 from errata.errors import InputError
 from errata.serve.auth import LOOPBACK
 
@@ -22,7 +22,7 @@ GRACE: Final = 30  # seconds to finish requests in
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Address:
     """Where to serve.
 
     Args:
@@ -39,7 +39,7 @@ class Place:
     browse: bool = False
 
 
-def check(place: Place) -> None:
+def check(place: Address) -> None:
     """Raise InputError where the extra is missing, or the address is open to others and no token file was named."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
@@ -51,7 +51,7 @@ def check(place: Place) -> None:
         )
 
 
-def serve(place: Place, model: str, book: Path, **how: Any) -> Iterator[str]:
+def serve(place: Address, model: str, book: Path, **how: Any) -> Iterator[str]:
     """Yield what is to be said at the start, then serve until the process is told to stop.
 
     Raises:
@@ -61,7 +61,7 @@ def serve(place: Place, model: str, book: Path, **how: Any) -> Iterator[str]:
     return _serving(place, model, book, how)
 
 
-def _serving(place: Place, model: str, book: Path, how: dict[str, Any]) -> Iterator[str]:
+def _serving(place: Address, model: str, book: Path, how: dict[str, Any]) -> Iterator[str]:
     import uvicorn
 
     from errata.serve.app import application
@@ -71,7 +71,7 @@ def _serving(place: Place, model: str, book: Path, how: dict[str, Any]) -> Itera
 
     listening = _socket(place)
     port = listening.getsockname()[1]
-    with listening, errata.open(model, book=book, **how) as editor:
+    with listening, editors.open(model, book=book, **how) as editor:
         gatekeeper = Gatekeeper(place.tokens)
         hosts = LOOPBACK if place.host in LOOPBACK else ()
         app = application(editor, gatekeeper, limits=Limits(hosts=hosts, rate=place.rate), runs=place.runs)
@@ -91,7 +91,7 @@ def _serving(place: Place, model: str, book: Path, how: dict[str, Any]) -> Itera
         yield "stopped; everything that was reported stands."
 
 
-def _socket(place: Place) -> socket.socket:
+def _socket(place: Address) -> socket.socket:
     """Return a socket that listens; raises InputError where that cannot be."""
     family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
     made = socket.socket(family, socket.SOCK_STREAM)

@@ -13,8 +13,7 @@ from fastapi import Depends, Header, Request, Response
 from errata.book.book import Book
 from errata.editing.editor import Editor
 from errata.errors import ErrataError, InputError
-from errata.serve.auth import COOKIE, Gatekeeper, NotAllowed, NotLetIn, Principal, check_origin
-from errata.serve.guard import FAILURES, Buckets
+from errata.serve.auth import COOKIE, FAILURES, Buckets, Gatekeeper, NotAllowed, NotLetIn, Principal, check_origin
 from errata.serve.metrics import Metrics
 from errata.serve.owner import Owner
 
@@ -60,15 +59,23 @@ class Service:
         return await asyncio.wrap_future(self.owner.call(work))
 
 
-def service(request: Request) -> Service:
+# Dependencies are coroutines although they wait for nothing: the framework would give each a thread otherwise.
+
+
+def server_of(request: Request) -> Service:
     """Return the server a request came to."""
     found: Service = request.app.state.service
     return found
 
 
-def who(request: Request) -> Principal:
+async def service(request: Request) -> Service:
+    """Return the server a request came to, as a dependency."""
+    return server_of(request)
+
+
+async def who(request: Request) -> Principal:
     """Return who asks, by token or cookie; raises NotLetIn."""
-    served = service(request)
+    served = server_of(request)
     address = request.client.host if request.client else "?"
     try:
         header, cookie = request.headers.get("authorization"), request.cookies.get(cookie_name(request))
@@ -91,21 +98,21 @@ def cookie_name(request: Request) -> str:
     return f"{COOKIE}-{request.url.port or 80}"
 
 
-def reads(request: Request, found: Annotated[Principal, Depends(who)]) -> Principal:
+async def reads(request: Request, found: Annotated[Principal, Depends(who)]) -> Principal:
     """Return who may read; a page that sends something must come from here."""
     if found.studio and request.method not in ("GET", "HEAD"):
         check_origin(request.headers)
     return found
 
 
-def writes(found: Annotated[Principal, Depends(reads)]) -> Principal:
+async def writes(found: Annotated[Principal, Depends(reads)]) -> Principal:
     """Return who may write; raises NotAllowed."""
     if found.scope != "write":
         raise NotAllowed(f"{found.name}'s token may only read; this needs one that may write.")
     return found
 
 
-def seen(if_match: Annotated[str | None, Header(max_length=100)] = None) -> int | None:
+async def seen(if_match: Annotated[str | None, Header(max_length=100)] = None) -> int | None:
     """Return the version of the book that the client has seen; raises InputError for what is none."""
     if if_match is None or if_match.strip() == "*":
         return None
@@ -123,8 +130,13 @@ def check_seen(book: Book, version: int | None) -> None:
         )
 
 
-def tagged(served: Annotated[Service, Depends(service)], response: Response) -> int:
+async def tagged(served: Annotated[Service, Depends(service)], response: Response) -> int:
     """Send the version of the book along with what is read of it, from before it was read."""
     version = served.book.version()
     response.headers["etag"] = f'"v{version}"'
     return version
+
+
+TheService = Annotated[Service, Depends(service)]
+Reader = Annotated[Principal, Depends(reads)]
+Writer = Annotated[Principal, Depends(writes)]

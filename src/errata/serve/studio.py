@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 from urllib.parse import parse_qs
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-import errata
-from errata import methods
+from errata import __version__, methods
 from errata.book import states
 from errata.errors import BadFile, InputError
 from errata.report.read import read
 from errata.serve.auth import LASTS, NotLetIn, Principal
-from errata.serve.service import Service, cookie_name, service, who
+from errata.serve.service import Reader, Service, TheService, cookie_name
 
 router = APIRouter(include_in_schema=False)
 PAGES: Final = {"ask": "/", "book": "/book", "where": "/where", "import": "/import", "bench": "/bench", "api": "/api"}
@@ -29,8 +28,6 @@ _TEMPLATES: Final = Environment(
     loader=PackageLoader("errata.serve", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
     lstrip_blocks=True,
 )  # fmt: skip
-Served = Annotated[Service, Depends(service)]
-Reader = Annotated[Principal, Depends(who)]
 
 
 def is_page(request: Request) -> bool:
@@ -40,7 +37,7 @@ def is_page(request: Request) -> bool:
 
 def page(request: Request, name: str, status: int = 200, **values: Any) -> Response:
     """Return a page."""
-    common = {"version": errata.__version__, "pages": PAGES, "here": name}
+    common = {"version": __version__, "pages": PAGES, "here": name}
     text = _TEMPLATES.get_template(f"{name}.html").render(**common, **values)
     return Response(text, status, {"cache-control": "no-store"}, "text/html; charset=utf-8")
 
@@ -51,7 +48,7 @@ def door(request: Request, why: str = "") -> Response:
 
 
 @router.get("/open")
-def follow(request: Request, served: Served, key: str = "") -> Response:
+def follow(request: Request, served: TheService, key: str = "") -> Response:
     """Let a browser in that comes by the link that was printed."""
     if not served.gatekeeper.follow(key):
         return door(request, "This link has been used, or is old. Give the token instead.")
@@ -59,7 +56,7 @@ def follow(request: Request, served: Served, key: str = "") -> Response:
 
 
 @router.post("/open")
-async def enter(request: Request, served: Served) -> Response:
+async def enter(request: Request, served: TheService) -> Response:
     """Let a browser in that has the token."""
     fields = parse_qs((await request.body())[:2000].decode("ascii", "replace"))
     token = fields.get("token", [""])[0].strip()
@@ -101,7 +98,7 @@ def _about(served: Service, found: Principal) -> dict[str, Any]:
 
 
 @router.get("/")
-def ask(request: Request, served: Served, found: Reader) -> Response:
+def ask(request: Request, served: TheService, found: Reader) -> Response:
     """Ask two states side by side, and correct what is said."""
     example = (
         "The capital of France is" if not served.editor.lm.tokens.chat.exists else "What is the capital of France?"
@@ -110,7 +107,7 @@ def ask(request: Request, served: Served, found: Reader) -> Response:
 
 
 @router.get("/book")
-def book(request: Request, served: Served, found: Reader) -> Response:
+def book(request: Request, served: TheService, found: Reader) -> Response:
     """Show the book as it came about."""
     known = {record.id: record for record in served.book.records()}
     events = [(event, known.get(event.edit_id)) for event in reversed(served.book.history())]
@@ -118,7 +115,7 @@ def book(request: Request, served: Served, found: Reader) -> Response:
 
 
 @router.get("/edit/{edit_id}")
-def edit(edit_id: str, request: Request, served: Served, found: Reader) -> Response:
+def edit(edit_id: str, request: Request, served: TheService, found: Reader) -> Response:
     """Show one edit."""
     record, history = served.book.get(edit_id), served.book.history(edit_id)
     report = record.meta.get("report") or {}
@@ -126,19 +123,19 @@ def edit(edit_id: str, request: Request, served: Served, found: Reader) -> Respo
 
 
 @router.get("/where")
-def where(request: Request, served: Served, found: Reader) -> Response:
+def where(request: Request, served: TheService, found: Reader) -> Response:
     """Show where a fact is kept."""
     return page(request, "where", **_about(served, found))
 
 
 @router.get("/import")
-def bulk(request: Request, served: Served, found: Reader) -> Response:
+def bulk(request: Request, served: TheService, found: Reader) -> Response:
     """Read many facts, show what is wrong with them, and write the others."""
     return page(request, "import", **_about(served, found))
 
 
 @router.get("/bench")
-def bench(request: Request, served: Served, found: Reader) -> Response:
+def bench(request: Request, served: TheService, found: Reader) -> Response:
     """Show the benchmark runs of a directory."""
     runs, broken = [], []
     for directory in sorted(served.runs.iterdir()) if served.runs and served.runs.is_dir() else ():
@@ -159,7 +156,7 @@ FIGURES: Final = (
 
 
 @router.get("/api")
-def api(request: Request, served: Served, found: Reader) -> Response:
+def api(request: Request, served: TheService, found: Reader) -> Response:
     """Show every route with an example."""
     schema = request.app.openapi()
     rows = []
