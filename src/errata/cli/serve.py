@@ -28,11 +28,10 @@ def serve(
     dtype: opt.Dtype = None,
     trust_remote_code: opt.Remote = False,
     separator: opt.Separator = "auto",
-    author: opt.Author = "",
 ) -> Shown:
     """Serve the model and its book: OpenAI's API for every state, edits over HTTP, and the studio in a browser."""
     from errata.serve import run
 
     place = run.Address(host, port, token_file or book / "token", token_file is not None, runs, rate, browse)
     how = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "separator": separator}
-    return Shown(run.serve(place, model, book, corpus=corpus, author=author, **how), each=False)
+    return Shown(run.serve(place, model, book, corpus=corpus, **how), each=False)

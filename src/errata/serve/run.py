@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from errata.editing import editor as editors
 from errata.errors import InputError
 from errata.serve.auth import LOOPBACK
 
@@ -70,6 +69,7 @@ def serve(place: Address, model: str, book: Path, **how: Any) -> Iterator[str]:
 def _serving(place: Address, model: str, book: Path, how: dict[str, Any]) -> Iterator[str]:
     import uvicorn
 
+    from errata.editing import editor as editors
     from errata.serve.app import application
     from errata.serve.auth import Gatekeeper
     from errata.serve.guard import Limits
