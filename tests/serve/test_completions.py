@@ -13,7 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from errata.model.lm import LM
-from tests.serve.conftest import FRANCE, SPAIN
+from tests.serve.served import FRANCE, SPAIN
 
 Say, Write = Callable[..., str], Callable[..., str]
 

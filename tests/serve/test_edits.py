@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from errata.model.lm import LM
 from errata.serve.jobs import Job, Jobs
-from tests.serve.conftest import FRANCE, SPAIN, serving
+from tests.serve.served import FRANCE, SPAIN, serving
 
 Say, Write = Callable[..., str], Callable[..., str]
 

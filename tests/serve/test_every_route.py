@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from errata.model.lm import LM
-from tests.serve.conftest import FRANCE, serving
+from tests.serve.served import FRANCE, serving
 
 ODD = (
     "", " ", "\0", "\ud800", "<script>alert(1)</script>", "../../etc/passwd", "primer", "base@now", "base@", "base@@",

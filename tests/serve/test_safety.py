@@ -16,7 +16,7 @@ from errata.errors import BadFile, InputError
 from errata.model.lm import LM
 from errata.serve.auth import Gatekeeper, NotLetIn
 from errata.serve.run import Address, check
-from tests.serve.conftest import FRANCE, HERE, READER, WRITER, serving
+from tests.serve.served import FRANCE, HERE, READER, WRITER, serving
 
 READS = {"authorization": f"Bearer {READER}"}
 

@@ -59,4 +59,5 @@ class Metrics:
 
     def text(self) -> bytes:
         """Return everything, as Prometheus reads it."""
-        return generate_latest(self.registry)
+        found: bytes = generate_latest(self.registry)
+        return found
