@@ -6,7 +6,7 @@ READY := .venv/.ready
 # A process a core: for small models threads only get in each other's way. Tests that share models and solves share a process.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: setup demo demo-real test test-real test-engines quick primer lint bench docs
+.PHONY: setup demo demo-real studio test test-real test-engines test-browser quick primer lint bench docs
 
 setup: $(READY)
 
@@ -25,6 +25,10 @@ demo-real: $(READY)
 	$(SMOLLM2)
 	$(BIN)/errata demo --model smollm2
 
+# The studio on the primer and a book in .errata; opens a browser where there is one, and prints the link.
+studio: $(READY)
+	$(BIN)/errata serve --browse
+
 test: $(READY)
 	$(PYTEST)
 
@@ -38,6 +42,11 @@ test-engines: $(READY)
 	$(SMOLLM2)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[engines]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real tests/export/test_gguf.py
+
+# The studio in a real browser: Debian's chromium (apt install chromium), or the one that $CHROMIUM names.
+test-browser: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/browser
 
 # For the hand, a minute or so: the contract on five architectures and the unit tests, but nothing that trains, benchmarks or
 # starts processes, and other architectures nowhere; tests/conftest.py says which. `make test` is what counts.

@@ -50,7 +50,7 @@ def tag(book: Book, name: str, note: Note | None = None, *, move: bool = False) 
         if name in tags(book) and not move:
             raise InputError(f"the tag {name} is there already: choose another, or move it with --move.")
         note = note or Note()
-        book.note("tag", Note(note.author, note.reason, {"name": name}))
+        book.note("tag", Note(note.author, note.reason, {**note.data, "name": name}))
         return tags(book)[name]
 
 
@@ -61,7 +61,7 @@ def untag(book: Book, name: str, note: Note | None = None) -> None:
         if name not in known:
             raise InputError(f"no tag {name!r}.{did_you_mean(name, known)}")
         note = note or Note()
-        book.note("untag", Note(note.author, note.reason, {"name": name}))
+        book.note("untag", Note(note.author, note.reason, {**note.data, "name": name}))
 
 
 def at(book: Book, name: str) -> BookState:
@@ -105,7 +105,7 @@ def checkout(book: Book, name: str, note: Note | None = None) -> tuple[list[Reco
         drop, restore = sorted(standing - wanted), sorted(wanted - standing)
         note = note or Note()
         why = f"checkout {name}" + (f": {note.reason}" if note.reason else "")
-        changed = book.change(drop=drop, restore=restore, note=Note(note.author, why, {"checkout": name}))
+        changed = book.change(drop=drop, restore=restore, note=Note(note.author, why, {**note.data, "checkout": name}))
     return changed[: len(drop)], changed[len(drop) :]
 
 

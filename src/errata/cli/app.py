@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, str]] = {
         "locate": "arch locate radius",
         "export": "export push unpush pull",
         "bundle": "bundle unbundle",
+        "serve": "serve",
         "ci": "ci",
         "policy": "policy",
         "bench": "bench report data",

@@ -180,14 +180,16 @@ class Editor:
         *,
         label: Label | None = None,
         gates: Gates | None = None,
+        progress: Progress | None = None,
         **settings: Any,
-    ) -> list[Edit]:
+    ) -> list[Edit]:  # size: one transaction
         """Compute edits that write `facts`, apply them and add them to the book: all of them or none.
 
         Args:
             method: a name, or a `Method` with its settings.
             label: who writes it, why, on whose behalf and until when; its fields may also stand among the settings.
             gates: what the edited model must still do; those in the book's ``gates.toml`` unless given.
+            progress: is told how many edits are computed, of how many; what it raises undoes all of them.
             settings: of the method, such as ``seed=1``.
 
         Returns:
@@ -209,6 +211,8 @@ class Editor:
             try:
                 for group in groups:
                     written.append(self._write_one(how, group, [*self._standing, *written], label))
+                    if progress is not None:
+                        progress(len(written), len(groups))
                 return self._keep(keeper.let_through(near.noted(written)))
             except BaseException:
                 self.lm.weights.stand(self._deltas)

@@ -75,6 +75,11 @@ class Weights:
         """Return the sites whose base has been set aside, because they were edited once."""
         return tuple(self._base)
 
+    @property
+    def stood(self) -> tuple[Deltas, ...]:
+        """The edits that `stand` was last given."""
+        return self._stood
+
     def _touch(self, site: Site) -> Tensor:
         if site not in self._base:
             self._base[site] = self._owner.parameter(site).detach().to("cpu", copy=True)

@@ -134,3 +134,21 @@ def _primer_case(alike: Mapping[tuple[str, str], list[Triple]], edit: Fact) -> C
         source=f"primer {relation}",
     )
     return with_probes(case, list(edit.probes))
+
+
+def primer_probes(prompt: str, subject: str, target: str, count: int = 6) -> list[Probe]:
+    """Return what to ask about a new answer in the primer's world: the prompt in other words, and the same of other subjects.
+
+    Empty where the prompt is no phrasing of that world.
+    """
+    world = World(PEOPLE)
+    asked = [t for t in world.triples if t.subject == subject and prompt.strip() in t.prompts()]
+    if not asked:
+        return []
+    (one, *_), place = asked, asked[0].prompts().index(prompt.strip())
+    same = [t for t in world.triples if t.relation == one.relation and t.subject != subject and t.answer != target]
+    step = max(1, len(same) // count)
+    return [
+        *(Probe("paraphrase", text, target) for text in one.prompts() if text != prompt.strip()),
+        *(Probe("neighborhood", t.prompts()[place], t.answer) for t in same[::step][:count]),
+    ]

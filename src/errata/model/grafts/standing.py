@@ -270,6 +270,14 @@ class Grafts:
         self._routes = {name: route[rows.to(route.device)] for name, route in self._routes.items()}
         self._prompt = None
 
+    def routes(self) -> dict[str, Tensor]:
+        """Return what the rows of the last pass were found to open, to go on with them later."""
+        return dict(self._routes)
+
+    def resume(self, routes: Mapping[str, Tensor]) -> None:
+        """Go on with rows whose prompts were read in an earlier pass."""
+        self._routes, self._prompt = dict(routes), None
+
     def _opened(self, given: Mapping[str, Any]) -> int:
         """Begin a pass: over prompts, or over what follows them."""
         ids = given.get("input_ids")
