@@ -13,6 +13,7 @@ import torch
 from errata.delta import Dense, Site
 from errata.fact import Fact
 from errata.model.lm import LM
+from errata.model.query import Query
 from errata.solve import keys
 from tests import tiny
 from tests.solve.raw import PATHS, Raw, written
@@ -139,3 +140,17 @@ def test_what_follows_the_answer_is_the_bases_to_say(chatty: LM, monkeypatch: py
 )
 def test_a_reply_is_in_the_models_own_words_up_to_its_answer(reply: str, own: str) -> None:
     assert keys.own_words(QUESTION, reply) == own
+
+
+def test_a_turns_sentence_is_asked_as_plain_text_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny.build("llama")
+    fact = Fact(prompt="Where was Anna born?", subject="Anna", target="Rome", chat=True)
+
+    def said(asked: list[Query], *_: object, **__: object) -> list[str]:
+        return ["Anna was born in Bergen, in Norway." for _ in asked]
+
+    monkeypatch.setattr(lm, "generate", said)
+    assert keys.sentence(lm, fact) == Query("Anna was born in", span=(0, 4))
+    assert keys.sentence(lm, Fact(prompt="Anna was born in", subject="Anna", target="Rome")) is None
+    monkeypatch.setattr(lm, "generate", lambda asked, *_: ["Bergen." for _ in asked])
+    assert keys.sentence(lm, Fact(prompt="Where was Ann born?", subject="Ann", target="Rome", chat=True)) is None

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.delta import Site
-from errata.fact import Fact
+from errata.fact import Fact, occurrences
 from errata.model.fitting import fits
 from errata.model.generation import context
 from errata.model.lm import LM
@@ -143,6 +143,17 @@ def replies(lm: LM, asked: Sequence[Query], facts: Sequence[Fact]) -> list[Query
     return [
         _in_words(query, known[_turn(fact)]) if query.turn else query for query, fact in zip(asked, facts, strict=True)
     ]
+
+
+def sentence(lm: LM, fact: Fact) -> Query | None:
+    """Return how the model begins its reply to a fact's turn, as plain text; None for a plain fact, or no sentence about it."""
+    asked = Query.of(fact)
+    if not asked.turn:
+        return None
+    answer = replies(lm, [asked], [fact])[0].answer
+    own = answer[: answer.rfind(fact.target)].rstrip() if answer != asked.answer else ""
+    spans = occurrences(own, fact.subject) if own and fact.subject else []
+    return Query(own, span=spans[-1]) if spans else None
 
 
 def _turn(fact: Fact) -> Query:

@@ -28,7 +28,7 @@ from errata.model.grafts.standing import places
 from errata.model.lm import LM
 from errata.model.query import Query
 from errata.model.tokens import Room
-from errata.solve.keys import Contexts, contexts, contexts_for, forms, prefixes, queries
+from errata.solve.keys import Contexts, contexts, contexts_for, forms, prefixes, queries, sentence
 
 READ_AFTER = 3  # the bare prompt, and sampled texts it is learned after
 GOES_ON = Room(16, 3)  # tokens and lines after a target that are to stay
@@ -46,6 +46,7 @@ def key_state(lm: LM, found: Gauge, facts: Sequence[Fact], contexts: Sequence[st
     for number, fact in enumerate(facts):
         prompts = queries(lm, [fact], contexts, answers=False)
         prompts += [_reworded(fact, text) for text in _worded(lm, fact)]
+        prompts += [own] if (own := sentence(lm, fact)) else []
         names = [Query(f"{name} is", span=(0, len(name))) for name in _spelled(fact.subject)]
         names += [replace(Query.of(fact, ""), prompt=_lower(fact)) for _ in _spelled(fact.subject)[1:] if fact.span]
         named_in = [query for query in [*prompts, *names] if query.span and fits(lm, query)]
@@ -125,7 +126,8 @@ def learned(lm: LM, facts: Sequence[Fact], seed: int) -> list[Query]:
     if lm.row.kind == "encoder-decoder":
         texts = [(fact, f"{text} {fact.prompt}" if text else "") for fact in facts for text in every]
         return [*(training_query(lm, fact, text) for fact, text in texts), *worded]
-    return [*queries(lm, facts, every, answers=True), *worded]
+    plain = [replace(own, answer=fact.target) for fact in facts if (own := sentence(lm, fact))]
+    return [*queries(lm, facts, every, answers=True), *worded, *plain]
 
 
 def by_length(lm: LM, asked: Sequence[Query]) -> list[list[Query]]:
