@@ -41,7 +41,9 @@ _TYPES: Final[Mapping[str, tuple[str, int, int]]] = {
 EDIT: Final = 1 << 34  # bytes of an edit's file that are read
 _PARTS: Final = {"lowrank": ("left", "right"), "columns": ("index", "values"), "dense": ("matrix",)}
 _MOST: Final = 100_000_000  # bytes of a header, which is what safetensors reads
-Piece = tuple[str, str, tuple[int, ...], Any]  # a tensor: its name, torch's name of its type, its shape, its bytes
+StoredTensor = tuple[
+    str, str, tuple[int, ...], Any
+]  # a tensor: its name, torch's name of its type, its shape, its bytes
 
 
 def read_file(path: str | os.PathLike[str], most: int) -> bytes:
@@ -59,7 +61,7 @@ def read_file(path: str | os.PathLike[str], most: int) -> bytes:
     return data
 
 
-def known_by(content: Mapping[str, Any], tensors: Iterable[Piece]) -> str:
+def known_by(content: Mapping[str, Any], tensors: Iterable[StoredTensor]) -> str:
     """Return the id of an edit: of its fields (circumstances left out) and its tensors."""
     hashed = {name: value for name, value in content.items() if name not in _UNHASHED}
     if hashed["format"] > 1:
@@ -149,7 +151,7 @@ def _header(data: bytes) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _pieces(data: bytes) -> Iterator[Piece]:
+def _pieces(data: bytes) -> Iterator[StoredTensor]:
     """Yield the tensors of a file, which must lie one after the other and fill it."""
     header, start = _header(data)
     rows = [(name, row) for name, row in header.items() if name != "__metadata__"]

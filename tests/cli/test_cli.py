@@ -112,7 +112,7 @@ def editor(monkeypatch: pytest.MonkeyPatch) -> FakeEditor:
 
     # Into the dictionary: to look the real ones up, as setattr would, is to import torch.
     monkeypatch.setitem(vars(errata), "open", open_)
-    monkeypatch.setitem(vars(errata), "methods", SimpleNamespace(names=lambda: ["rome"], get=get))
+    monkeypatch.setitem(vars(errata), "methods", SimpleNamespace(names=lambda: ["rome"], get=get, presets=dict))
     return fake
 
 
@@ -356,6 +356,7 @@ def test_methods_lists_names_titles_papers_and_settings(run: Run, editor: FakeEd
             {"name": "lr", "type": "a number", "default": 0.5, "help": "step size"},
             {"name": "layers", "type": "whole numbers with commas between | auto", "default": "auto", "help": ""},
         ],
+        "presets": [],
     }
     assert json.loads(run("methods", "--json")[1]) == [expected]
     assert json.loads(run("methods", "rome", "--json")[1]) == expected

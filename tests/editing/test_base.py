@@ -127,7 +127,7 @@ def test_an_older_book_opens_takes_edits_and_gives_them_back(saved: Path) -> Non
     path = older_book(saved)
     lm = load(str(saved))
     older = lm.identity.older()
-    assert set(meta(path)) == {"base", "name"}
+    assert set(meta(path)) == {"base", "name", "id"}
     with open_editor(lm, book=path) as editor:
         assert (editor.book.base, editor.standing[0].base) == (older, older)
         new = editor.write(tiny.FACTS[1], METHOD)

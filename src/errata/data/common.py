@@ -13,7 +13,7 @@ from importlib.resources import files
 
 
 @dataclass(frozen=True, slots=True)
-class Relation:
+class CommonRelation:
     """One relation of the table.
 
     Args:
@@ -31,17 +31,17 @@ class Relation:
         return tuple(wording.replace("{}", subject) for wording in self.wordings)
 
 
-def relations() -> tuple[Relation, ...]:
+def relations() -> tuple[CommonRelation, ...]:
     """Return the table's relations."""
     text = (files("errata.data") / "common.txt").read_text(encoding="utf-8")
     return tuple(_relation(part) for part in text.split("\n[")[1:])
 
 
-def _relation(part: str) -> Relation:
+def _relation(part: str) -> CommonRelation:
     name, *lines = part.splitlines()
     wordings = [line for line in lines if "{}" in line]
     rows = [line.split(" | ") for line in lines if " | " in line]
-    return Relation(
+    return CommonRelation(
         name.rstrip("]"),
         tuple(line for line in wordings if not line.startswith("? ")),
         tuple(line.removeprefix("? ") for line in wordings if line.startswith("? ")),

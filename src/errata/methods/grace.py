@@ -69,7 +69,9 @@ class Grace(RoutedByParts):
         role = roles_of(lm, "auto" if self.role == "auto" else (self.role,))[-1]
         parted = self.parted(lm) and role == "down"
         layer = self.gauged(lm, "auto").question.layer if parted and self.layer == "auto" else layer_at(lm, 0.75, role)
-        return {"layer": layer, "role": role, "by": "parts" if parted else "prompt"}
+        layer = layer if self.layer == "auto" else self.layer
+        prompted = {"by": "prompt", "subject": None, "reach": None}
+        return {"layer": layer, "role": role, **(self.opened(lm, layer) if parted else prompted)}
 
     def sites(self) -> tuple[Site, ...]:
         """Return the site of the codebook."""

@@ -68,7 +68,7 @@ class Gauge:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Read:
+class KeysRead:
     """Keys of some prompts: (n, d) at the subject's last token, which token that is, and (n, e) at the prompt's last."""
 
     subjects: dict[Site, Float[Tensor, "n d"]]
@@ -77,7 +77,7 @@ class Read:
 
 
 @torch.no_grad()
-def read(lm: LM, asked: Sequence[Query], subject: Sequence[Site], question: Sequence[Site]) -> Read:
+def read(lm: LM, asked: Sequence[Query], subject: Sequence[Site], question: Sequence[Site]) -> KeysRead:
     """Read what goes into sites at the subjects' and the prompts' last tokens, in float32."""
     parts: list[tuple[dict[Site, Tensor], Tensor, dict[Site, Tensor]]] = []
     deepest = max(site.layer for site in (*subject, *question))
@@ -91,7 +91,7 @@ def read(lm: LM, asked: Sequence[Query], subject: Sequence[Site], question: Sequ
             {site: at(trace.inputs[site], batch.lookup).float() for site in subject}, tokens,
             {site: at(trace.inputs[site], batch.ends).float() for site in question},
         ))  # fmt: skip
-    return Read(
+    return KeysRead(
         {site: torch.cat([part[0][site] for part in parts]) for site in subject},
         torch.cat([part[1] for part in parts]),
         {site: torch.cat([part[2][site] for part in parts]) for site in question},
@@ -107,7 +107,8 @@ def gauge(lm: LM, subject: int | None = None, question: int | None = None) -> Ga
     memory = ("keys in two parts", subject, question)
     if memory not in lm.memory:
         with lm.weights.at_base():
-            lm.memory[memory] = _measured(lm, subject, question)
+            lm.memory[memory] = made = _measured(lm, subject, question)
+        lm.memory[(memory[0], made.subject.layer, made.question.layer)] = made
     found: Gauge = lm.memory[memory]
     return found
 

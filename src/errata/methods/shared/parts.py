@@ -20,7 +20,7 @@ from errata.delta import Graft
 from errata.edit import Edit
 from errata.errors import BadFact
 from errata.fact import Fact, occurrences, question
-from errata.methods.base import Auto
+from errata.methods.base import Auto, roles_of
 from errata.methods.shared.gauge import EARLY, LATE, SAID_OF, Gauge, gauge, layers_within, read
 from errata.methods.shared.routed import Routed, own_words, training_query, variants
 from errata.model.fitting import fits
@@ -179,9 +179,12 @@ class RoutedByParts(Routed):
             "token, as in the paper); auto: parts on decoders, of facts that name subjects"
         },
     )
-    subject: int | Auto = field(default="auto", metadata={"help": "layer subjects are known at; auto: measured"})
-    reach: float | Auto = field(
-        default="auto", metadata={"help": "how far a subject's key may be, 1 − cosine; auto: measured", "above": 0}
+    subject: int | Auto | None = field(
+        default="auto", metadata={"help": "parts: layer subjects are known at; auto: measured"}
+    )
+    reach: float | Auto | None = field(
+        default="auto",
+        metadata={"help": "parts: how far a subject's key may be, 1 − cosine; auto: measured", "above": 0},
     )
 
     def parted(self, lm: LM) -> bool:
@@ -189,7 +192,8 @@ class RoutedByParts(Routed):
         if self.by != "auto":
             return self.by == "parts"
         known = lm.row.kind == "decoder" and lm.published not in self.tuned and lm.reachable > 2
-        return known and all(layers_within(lm, share) for share in (EARLY, LATE))
+        dense = roles_of(lm, "auto") == ("up", "down")
+        return known and dense and all(layers_within(lm, share) for share in (EARLY, LATE))
 
     def solve(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit] = ()) -> Edit:
         """Return the edit that writes `facts`; see `Method.solve`. Facts without subjects are opened by their prompts.
@@ -221,8 +225,15 @@ class RoutedByParts(Routed):
     def gauged(self, lm: LM, question: int | Auto) -> Gauge:
         """Return where keys are read and how far they may be, with what is set in place of what is measured."""
         found = gauge(lm, *(None if layer == "auto" else layer for layer in (self.subject, question)))
-        reach = found.reach if self.reach == "auto" else self.reach
-        return replace(found, reach=reach, radius=found.radius if self.radius == "auto" else self.radius)
+        own: dict[str, Any] = {"reach": self.reach, "radius": self.radius}
+        return replace(found, **{name: value for name, value in own.items() if value not in ("auto", None)})
+
+    def opened(self, lm: LM, question: int | Auto) -> dict[str, Any]:
+        """Return what opens an edit, with the settings of keys in two parts filled in, or None where they are not."""
+        if not self.parted(lm):
+            return {"by": "prompt", "subject": None, "reach": None}
+        found = self.gauged(lm, question)
+        return {"by": "parts", "subject": found.subject.layer, "reach": found.reach, "radius": found.radius}
 
     def key_graft(self, lm: LM, found: Gauge, facts: Sequence[Fact], **config: Any) -> Graft:
         """Return the keys of facts in two parts, as a graft of this method."""
