@@ -38,7 +38,7 @@ def test_the_ensemble_as_data(editor: Editor) -> None:
     found = locate(editor, **ASKED, p=0.1)
     data = json.loads(json.dumps(found.to_dict()))
     lm = editor.lm
-    scores, chosen = Kne(p=0.1).resolve(lm).locate(lm, [Fact(**ASKED)])
+    scores, chosen = Kne(layers="all", p=0.1).resolve(lm).locate(lm, [Fact(**ASKED)])
     for layer in range(lm.depth):
         site = Site(layer, "down")
         assert data["ensemble"][str(layer)]["index"] == chosen[site].nonzero()[:, 0].tolist()

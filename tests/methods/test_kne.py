@@ -31,6 +31,11 @@ OTHER = Fact(prompt="What is the capital of France", subject="France", target="R
 ASKED = [Query(f.prompt, f.target, f.span) for f in (FACT, OTHER)]
 
 
+def every(**options: object) -> Kne:
+    """Return the method over all layers, of which these models have few."""
+    return Kne(**{"layers": "all", **options})  # type: ignore[arg-type]
+
+
 @pytest.fixture(scope="module")
 def exact() -> Callable[[str], LM]:
     made: dict[str, LM] = {}
@@ -38,7 +43,7 @@ def exact() -> Callable[[str], LM]:
 
 
 def solve(lm: LM, facts: list[Fact], **options: Any) -> Mapping[Site, Columns]:
-    return Kne(**{"steps": 5, **options}).solve(lm, facts).deltas  # type: ignore[return-value]
+    return every(**{"steps": 5, **options}).solve(lm, facts).deltas  # type: ignore[return-value]
 
 
 def masks(lm: LM, seed: int = 0, share: float = 0.1, ndim: int = 1) -> dict[Site, Tensor]:
@@ -185,7 +190,7 @@ def test_p_says_how_many_columns_change(name: str, p: float, models: Callable[[s
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_outside_the_ensemble_every_bit_stays(options: dict[str, Any], dtype: torch.dtype) -> None:
     lm = tiny.build("gpt2", dtype=dtype)
-    how = Kne(p=0.1, steps=5, **options)
+    how = every(p=0.1, steps=5, **options)
     edit = how.solve(lm, [FACT])
     _, chosen = how.resolve(lm).locate(lm, [FACT])
     before = {name: p.clone() for name, p in lm.model.named_parameters()}
@@ -218,7 +223,7 @@ def test_select_says_which(models: Callable[[str], LM]) -> None:
     lm = models("llama")
     chosen = {}
     for select in ("attributed", "random", "lowest", "faintest", "strongest"):
-        scores, mask = Kne(p=0.1, select=select).resolve(lm).locate(lm, [FACT])  # type: ignore[arg-type]
+        scores, mask = every(p=0.1, select=select).resolve(lm).locate(lm, [FACT])  # type: ignore[arg-type]
         flat, picked = torch.cat(list(scores.values())), torch.cat(list(mask.values()))
         assert int(picked.sum()) == 12
         chosen[select] = flat[picked], flat[~picked]
@@ -226,18 +231,18 @@ def test_select_says_which(models: Callable[[str], LM]) -> None:
     assert chosen["lowest"][0].max() <= chosen["lowest"][1].min()
     assert chosen["faintest"][0].abs().max() <= chosen["faintest"][1].abs().min()
     assert chosen["strongest"][0].abs().min() >= chosen["strongest"][1].abs().max()
-    again = Kne(p=0.1, select="random").resolve(lm).locate(lm, [FACT])[1]
-    other = Kne(p=0.1, select="random", seed=1).resolve(lm).locate(lm, [FACT])[1]
-    now = Kne(p=0.1, select="random").resolve(lm).locate(lm, [FACT])[1]
+    again = every(p=0.1, select="random").resolve(lm).locate(lm, [FACT])[1]
+    other = every(p=0.1, select="random", seed=1).resolve(lm).locate(lm, [FACT])[1]
+    now = every(p=0.1, select="random").resolve(lm).locate(lm, [FACT])[1]
     assert all(torch.equal(again[s], now[s]) for s in again)
     assert not all(torch.equal(again[s], other[s]) for s in again)
 
 
 def test_a_batch_takes_each_facts_own_or_the_sums(models: Callable[[str], LM]) -> None:
     lm = models("llama")
-    alone = [Kne(p=0.1).resolve(lm).locate(lm, [fact]) for fact in (FACT, OTHER)]
-    _, union = Kne(p=0.1).resolve(lm).locate(lm, [FACT, OTHER])
-    scores, one = Kne(p=0.1, union=False).resolve(lm).locate(lm, [FACT, OTHER])
+    alone = [every(p=0.1).resolve(lm).locate(lm, [fact]) for fact in (FACT, OTHER)]
+    _, union = every(p=0.1).resolve(lm).locate(lm, [FACT, OTHER])
+    scores, one = every(p=0.1, union=False).resolve(lm).locate(lm, [FACT, OTHER])
     for site in union:
         assert torch.equal(union[site], alone[0][1][site] | alone[1][1][site])
         torch.testing.assert_close(scores[site], alone[0][0][site] + alone[1][0][site], rtol=1e-4, atol=1e-9)
@@ -247,17 +252,18 @@ def test_a_batch_takes_each_facts_own_or_the_sums(models: Callable[[str], LM]) -
 def test_the_old_answer_can_be_attributed(models: Callable[[str], LM]) -> None:
     lm = models("llama")
     sites = [Site(layer, "down") for layer in range(lm.depth)]
-    scores, _ = Kne(answer="old").resolve(lm).locate(lm, [FACT])
+    scores, _ = every(answer="old").resolve(lm).locate(lm, [FACT])
     wanted = attribute(lm, [Query(FACT.prompt, "Oslo", FACT.span)], sites, Measure(where="subject"))
     assert all(torch.equal(scores[s], wanted[s][0]) for s in sites)
     unknown = replace(FACT, truth="")  # then what the model says is the old answer
-    assert Kne(answer="old").resolve(lm).locate(lm, [unknown])[0].keys() == scores.keys()
+    assert every(answer="old").resolve(lm).locate(lm, [unknown])[0].keys() == scores.keys()
 
 
 def test_an_encoder_decoder_has_neurons_in_both(models: Callable[[str], LM]) -> None:
     lm = models("t5")
-    assert Kne().resolve(lm).layers == (0, 1, 2)
-    assert Kne(where="everywhere").resolve(lm).layers == (0, 1, 2, 3, 4)
+    assert every().resolve(lm).layers == (0, 1, 2)
+    assert Kne().resolve(lm).layers == (0, 1)  # from .1 to .35 of the depth a prompt is found in
+    assert every(where="everywhere").resolve(lm).layers == (0, 1, 2, 3, 4)
     found = solve(lm, [FACT], where="everywhere", layers=(3, 4), p=0.1)
     assert {site.layer for site in found} <= {3, 4}
     before = lm.logprobs(ASKED[:1])[0].mean()
@@ -266,7 +272,7 @@ def test_an_encoder_decoder_has_neurons_in_both(models: Callable[[str], LM]) -> 
 
 
 def test_the_report_counts(models: Callable[[str], LM]) -> None:
-    report = Kne(p=0.1, steps=3).solve(models("llama"), [FACT]).report
+    report = every(p=0.1, steps=3).solve(models("llama"), [FACT]).report
     assert (report["ensemble"], report["candidates"]) == (12, 120)
     assert sum(report["share"].values()) == pytest.approx(1, abs=1e-3)  # type: ignore[attr-defined]
     assert report["steps"] == [3]
@@ -323,9 +329,9 @@ def test_kn_moves_values_along_the_answers(name: str, models: Callable[[str], LM
 def test_under_o_edit_neurons_move_off_what_earlier_edits_wrote(optimizer: str, models: Callable[[str], LM]) -> None:
     lm = models("llama")
     common = {"steps": 5, "lr": 0.3, "p": 0.05, "optimizer": optimizer, "tokens": 400}
-    first = Kne(**common).solve(lm, [FACT])
-    held = Kne(**common, constraint="o-edit+", protect="history", spare=1).solve(lm, [OTHER], [first])
-    plain = Kne(**common).solve(lm, [OTHER], [first])
+    first = every(**common).solve(lm, [FACT])
+    held = every(**common, constraint="o-edit+", protect="history", spare=1).solve(lm, [OTHER], [first])
+    plain = every(**common).solve(lm, [OTHER], [first])
     both = [site for site in held.deltas if site in first.deltas]
     assert both
     for site in both:

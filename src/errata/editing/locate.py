@@ -107,7 +107,7 @@ def locate(
 
 
 def _ensemble(lm: LM, fact: Fact, options: Mapping[str, Any]) -> Located:
-    kne = methods.make("kne", dict(options))
+    kne = methods.make("kne", {"layers": "all", **options})  # where it lies is looked for everywhere
     assert isinstance(kne, Kne)
     scores, chosen = kne.resolve(lm).locate(lm, [fact])
     neurons = {}

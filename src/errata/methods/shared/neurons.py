@@ -15,12 +15,16 @@ from errata.model.lm import LM
 from errata.model.query import Query
 from errata.solve.attribution import Where
 
+EARLY = (0.1, 0.35)  # shares of the depth
+
 
 @dataclass(frozen=True, kw_only=True)
 class Neuronal(Method):
     """A method that changes columns of `down` matrices, of an encoder and a decoder alike."""
 
-    layers: tuple[int, ...] | Literal["all"] = field(default="all", metadata={"help": "layers with candidates"})
+    layers: tuple[int, ...] | Literal["all", "early"] = field(
+        default="all", metadata={"help": "layers with candidates; early: from .1 to .35 of the depth"}
+    )
     where: Where = field(
         default="subject", metadata={"help": "score neurons at the subject's last token, or everywhere"}
     )
@@ -37,7 +41,10 @@ class Neuronal(Method):
                 raise BadConfig(f"{share} = {getattr(self, share):g} makes no sense; it is a share, at most 1.")
         reached = lm.reachable if self.where == "subject" else lm.depth
         every = with_role(lm, range(reached), "down") or tuple(range(reached))
-        layers = every if self.layers == "all" else tuple(sorted(self.layers))
+        layers = tuple(sorted(self.layers)) if isinstance(self.layers, tuple) else every
+        if self.layers == "early":
+            first, last = (int(share * lm.reachable) for share in EARLY)
+            layers = tuple(layer for layer in every if first <= layer <= last) or every
         if self.where == "subject":
             return super(Neuronal, replace(self, layers=layers)).resolve(lm)
         # Under "all" a method has no sites yet, so nothing is refused for lying in a decoder.
@@ -48,7 +55,7 @@ class Neuronal(Method):
 
     def sites(self) -> tuple[Site, ...]:
         """Return the sites that may be written to; none before `resolve` has named the layers."""
-        return () if self.layers == "all" else tuple(Site(layer, "down") for layer in self.layers)
+        return tuple(Site(layer, "down") for layer in self.layers) if isinstance(self.layers, tuple) else ()
 
 
 def old_answers(lm: LM, facts: Sequence[Fact]) -> list[str]:
