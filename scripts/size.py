@@ -20,7 +20,7 @@ ROOMS = {
     "the nouns": 2_150,  # the files beside the rooms: fact, answers, delta, edit, identity, errors, config, wire
     "data": 1_450, "primer": 780, "index": 680, "model": 4_660, "stats": 1_100,
     "solve": 2_250,
-    "methods": 3_520, "evaluate": 2_310, "book": 2_870, "export": 1_280,
+    "methods": 3_540, "evaluate": 2_310, "book": 2_870, "export": 1_280,
     "editing": 2_740,
     "bench": 475, "report": 2_090,
     "cluster": 485, "serve": 2_945,

@@ -58,8 +58,8 @@ class Kne(Neuronal, Constrained):
         default="none", metadata={"help": "keep the neurons' changes off earlier updates' directions"}
     )
 
-    # On SmolLM2 (14 CounterFact records) all layers leave .73 of the neighbours' answers likelier, these .90; on the CounterFact
-    # reference (60 records) both are alike: LOG.md, 2026-11-20 and 2026-11-27.
+    # On SmolLM2 (8 CounterFact records) all layers leave .73 of the neighbours' answers likelier, these .90; on the CounterFact
+    # reference (60 records) both do as well: LOG.md, 2026-11-20 and 2026-11-27.
     layers: tuple[int, ...] | Literal["all", "early"] = field(
         default="early", metadata={"help": "layers with candidates; early: from .1 to .35 of the depth"}
     )
