@@ -5,7 +5,7 @@ found.subject, found.question, found.reach, found.radius
 
 Measured by the wordings of `errata.data.common`: one subject against others that end in the same token, at an early layer, and
 one question about a subject against others about it, at a late one. Chosen on SmolLM2-135M (60 CounterFact records, 33
-capitals); what confirmed it elsewhere is in LOG.md, 2026-11-27.
+capitals), confirmed on the primer (30 facts): LOG.md, 2026-11-27.
 """
 
 from __future__ import annotations
