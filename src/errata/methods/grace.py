@@ -70,8 +70,7 @@ class Grace(RoutedByParts):
         parted = self.parted(lm) and role == "down"
         layer = self.gauged(lm, "auto").question.layer if parted and self.layer == "auto" else layer_at(lm, 0.75, role)
         layer = layer if self.layer == "auto" else self.layer
-        prompted = {"by": "prompt", "subject": None, "reach": None}
-        return {"layer": layer, "role": role, **(self.opened(lm, layer) if parted else prompted)}
+        return {"layer": layer, "role": role, **self.opened(lm, layer, parted)}
 
     def sites(self) -> tuple[Site, ...]:
         """Return the site of the codebook."""

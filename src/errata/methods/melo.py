@@ -118,7 +118,7 @@ class Melo(RoutedByParts):
         layers = sorted({layer for layer in layers if layer > index}) or [lm.depth - 1]
         first = Site(layers[0] if self.layers == "auto" else min(index + 1, lm.depth - 1), roles[-1])
         found = {"index": index, "key": key, "layers": tuple(layers), "roles": roles}
-        found |= {**self.opened(lm, index), "stop": 0.05 if parted else 0.01}
+        found |= {**self.opened(lm, index, parted), "stop": 0.05 if parted else 0.01}
         return found | ({"lr": step_for(lm.weights.base(first), 4)} if lm.has(first) else {})
 
     def at(self) -> Site:

@@ -111,12 +111,12 @@ def other_questions(lm: LM, found: Gauge, fact: Fact) -> list[Query]:
     """
     asked = [Query.asked(fact), *(query for query in about(fact) if fits(lm, query))]
     far = _apart_from(lm, found, asked)
+    near = [query for query, d in zip(asked, far, strict=True) if found.close < d <= SLACK * found.radius]
+    if not near:
+        return []
     with torch.no_grad(), lm.weights.at_base():
-        likeliest = lm.answer_logits(lm.tokens.batch(asked)).argmax(-1).tolist()
-    return [
-        query for query, distance, token in zip(asked[1:], far[1:], likeliest[1:], strict=True)
-        if token != likeliest[0] and found.close < distance <= SLACK * found.radius
-    ]  # fmt: skip
+        own, *others = lm.answer_logits(lm.tokens.batch([asked[0], *near])).argmax(-1).tolist()
+    return [query for query, token in zip(near, others, strict=True) if token != own]
 
 
 def learned(lm: LM, facts: Sequence[Fact], seed: int) -> list[Query]:
@@ -228,9 +228,9 @@ class RoutedByParts(Routed):
         own: dict[str, Any] = {"reach": self.reach, "radius": self.radius}
         return replace(found, **{name: value for name, value in own.items() if value not in ("auto", None)})
 
-    def opened(self, lm: LM, question: int | Auto) -> dict[str, Any]:
+    def opened(self, lm: LM, question: int | Auto, parted: bool) -> dict[str, Any]:
         """Return what opens an edit, with the settings of keys in two parts filled in, or None where they are not."""
-        if not self.parted(lm):
+        if not parted:
             return {"by": "prompt", "subject": None, "reach": None}
         found = self.gauged(lm, question)
         return {"by": "parts", "subject": found.subject.layer, "reach": found.reach, "radius": found.radius}
