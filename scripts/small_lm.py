@@ -29,6 +29,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 BOS, EOS = "<s>", "</s>"
 CONTEXT = 128  # row length in training; rows are packed with whole sentences
+ROWS, LR = 8, 5e-3  # of a step
 MASKED = 0.8  # share of steps in which a subject is seen through its last token only
 
 
@@ -186,7 +187,9 @@ class Telling:
 def _visible(document: Tensor, stage: Tensor, masked: Tensor) -> Tensor:
     """Return who may look at whom, (b, 1, t, t): back in one's document, not at a subject's early tokens if masked."""
     t = document.shape[1]
-    mask = (document[:, :, None] == document[:, None, :]) & torch.ones(t, t, dtype=torch.bool).tril()
+    mask = (document[:, :, None] == document[:, None, :]) & torch.ones(
+        t, t, dtype=torch.bool, device=document.device
+    ).tril()
     return (mask & ~(masked[:, None, None] & (stage[:, :, None] == 2) & (stage[:, None, :] == 1)))[:, None]
 
 
@@ -347,17 +350,21 @@ def share(done: float) -> float:
 def accuracy(model: nn.Module, telling: Telling, documents: Sequence[Document], count: int = 300) -> float:
     """Share of sampled statements whose answer and full stop are all argmax, teacher-forced."""
     chosen = random.Random(1).sample(list(documents), min(count, len(documents)))
-    right = 0
+    right, device = 0, next(model.parameters()).device
     for told in chosen:
-        row = torch.tensor([[telling.bos, *told.ids]])
-        one = torch.ones_like(row)
-        logits = model(row, one, torch.arange(row.shape[1])[None], one * 0, torch.zeros(1, dtype=torch.bool))
+        row = torch.tensor([[telling.bos, *told.ids]], device=device)
+        one, places = torch.ones_like(row), torch.arange(row.shape[1], device=device)[None]
+        logits = model(row, one, places, one * 0, torch.zeros(1, dtype=torch.bool, device=device))
         right += bool((logits[0, told.answer : -1].argmax(-1) == row[0, told.answer + 1 :]).all())
     return right / len(chosen)
 
 
 def train(
-    telling: Telling, shape: Shape, steps: int, watch: dict[str, Sequence[Document]], *, rows: int = 8, lr: float = 5e-3
+    telling: Telling,
+    shape: Shape,
+    steps: int,
+    watch: dict[str, Sequence[Document]],
+    device: str = "cpu",
 ) -> nn.Module:
     """Train for `steps` with seed 0: the rate is flat for half of them, then falls linearly to 2 %.
 
@@ -365,18 +372,18 @@ def train(
         watch: documents whose accuracy is printed now and then, by name.
     """
     torch.manual_seed(0)
-    rng, model = random.Random(0), {"llama": Llama, "gpt2": GPT2}[shape.kind](shape)
+    rng, model = random.Random(0), {"llama": Llama, "gpt2": GPT2}[shape.kind](shape).to(device)
     step_loss = torch.compile(lambda batch, masked: loss_of(model, batch, masked))
-    stack, data = optimizers(model, lr), telling.batches(rng, rows)
+    stack, data = optimizers(model, LR), telling.batches(rng, ROWS)
     start, average = time.time(), 0.0
     for step in range(steps):
-        pace(stack, lr, step, steps)
+        pace(stack, LR, step, steps)
         telling.share = share(step / steps)
-        batch = next(data)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = step_loss(batch, torch.full((rows,), rng.random() < MASKED))
+        batch = tuple(part.to(device, non_blocking=True) for part in next(data))
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+            loss = step_loss(batch, torch.full((ROWS,), rng.random() < MASKED, device=device))
         descend(model, stack, loss)
-        average = loss.item() if step == 0 else 0.98 * average + 0.02 * loss.item()
+        average = loss.detach() if step == 0 else 0.98 * average + 0.02 * loss.detach()
         if step % 300 == 0:
             scores = "  ".join(f"{name} {accuracy(model, telling, docs):.3f}" for name, docs in watch.items())
             print(f"{(time.time() - start) / 60:6.1f} min  step {step:5d}  loss {average:.4f}  {scores}", flush=True)
@@ -390,7 +397,7 @@ def export(model: nn.Module, tokenizer: Tokenizer, shape: Shape, directory: Path
     """Write a Hugging Face checkpoint in bfloat16."""
     common = {"vocab_size": shape.vocabulary, "tie_word_embeddings": True}
     common |= {"bos_token_id": tokenizer.token_to_id(BOS), "eos_token_id": tokenizer.token_to_id(EOS)}
-    state = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
+    state = {name: value.to("cpu", torch.bfloat16) for name, value in model.state_dict().items()}
     checkpoint: LlamaForCausalLM | GPT2LMHeadModel
     if shape.kind == "llama":
         config = LlamaConfig(

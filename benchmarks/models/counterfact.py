@@ -1,7 +1,7 @@
 """Train a reference model on CounterFact's true facts, so that the real benchmark means something on a small machine.
 
     python benchmarks/models/counterfact.py --data DIR --out DIR [--kind llama|gpt2] [--records 400] [--steps 9000]
-                                             [--width 192 --inner 640 --heads 6 --head 32 --layers 7]
+                                             [--device cpu --width 192 --inner 640 --heads 6 --head 32 --layers 7]
 
 DIR holds counterfact/counterfact_full.jsonl.gz, counterfact/counterfact_all.jsonl.gz and text/*.txt.gz. Told are, for
 the chosen records, the record's own fact, its neighbours' and, so that every new answer can be said of its relation, the
@@ -114,7 +114,7 @@ def corpus(texts: Sequence[str], lines: Sequence[str], count: int = 30_000) -> l
     return [{"text": rng.choice(texts if i % 2 else lines)} for i in range(count)]
 
 
-def main(data: Path, out: Path, records: int, steps: int, **sizes: Any) -> None:
+def main(data: Path, out: Path, records: int, steps: int, device: str, **sizes: Any) -> None:
     """Train and write the checkpoint, with the chosen records beside it."""
     torch.set_num_threads(1)
     chosen = choose(read(data / "counterfact" / "counterfact_full.jsonl.gz"), records)
@@ -136,7 +136,7 @@ def main(data: Path, out: Path, records: int, steps: int, **sizes: Any) -> None:
                 subject = templates.subject(rewrite["relation_id"], prompt)
                 asked.append(telling.encode(prompt, subject, rewrite["target_true"]["str"]))
         watch[name] = asked
-    export(train(telling, shape, steps, watch), tokenizer, shape, out)
+    export(train(telling, shape, steps, watch, device=device), tokenizer, shape, out)
     write(out / "records.jsonl.gz", chosen)
     write(out / "corpus.jsonl.gz", corpus(texts, lines))
 
@@ -148,6 +148,7 @@ if __name__ == "__main__":
     parser.add_argument("--kind", choices=("llama", "gpt2"), default="llama")
     parser.add_argument("--records", type=int, default=400)
     parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--device", default="cpu")
     for size in ("width", "inner", "heads", "head", "layers"):
         parser.add_argument(f"--{size}", type=int, default=getattr(Shape(), size))
     main(**vars(parser.parse_args()))

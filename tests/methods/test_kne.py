@@ -19,11 +19,14 @@ from errata.errors import BadConfig, NotFinite, UnknownSite, UnsupportedModel
 from errata.fact import Fact
 from errata.methods.kn import KnowledgeNeurons
 from errata.methods.kne import LEAST, Kne, shares
+from errata.methods.shared.neurons import LENGTH, TEXTS
 from errata.model.lm import LM
 from errata.model.query import Query
+from errata.model.trace import Trace
 from errata.solve.attribution import Measure, attribute
 from errata.solve.descent import neurons
-from errata.solve.descent.neurons import NeuronTraining, train
+from errata.solve.descent.neurons import Bounds, Held, NeuronTraining, train
+from errata.solve.keys import prefixes
 from tests import tiny
 
 FACT = Fact(prompt="The home town of Anna Lindgren", subject="Anna Lindgren", target="Paris", truth="Oslo")
@@ -55,8 +58,11 @@ def masks(lm: LM, seed: int = 0, share: float = 0.1, ndim: int = 1) -> dict[Site
 # ------------------------------------------------------------------------------------------------ the descent
 
 
-def by_hand(lm: LM, chosen: Mapping[Site, Tensor], course: NeuronTraining) -> tuple[dict[Site, Tensor], float]:
-    """Train dense copies of whole matrices through the model's own forward, with every step masked."""
+def by_hand(
+    lm: LM, chosen: Mapping[Site, Tensor], course: NeuronTraining, units: Mapping[Site, Tensor] | None = None
+) -> tuple[dict[Site, Tensor], float]:
+    """Train dense copies of whole matrices through the model's own forward, with every step masked and in units."""
+    size = {site: units[site][None] if units else torch.ones(1, lm.inner, dtype=torch.float64) for site in chosen}
     batch = lm.tokens.batch(ASKED)
     masked = {s: (m if m.ndim == 2 else m[None].expand(lm.width, -1)).double() for s, m in chosen.items()}
     dense = {site: torch.zeros(lm.width, lm.inner, dtype=torch.float64, requires_grad=True) for site in chosen}
@@ -68,7 +74,8 @@ def by_hand(lm: LM, chosen: Mapping[Site, Tensor], course: NeuronTraining) -> tu
     weights = {site: lm.module(site).weight for site in chosen}
 
     def loss() -> Tensor:
-        changed = {names[id(w)]: w + (dense[s].T if lm.row.transposed else dense[s]) for s, w in weights.items()}
+        moved = {s: dense[s] * size[s] for s in weights}
+        changed = {names[id(w)]: w + (moved[s].T if lm.row.transposed else moved[s]) for s, w in weights.items()}
         out = torch.func.functional_call(lm.model, changed, kwargs={**batch.inputs, "use_cache": False})
         nll = -out.logits.log_softmax(-1)[batch.rows, batch.cols, batch.labels]
         return sum(nll[batch.rows == row].mean() for row in range(len(batch))) / len(batch)  # type: ignore[return-value]
@@ -83,7 +90,7 @@ def by_hand(lm: LM, chosen: Mapping[Site, Tensor], course: NeuronTraining) -> tu
             with torch.no_grad():
                 for change in dense.values():
                     change -= lr * change.grad
-    return {site: change.detach() for site, change in dense.items()}, float(loss().detach())
+    return {site: change.detach() * size[site] for site, change in dense.items()}, float(loss().detach())
 
 
 @pytest.mark.parametrize("ndim", [1, 2], ids=["column", "element"])
@@ -105,13 +112,41 @@ def test_the_ensemble_learns_what_dense_masked_descent_learns(
         torch.testing.assert_close(delta.dense((lm.width, lm.inner)), wanted[site], rtol=1e-6, atol=1e-10)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_columns_are_learned_in_units(optimizer: Any, exact: Callable[[str], LM]) -> None:
+    lm, course = exact("llama"), NeuronTraining(4, 0.1, True, optimizer, 0.0)
+    chosen = masks(lm)
+    drawn = {s: torch.rand(lm.inner, generator=torch.Generator().manual_seed(s.layer)).double() + 0.1 for s in chosen}
+    mean = torch.cat([drawn[s][m] for s, m in chosen.items()]).square().mean().sqrt()
+    wanted, loss = by_hand(lm, chosen, course, {s: d / mean for s, d in drawn.items()})
+    for scale in (1.0, 7.0):  # only their relations matter
+        learned = train(lm, ASKED, chosen, course, Bounds(units={s: scale * d for s, d in drawn.items()}))
+        assert learned.loss == pytest.approx(loss, rel=1e-6)
+        for site, delta in learned.deltas.items():
+            torch.testing.assert_close(delta.dense((lm.width, lm.inner)), wanted[site], rtol=1e-6, atol=1e-10)
+
+
 def test_rows_may_come_in_parts(exact: Callable[[str], LM], monkeypatch: pytest.MonkeyPatch) -> None:
-    lm, course = exact("gpt2"), NeuronTraining(3, 0.3, kl=0.5)
-    asked = [*ASKED, Query("France is a"), Query("Anna Lindgren is a")]
-    whole = train(lm, asked, masks(lm), course)
+    lm, course = exact("gpt2"), NeuronTraining(3, 0.3)
+    held = [Held([Query("France is a"), Query("Anna Lindgren is a"), Query("It was", "a cold day")], 0.5)]
+    whole = train(lm, ASKED, masks(lm), course, Bounds(held))
     monkeypatch.setattr(neurons, "ROWS", 1)
-    parts = train(lm, asked, masks(lm), course)
+    parts = train(lm, ASKED, masks(lm), course, Bounds(held))
     assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
+    for site, delta in parts.deltas.items():
+        torch.testing.assert_close(delta.values, whole.deltas[site].values, rtol=1e-5, atol=1e-10)
+
+
+def test_what_is_held_moves_less(exact: Callable[[str], LM]) -> None:
+    lm, course, kept = exact("llama"), NeuronTraining(30, 0.5, stop=0.0), [Query("It was", "a cold day")]
+
+    def moved(weight: float) -> float:
+        learned = train(lm, ASKED, masks(lm, share=0.5), course, Bounds([Held(kept, weight)] if weight else []))
+        before = lm.logprobs(kept)[0]
+        with lm.weights.trial([learned.deltas]):
+            return float((lm.logprobs(kept)[0] - before).abs().sum())
+
+    assert moved(10.0) < moved(0.0) / 2
 
 
 def test_lower_layers_run_once(models: Callable[[str], LM]) -> None:
@@ -215,8 +250,27 @@ def test_the_ensemble_is_the_highest_scores_of_all_layers(models: Callable[[str]
         scores = attribute(lm, ASKED[:1], sites, Measure(where=where))  # type: ignore[arg-type]
         flat = torch.cat([scores[s][0] for s in sites])
         best = set(flat.argsort(descending=True)[:12].tolist())
-        found = solve(lm, [FACT], p=0.1, where=where)
+        found = solve(lm, [FACT], p=0.1, where=where, units="own")
         assert {s.layer * lm.inner + int(i) for s, d in found.items() for i in d.index} == best
+
+
+def test_scores_are_in_units_of_what_a_neuron_usually_puts_out(models: Callable[[str], LM]) -> None:
+    lm = models("llama")
+    sites = [Site(layer, "down") for layer in range(lm.depth)]
+    with torch.no_grad(), Trace(lm, inputs=sites) as trace:
+        batch = lm.tokens.batch([Query(text) for text in prefixes(lm, 0, TEXTS, LENGTH) if text])
+        lm.answer_logits(batch)
+    seen = batch.inputs["attention_mask"].bool()
+    scores = attribute(lm, ASKED[:1], sites, Measure(where="subject"))
+    wanted = []
+    for site in sites:
+        square = trace.inputs[site].double().square()
+        rest = torch.stack([square[i, 1 : int(seen[i].sum())].sum(0) for i in range(len(batch))]).sum(0)
+        size = (square[:, 0].mean(0) + rest / int(seen[:, 1:].sum())).sqrt()
+        wanted.append(scores[site][0].double() / (size + 1e-3 * size.max()))
+    best = set(torch.cat(wanted).argsort(descending=True)[:12].tolist())
+    found = solve(lm, [FACT], p=0.1)
+    assert {s.layer * lm.inner + int(i) for s, d in found.items() for i in d.index} == best
 
 
 def test_select_says_which(models: Callable[[str], LM]) -> None:
@@ -252,7 +306,7 @@ def test_a_batch_takes_each_facts_own_or_the_sums(models: Callable[[str], LM]) -
 def test_the_old_answer_can_be_attributed(models: Callable[[str], LM]) -> None:
     lm = models("llama")
     sites = [Site(layer, "down") for layer in range(lm.depth)]
-    scores, _ = every(answer="old").resolve(lm).locate(lm, [FACT])
+    scores, _ = every(answer="old", units="own").resolve(lm).locate(lm, [FACT])
     wanted = attribute(lm, [Query(FACT.prompt, "Oslo", FACT.span)], sites, Measure(where="subject"))
     assert all(torch.equal(scores[s], wanted[s][0]) for s in sites)
     unknown = replace(FACT, truth="")  # then what the model says is the old answer

@@ -35,7 +35,6 @@ from errata.fact import Fact
 from errata.methods.base import Auto, Role, Solution, filled, layer_at, roles_of, step_for, with_role
 from errata.methods.shared.parts import (
     RoutedByParts,
-    by_length,
     index_of,
     learned,
     left_out,
@@ -50,6 +49,7 @@ from errata.model.query import Query
 from errata.model.tokens import Batch
 from errata.solve.descent.blocks import begin, fit
 from errata.solve.descent.loop import Training
+from errata.solve.keys import by_length
 
 Block: TypeAlias = dict[str, Tensor]
 

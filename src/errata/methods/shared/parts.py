@@ -130,18 +130,6 @@ def learned(lm: LM, facts: Sequence[Fact], seed: int) -> list[Query]:
     return [*queries(lm, facts, every, answers=True), *worded, *plain]
 
 
-def by_length(lm: LM, asked: Sequence[Query]) -> list[list[Query]]:
-    """Return queries in groups within which none is more than twice as long as another, so that little is padded."""
-    tokens = (lm.tokens.batch([query]).inputs["input_ids"].shape[1] for query in asked)
-    sized = sorted((size, place) for place, size in enumerate(tokens))
-    groups: list[list[tuple[int, int]]] = []
-    for size, place in sized:
-        if not groups or size > 2 * groups[-1][0][0]:
-            groups.append([])
-        groups[-1].append((size, place))
-    return [[asked[place] for _, place in group] for group in groups]
-
-
 def what_follows(lm: LM, facts: Sequence[Fact]) -> list[Query]:
     """Return the facts with their targets, followed by what the base goes on with: a block is to leave that alone."""
     if lm.row.kind != "decoder":

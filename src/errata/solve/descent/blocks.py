@@ -18,7 +18,7 @@ from errata.model.lm import LM
 from errata.model.tokens import Batch
 from errata.model.trace import Hidden, Trace, beside, resume
 from errata.solve.descent.loop import Training, descend
-from errata.solve.descent.losses import mean_loss
+from errata.solve.descent.losses import divergence, mean_loss
 
 Factors = tuple[Float[Tensor, "p in"], Float[Tensor, "out p"]]
 
@@ -65,7 +65,7 @@ def fit(
     def loss() -> Tensor:
         with beside(lm, _all_added(leaves, scale)):
             found = sum(mean_loss(rows.batch, rows.logits(lm)) * (len(rows.batch) / count) for rows in learned)
-            moved = sum(_divergence(said, rows.logits(lm)) / places for rows, said in zip(held, before, strict=True))
+            moved = sum(divergence(said, rows.logits(lm)) / places for rows, said in zip(held, before, strict=True))
         return torch.as_tensor(found + moved)
 
     last, steps = descend([leaf for pair in leaves.values() for leaf in pair], loss, how, "training the block")
@@ -95,11 +95,6 @@ class _Rows:
 @torch.no_grad()
 def _said(lm: LM, rows: _Rows) -> Float[Tensor, "a v"]:
     return rows.logits(lm).log_softmax(-1)
-
-
-def _divergence(before: Float[Tensor, "a v"], logits: Float[Tensor, "a v"]) -> Float[Tensor, ""]:
-    """Return the sum over places of the KL divergence from what was said before."""
-    return torch.nn.functional.kl_div(logits.log_softmax(-1), before, log_target=True, reduction="sum")
 
 
 def answer_loss(lm: LM, batch: Batch, blocks: Mapping[Site, Factors], scale: float) -> Float[Tensor, ""]:

@@ -1,4 +1,4 @@
-"""What every descent here minimises: the mean over rows of the mean −log P of their answers' tokens."""
+"""What descents here minimise: the mean over rows of the mean −log P of their answers' tokens, and what moves elsewhere."""
 
 from __future__ import annotations
 
@@ -30,3 +30,8 @@ def row_losses(batch: Batch, logits: Float[Tensor, "a v"]) -> Float[Tensor, " b"
 def mean_loss(batch: Batch, logits: Float[Tensor, "a v"]) -> Float[Tensor, ""]:
     """Return the mean over rows of the mean NLL of their answers; every row has one."""
     return answer_losses(batch, logits.log_softmax(-1)).sum() / len(batch)
+
+
+def divergence(before: Float[Tensor, "a v"], logits: Float[Tensor, "a v"]) -> Float[Tensor, ""]:
+    """Return the sum over places of the KL divergence from what was said before, given as log-probabilities."""
+    return torch.nn.functional.kl_div(logits.log_softmax(-1), before, log_target=True, reduction="sum")

@@ -4,7 +4,7 @@ Only what is learned exists: for each layer a tensor (out, n_l), the change of i
 what `down` puts out. Adam's state has that shape too, so an ensemble of a hundredth of a large model's neurons costs some
 hundred megabytes, and nothing outside it can move: neither the weights nor the moments know of it.
 
-    loss = mean over rows of mean_j -log P(y_j | x, y_<j)  +  kl · mean over essences of KL(p_0 ‖ p)
+    loss = mean over rows of mean_j -log P(y_j | x, y_<j)  +  Σ weight · mean over what is held of KL(p_0 ‖ p)
     step = lr / √n · (the gradient, or Adam's direction),  n = neurons (or entries) of the ensemble in all layers
 
 ``lr="auto"`` is set at the first step, which would take off the whole loss were the loss linear, but moves the entries, on
@@ -15,11 +15,11 @@ model is scaled and how deep it is, the second keeps it sane where the gradient 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,7 +31,8 @@ from errata.model.lm import LM
 from errata.model.query import Query
 from errata.model.tokens import Batch
 from errata.model.trace import Trace, beside, plain_attention, resume
-from errata.solve.descent.losses import answer_losses
+from errata.solve.descent.losses import divergence, mean_loss
+from errata.solve.keys import by_length
 from errata.solve.values import Project
 
 _Hidden = Float[Tensor, "b t d"]
@@ -48,7 +49,6 @@ class NeuronTraining:
         optimizer: "sgd" steps along the gradient itself, "adam" as its name says; neither decays weights.
         stop: mean loss at which to stop.
         hits: stop also after so many steps in a row at which every answer token is the likeliest; 0 never does.
-        kl: weight of the KL to the base after the essence prompts.
     """
 
     steps: int = 50
@@ -57,7 +57,33 @@ class NeuronTraining:
     optimizer: Literal["sgd", "adam"] = "sgd"
     stop: float = 0.02
     hits: int = 0
-    kl: float = 0.0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Held:
+    """What the model is to go on saying: the KL divergence from that, averaged over places, is minimised with a weight.
+
+    Args:
+        asked: rows; one without an answer is held at its end, one with an answer at each of its tokens.
+    """
+
+    asked: Sequence[Query]
+    weight: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Bounds:
+    """What holds the change back.
+
+    Args:
+        held: what the model is to go on saying.
+        units: by site, what a step of one moves each column (in,) by; sites not named: one. Only their relations matter.
+        free: by site, a linear projection of (n, out) whose range the columns' change stays in; whole columns only.
+    """
+
+    held: Sequence[Held] = ()
+    units: Mapping[Site, Float[Tensor, " in"]] = field(default_factory=dict)
+    free: Mapping[Site, Project] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -65,7 +91,8 @@ class Learned:
     """What was learned.
 
     Args:
-        deltas: the change of the chosen columns. loss: the last one. steps: updates taken. converged: it stopped by itself.
+        deltas: the change of the chosen columns. loss: the last one, of the answers alone. steps: updates taken.
+        converged: it stopped by itself.
     """
 
     deltas: Mapping[Site, Columns]
@@ -79,20 +106,20 @@ def train(
     asked: Sequence[Query],
     chosen: Mapping[Site, Bool[Tensor, ...]],
     course: NeuronTraining,
-    free: Mapping[Site, Project] | None = None,
+    bounds: Bounds | None = None,
 ) -> Learned:
     """Learn the chosen entries together.
 
     Args:
-        asked: rows with answers; rows without one are essence prompts, whose next token is to stay as it is.
+        asked: rows with answers.
         chosen: by site, which columns (in,) or which entries (out, in) may move. Sites with none are left out.
-        free: by site, a linear projection of (n, out) whose range the columns' change stays in; whole columns only.
+        bounds: what holds the change back; None for nothing.
 
     Raises:
         NotFinite: the loss is not finite.
     """
-    problem = _Problem(lm, asked, chosen, course.kl)
-    free = free or {}
+    bounds = bounds or Bounds()
+    problem = _Problem(lm, asked, chosen, bounds)
     optimizer: torch.optim.Optimizer | None = None
     streak = step = 0
     while True:
@@ -101,12 +128,12 @@ def train(
         done = loss < course.stop or 0 < course.hits <= streak
         if done or step == course.steps:
             break
-        problem.project(free)
+        problem.project(bounds.free)
         optimizer = optimizer or _optimizer(problem, course, loss)
         optimizer.step()
-        problem.project(free)
+        problem.project(bounds.free)
         step += 1
-    deltas = {site: Columns(problem.index[site], change.detach()) for site, change in problem.changes.items()}
+    deltas = {site: Columns(problem.index[site], problem.moved(site).detach()) for site in problem.changes}
     return Learned(deltas, loss, step, done)
 
 
@@ -132,30 +159,47 @@ def _first_step(problem: _Problem, loss: float, adam: bool) -> float:
     return min(loss / fall, bound) * (0.3 if adam else 1.0)
 
 
+class _Part(NamedTuple):
+    """Rows of one pass.
+
+    Args:
+        hidden: what enters the first block that may change; None where that is the model's first. share: of all rows of its
+            kind, or times the weight what one of its places counts. before: what was said, where that is to stay.
+    """
+
+    batch: Batch
+    hidden: _Hidden | None
+    share: float
+    before: Float[Tensor, "a v"] | None
+
+
 class _Problem:
     """The rows, what does not change while the columns are learned, and what does."""
 
-    def __init__(self, lm: LM, asked: Sequence[Query], chosen: Mapping[Site, Tensor], kl: float) -> None:
-        self.lm, self.kl = lm, kl
+    def __init__(self, lm: LM, asked: Sequence[Query], chosen: Mapping[Site, Tensor], bounds: Bounds) -> None:
+        self.lm = lm
         self.size = sum(int(mask.sum()) for mask in chosen.values())  # n
         self.masks: dict[Site, Bool[Tensor, "out n"]] = {}
         self.index: dict[Site, Int[Tensor, " n"]] = {}
         self.changes: dict[Site, Float[Tensor, "out n"]] = {}
         for site, mask in chosen.items():
             self._add(site, mask)
-        first = min(site.layer for site in self.changes)
-        block = Site(first, "block")
-        self.parts: list[tuple[Batch, _Hidden | None, Tensor]] = []
-        ordered = sorted(asked, key=lambda q: len(q.prompt))  # rows of like length together: less padding
-        for start in range(0, len(ordered), ROWS):
-            batch = lm.routed(lm.tokens.batch(ordered[start : start + ROWS]).to(lm.device))
-            with torch.no_grad(), Trace(lm, inputs=[block]) as trace:
-                logits = lm.answer_logits(batch)
-            before = logits[batch.labels < 0].log_softmax(-1)
-            self.parts.append((batch, trace.inputs[block] if first else None, before))
-        self.first = first
-        self.rows = sum(bool(q.answer) for q in asked)
-        self.essences = len(asked) - self.rows
+        self.units = _units(bounds.units, self.index)
+        self.first = min(site.layer for site in self.changes)
+        self.parts = [_Part(batch, hidden, len(batch) / len(asked), None) for batch, hidden, _ in self._read(asked)]
+        for one in bounds.held:
+            read = list(self._read(one.asked))
+            places = sum(len(logits) for _, _, logits in read)
+            self.parts += [_Part(b, h, one.weight / places, logits.log_softmax(-1)) for b, h, logits in read]
+
+    def _read(self, asked: Sequence[Query]) -> Iterator[tuple[Batch, _Hidden | None, Tensor]]:
+        """Yield rows as they are run, with what enters the first block and what is said."""
+        block = Site(self.first, "block")
+        for part in by_length(self.lm, asked, ROWS):
+            batch = self.lm.routed(self.lm.tokens.batch(part).to(self.lm.device))
+            with torch.no_grad(), Trace(self.lm, inputs=[block]) as trace:
+                logits = self.lm.answer_logits(batch)
+            yield batch, trace.inputs[block] if self.first else None, logits
 
     def _add(self, site: Site, mask: Tensor) -> None:
         weight = self.lm.weights[site]
@@ -184,17 +228,17 @@ class _Problem:
         return [change.grad for change in self.changes.values() if change.grad is not None]
 
     def backward(self) -> tuple[float, bool]:
-        """Leave the loss's gradient in the changes; return the loss and whether every answer token is the likeliest."""
+        """Leave the gradient in the changes; return the answers' loss and whether each of their tokens is the likeliest."""
         total, right = 0.0, True
         leaves = list(self.changes.values())
         sums = [torch.zeros_like(change) for change in leaves]
-        for batch, hidden, before in self.parts:
+        for part in self.parts:
             with torch.enable_grad():
-                logits = self._logits(batch, hidden)
-                loss = self._loss(batch, logits, before)
-            answer = batch.labels >= 0
-            right &= bool((logits.argmax(-1) == batch.labels)[answer].all())
-            total += loss.item()
+                logits = self._logits(part.batch, part.hidden)
+                loss = part.share * _loss(part, logits)
+            if part.before is None:
+                right &= bool((logits.argmax(-1) == part.batch.labels).all())
+                total += loss.item()
             for to, gradient in zip(sums, torch.autograd.grad(loss, leaves), strict=True):
                 to += gradient
         if not math.isfinite(total):
@@ -204,13 +248,6 @@ class _Problem:
             change.grad = gradient * self.masks[site] if site in self.masks else gradient
         return total, right
 
-    def _loss(self, batch: Batch, logits: Float[Tensor, "a v"], before: Float[Tensor, "e v"]) -> Float[Tensor, ""]:
-        logp = logits.log_softmax(-1)
-        loss = answer_losses(batch, logp).sum() / self.rows
-        if self.kl and len(before):
-            loss = loss + self.kl * (before.exp() * (before - logp[batch.labels < 0])).sum() / self.essences
-        return loss
-
     def _logits(self, batch: Batch, hidden: _Hidden | None) -> Float[Tensor, "a v"]:
         with ExitStack() as stack:
             stack.enter_context(plain_attention(self.lm.device))
@@ -219,6 +256,27 @@ class _Problem:
                 stack.enter_context(resume(self.lm, self.first, hidden))
             return self.lm.answer_logits(batch)
 
-    def _added(self, site: Site, x: Float[Tensor, "b t in"]) -> Float[Tensor, "b t out"]:
+    def moved(self, site: Site) -> Float[Tensor, "out n"]:
+        """Return the change of a site's columns, in the matrix's own units."""
         change = self.changes[site]
+        return change * self.units[site].to(change) if site in self.units else change
+
+    def _added(self, site: Site, x: Float[Tensor, "b t in"]) -> Float[Tensor, "b t out"]:
+        change = self.moved(site)
         return x[..., self.index[site]].to(change.dtype) @ change.T
+
+
+def _loss(part: _Part, logits: Float[Tensor, "a v"]) -> Float[Tensor, ""]:
+    """Return the mean over rows of their answers' loss, or the sum over places of the divergence from what was said."""
+    if part.before is None:
+        return mean_loss(part.batch, logits)
+    return divergence(part.before, logits)
+
+
+def _units(units: Mapping[Site, Tensor], index: Mapping[Site, Tensor]) -> dict[Site, Float[Tensor, " n"]]:
+    """Return the units of the chosen columns, over all sites 1 in the root mean square."""
+    chosen = {site: units[site][places.to(units[site].device)] for site, places in index.items() if site in units}
+    if not chosen:
+        return {}
+    size = torch.cat([unit.double().cpu() for unit in chosen.values()]).square().mean().sqrt()
+    return {site: unit / float(size) for site, unit in chosen.items()}
