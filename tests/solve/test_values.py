@@ -309,4 +309,4 @@ def test_an_overflowing_model_is_an_error() -> None:
 
 def test_values_are_plain() -> None:
     ones: Any = torch.ones(1, 2)
-    assert torch.equal(Values(ones, ones, torch.ones(1), torch.ones(1, dtype=torch.long)).target, 2 * ones)
+    assert torch.equal(Values(ones, ones, torch.ones(1), *torch.ones(2, 1, dtype=torch.long)).target, 2 * ones)

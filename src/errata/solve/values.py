@@ -86,13 +86,14 @@ class Values:
     Args:
         start: (n, out) z0, the site's output on the bare prompt.
         delta: (n, out) δ.
-        loss: (n,) the last loss of each fact. steps: (n,) updates taken.
+        loss: (n,) the last loss of each fact. steps: (n,) updates taken. done: (n,) good enough by then.
     """
 
     start: Float[Tensor, "n out"]
     delta: Float[Tensor, "n out"]
     loss: Float[Tensor, " n"]
     steps: Int[Tensor, " n"]
+    done: Bool[Tensor, " n"]
 
     @property
     def target(self) -> Float[Tensor, "n out"]:
@@ -125,7 +126,7 @@ def optimise(
     ]
     place = torch.tensor([i for part in parts for i in part]).argsort().to(found[0].delta.device)
     return Values(
-        *(torch.cat([getattr(p, name) for p in found])[place] for name in ("start", "delta", "loss", "steps"))
+        *(torch.cat([getattr(p, name) for p in found])[place] for name in ("start", "delta", "loss", "steps", "done"))
     )
 
 
@@ -157,12 +158,13 @@ class _Taken(NamedTuple):
     """Rows as they are run.
 
     Args:
-        place: of each row's subject among those taken. says: whether its answer is to be said.
+        place: of each row's subject among those taken. says: whether its answer is to be said. own: tokens before its answer.
         hidden: input of the first layer that runs. cache: what a pass begins with.
     """
 
     place: Int[Tensor, " b"]
     says: Bool[Tensor, " b"]
+    own: Int[Tensor, " b"]
     batch: Batch
     hidden: Float[Tensor, "b w d"]
     cache: Any
@@ -187,6 +189,10 @@ class _Problem:
         self.count = torch.bincount(rows, minlength=self.n)  # rows with an answer, of each subject
         self.says = torch.zeros(len(asked), dtype=torch.bool, device=lm.device)  # rows whose answer is to be said
         self.says[: len(rows)] = torch.arange(len(rows), device=lm.device) % len(every) < len(contexts)
+        self.own = torch.zeros(len(asked), dtype=torch.long, device=lm.device)  # tokens of a reply before its answer
+        targets = [fact.target for fact in facts for _ in every]
+        own = [_own_tokens(lm, query.answer, target) for query, target in zip(asked, targets, strict=False)]
+        self.own[: len(rows)] = torch.tensor(own, device=lm.device)
         # After the block a layer deeper can start; the last block has none after it: its output is replaced instead.
         self.deeper = site.role == "block" and site.layer + 1 < lm.reachable
         block = Site(site.layer, "block")
@@ -221,11 +227,16 @@ class _Problem:
         return loss, self._lead(taken, logp.detach(), len(active))
 
     def _lead(self, taken: _Taken, logp: Float[Tensor, "a v"], count: int) -> Float[Tensor, " s"]:
-        """Return by how many nats the least certain token of each subject's answers is likelier than any other."""
+        """Return by how many nats the least certain token of each subject's answers is likelier than any other.
+
+        What a reply says before its answer is in the model's own words, and need not lead.
+        """
         lead = torch.full((count,), torch.inf, dtype=logp.dtype, device=logp.device)
         if self.goal.margin is None:
             return -lead
-        wanted = taken.says[taken.batch.rows]
+        row, cols = taken.batch.rows, taken.batch.cols
+        begins = cols.new_full((len(taken.batch),), int(cols.max()) + 1).scatter_reduce(0, row, cols, "amin")
+        wanted = taken.says[row] & (cols - begins[row] >= taken.own[row])
         logp, label = logp[wanted], taken.batch.labels[wanted, None]
         own = logp.gather(1, label)[:, 0]
         other = logp.scatter(1, label, -torch.inf).amax(1)
@@ -241,7 +252,13 @@ class _Problem:
             part = (self.batch.take(rows), self.hidden[rows]) if tail is None else (tail.batch, tail.hidden)
             self._last = (
                 active,
-                _Taken(place[self.owner[rows]], self.says[rows], *part, None if tail is None else tail.cache(self.lm)),
+                _Taken(
+                    place[self.owner[rows]],
+                    self.says[rows],
+                    self.own[rows],
+                    *part,
+                    None if tail is None else tail.cache(self.lm),
+                ),
             )
         return self._last[1]
 
@@ -254,6 +271,12 @@ class _Problem:
                 stack.enter_context(Trace(self.lm, replace={self.site: add}))
             stack.enter_context(resume(self.lm, self.first, add(taken.hidden) if self.deeper else taken.hidden))
             return self.lm.answer_logits(taken.batch, None if taken.cache is None else reused_cache(taken.cache))
+
+
+def _own_tokens(lm: LM, answer: str, target: str) -> int:
+    """Return how many tokens of a reply come before the target at its end."""
+    own = answer[: answer.rfind(target)].rstrip()
+    return len(lm.tokens.ids(own)) - len(lm.tokens.ids("")) if own else 0
 
 
 def _add_at(position: Int[Tensor, " b"], delta: Float[Tensor, "b out"], output: Float[Tensor, "b t out"]) -> Tensor:
@@ -279,7 +302,7 @@ def _learn(problem: _Problem, restraint: Constraint) -> Values:
     first, second = torch.zeros_like(start), torch.zeros_like(start)
     loss = start.new_full((problem.n,), float("inf"))
     steps = torch.zeros(problem.n, dtype=torch.long, device=start.device)
-    active = torch.arange(problem.n, device=start.device)
+    active, done = torch.arange(problem.n, device=start.device), torch.zeros_like(steps, dtype=torch.bool)
     for step in range(1, goal.steps + 1):
         leaf = delta[active].requires_grad_()
         with torch.enable_grad():
@@ -292,6 +315,7 @@ def _learn(problem: _Problem, restraint: Constraint) -> Values:
             )
         loss[active] = value.detach()
         keep = (value.detach() >= goal.stop) & (lead < (torch.inf if goal.margin is None else goal.margin))
+        done[active[~keep]] = True
         active, gradient = active[keep], gradient[keep]
         if step == goal.steps or not len(active):
             break
@@ -304,4 +328,4 @@ def _learn(problem: _Problem, restraint: Constraint) -> Values:
         limit = goal.clamp * start[active].norm(dim=1, keepdim=True)
         delta[active] = moved * (limit / moved.norm(dim=1, keepdim=True)).clamp(max=1)
         steps[active] += 1
-    return Values(problem.starts, *(found[problem.subject] for found in (delta, loss, steps)))
+    return Values(problem.starts, *(found[problem.subject] for found in (delta, loss, steps, done)))

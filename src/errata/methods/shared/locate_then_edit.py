@@ -108,7 +108,7 @@ class LocateThenEdit(Regularised):
     def learned(self, values: Values) -> dict[str, Any]:
         """Report how the optimisation of each fact ended."""
         losses = [round(x, 6) for x in values.loss.tolist()]
-        return {"loss": losses, "steps": values.steps.tolist(), "converged": [x < self.stop for x in losses]}
+        return {"loss": losses, "steps": values.steps.tolist(), "converged": values.done.tolist()}
 
 
 def home(lm: LM, share: float) -> int:
