@@ -19,6 +19,7 @@ from errata.errors import NotFinite
 from errata.fact import Fact
 from errata.model.lm import LM
 from errata.solve import values
+from errata.solve.keys import FOLLOWS, queries
 from errata.solve.values import Constraint, Values, ValueTraining, optimise, step_size
 from tests import tiny
 from tests.solve.raw import PATHS, Raw, written
@@ -308,5 +309,58 @@ def test_an_overflowing_model_is_an_error() -> None:
 
 
 def test_values_are_plain() -> None:
-    ones: Any = torch.ones(1, 2)
-    assert torch.equal(Values(ones, ones, torch.ones(1), *torch.ones(2, 1, dtype=torch.long)).target, 2 * ones)
+    ones, one = torch.ones(1, 2), torch.ones(1)
+    assert torch.equal(Values(ones, ones, one, one.long(), one.bool()).target, 2 * ones)
+
+
+# ------------------------------------------------------------------ what is good enough, and what follows
+
+
+def leads(raw: Raw, fact: Fact, site: Site, delta: Tensor) -> list[float]:
+    """Return in each context by how many nats the least certain token of the target is likelier than any other."""
+    found = []
+    for context in CONTEXTS:
+        prompt, end = written(fact, context)
+        with torch.no_grad(), raw.adding(site.layer, site.role, prompt, end, delta):
+            logits, labels = raw.logits(prompt, fact.target)
+        own = logits[range(len(labels)), labels].clone()
+        logits[range(len(labels)), labels] = -torch.inf
+        found.append(float((own - logits.amax(-1)).min()))
+    return found
+
+
+def test_a_fact_is_done_once_its_answer_leads_by_the_margin_in_every_context() -> None:
+    lm, site = doubled("llama"), Site(2, "block")
+    raw = raw_of("llama", lm)
+    fact = Fact(prompt="The home town of Anna Lindgren", subject="Anna Lindgren", target="is")  # one token
+    goal = replace(GOAL, steps=200, lr=1.0, decay=0.0, kl=0.0, clamp=50.0, margin=2.0)
+    found = optimise(lm, [fact], site, CONTEXTS, goal)
+    assert bool(found.done)
+    assert 0 < int(found.steps) < 199
+    assert min(leads(raw, fact, site, found.delta[0])) >= 2.0
+    fewer = optimise(lm, [fact], site, CONTEXTS, replace(goal, steps=int(found.steps)))  # looked at once fewer
+    assert not bool(fewer.done)
+    assert min(leads(raw, fact, site, fewer.delta[0])) < 2.0
+
+
+def test_what_follows_is_one_more_row_to_learn() -> None:
+    lm, site, fact = doubled("llama"), Site(1, "down"), FACTS[0]
+    raw, goal = raw_of("llama", lm), replace(GOAL, follows=True, kl=0.0, decay=0.0)
+    found = optimise(lm, [fact], site, CONTEXTS, goal)
+    (after,) = queries(lm, [fact], [FOLLOWS], answers=True)
+    prompt = f"{fact.prompt} {fact.target}"
+    assert after.prompt + after.begun == prompt
+    with raw.adding(site.layer, site.role, prompt, fact.span[1], found.delta[0]):
+        ids = raw.tokenizer(prompt + after.answer)["input_ids"]
+        start = len(raw.tokenizer(prompt)["input_ids"])
+        logits, labels = raw.model(input_ids=torch.tensor([ids])).logits[0, start - 1 : -1], ids[start:]
+    more = -logits.log_softmax(-1)[range(len(labels)), labels].mean()
+    told = textbook_loss(raw, fact, site, found.delta[0], goal)
+    wanted = (told * len(CONTEXTS) + more) / (len(CONTEXTS) + 1)
+    torch.testing.assert_close(found.loss[0], wanted.detach(), **near("llama"))
+
+
+def test_a_reply_need_not_lead_before_its_answer() -> None:
+    lm = tiny.build("llama")
+    assert values._own_tokens(lm, "Paris", "Paris") == 0
+    assert values._own_tokens(lm, "The home town is Paris", "Paris") == len(lm.tokens.ids("The home town is")) - 1
