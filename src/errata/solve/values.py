@@ -4,14 +4,17 @@ For fact i a vector δ_i is learned by Adam and added there, minimising (arXiv 2
 
     L_i(δ) = mean over contexts of NLL(target)/len + kl · KL(p_0(· | "{subject} is a") ‖ p_δ) + decay · ‖δ‖ / ‖z0‖²
 
-with ‖δ‖ ≤ clamp · ‖z0‖, until L_i < stop. A whole batch of facts is learned at once: every fact has rows of its own,
-so a batch gives what its facts give alone, and they are run beside others of about their length. Each step starts from
-the cached hidden states at the edited layer and runs only the positions from the lookup token on (`model.tail`); only
-answer positions go through the head, gradients go no deeper than δ, and facts that have converged leave the batch.
+with ‖δ‖ ≤ clamp · ‖z0‖, until L_i < stop, or until every token of the target leads by `margin` nats in every context. Where
+`follows`, what the base goes on with after prompt and target is one more context's target. A whole batch of facts is learned at
+once: every fact has rows of its own, so a batch gives what its facts give alone, and they are run beside others of about their
+length. Each step starts from the cached hidden states at the edited layer and runs only the positions from the lookup token on
+(`model.suffix`); only answer positions go through the head, gradients go no deeper than δ, and facts that have converged leave
+the batch.
 
 Differs from the papers: facts about one subject in one batch share their δ and are learned together, because they share
 their key, and a key can be given one value only. ``lr="auto"`` is a fraction of the root mean square of z0, because a
-fixed step of 0.5 suits hidden states of norm 1 to 50 and no others.
+fixed step of 0.5 suits hidden states of norm 1 to 50 and no others. The margin is ours: decay · ‖δ‖ / ‖z0‖² alone keeps L above
+`stop` on models whose z0 is small, and then every step is taken however well the answer leads.
 """
 
 from __future__ import annotations
