@@ -19,8 +19,8 @@ FILE_LINES, METHOD_FILE_LINES = 400, 220
 ROOMS = {
     "the nouns": 2_150,  # the files beside the rooms: fact, answers, delta, edit, identity, errors, config, wire
     "data": 1_450, "primer": 780, "index": 680, "model": 4_660, "stats": 1_100,
-    "solve": 2_250,
-    "methods": 3_540, "evaluate": 2_310, "book": 2_870, "export": 1_280,
+    "solve": 2_360,
+    "methods": 3_580, "evaluate": 2_310, "book": 2_870, "export": 1_280,
     "editing": 2_740,
     "bench": 475, "report": 2_090,
     "cluster": 485, "serve": 2_945,

@@ -9,8 +9,8 @@ Gupta et al., https://arxiv.org/abs/2403.07175.
 
 Differs from the paper: k is k* in both places (R-ROME; ``consistent_keys=False`` gives the original, k on the bare prompt);
 C is damped (``damping=0`` gives the paper's); on models nobody tuned, v*'s step is a fraction of the size of z0, its steps end
-when the answer leads, what follows the answer is learned too (`solve.values`), and the layer is a fraction of the depth. Where a
-block has experts in place of one matrix, those that are opened share the change by their gates (`methods.shared.experts`).
+when the answer leads, what follows the answer is learned too (`solve.values`), and the layer is a fraction of the depth. Where
+a block has experts in place of one matrix, those that are opened share the change by their gates (`methods.shared.experts`).
 """
 
 from __future__ import annotations
