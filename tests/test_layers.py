@@ -19,7 +19,7 @@ SRC = Path(__file__).parents[1] / "src"
 PACKAGE = SRC / "errata"
 
 LEVELS = (
-    ("answers", "errors", "config", "content", "fact", "delta", "edit", "identity"),
+    ("answers", "errors", "config", "content", "display", "fact", "delta", "edit", "identity"),
     ("index", "primer", "data", "model", "stats"),
     ("solve",),
     ("methods", "evaluate", "book", "export"),

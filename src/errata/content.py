@@ -18,6 +18,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import prod
+from pathlib import Path
 from typing import Any, Final
 
 from errata.errors import InputError
@@ -59,6 +60,13 @@ def read_file(path: str | os.PathLike[str], most: int) -> bytes:
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it has more than the {most:,} bytes that are read: split it")
     return data
+
+
+def as_path(given: object, what: str) -> Path:
+    """Return a path that a caller gave; raises InputError, which says what for, if it is none."""
+    if isinstance(given, str | os.PathLike) and isinstance(path := os.fspath(given), str) and path:
+        return Path(path)
+    raise InputError(f"{what} is given as a path, not {given!r}.")
 
 
 def known_by(content: Mapping[str, Any], tensors: Iterable[StoredTensor]) -> str:

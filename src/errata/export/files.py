@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from errata.delta import Dense, Graft, LowRank, Site
-from errata.edit import Edit, by_site, total
+from errata.content import as_path
+from errata.delta import Dense, Graft, LowRank, Site, total
+from errata.edit import Edit, by_site
 from errata.errors import InputError, UnsupportedModel
 from errata.model.lm import LM
 
@@ -84,7 +85,7 @@ def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         InputError: there is something of that name already.
     """
-    target = Path(directory)
+    target = as_path(directory, "the directory")
     try:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise InputError(f"{target} is there already and not empty; name a new directory.")
