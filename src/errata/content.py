@@ -69,6 +69,18 @@ def as_path(given: object, what: str) -> Path:
     raise InputError(f"{what} is given as a path, not {given!r}.")
 
 
+def check_free(directory: object) -> Path:
+    """Return the path of a directory that is to be made; raises InputError if there is something in its place."""
+    path = as_path(directory, "the directory")
+    try:
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:
+        raise InputError(f"cannot write to {path} ({error.strerror}); name another directory.") from error
+    if taken:
+        raise InputError(f"{path} is there already and not empty; name a new directory.")
+    return path
+
+
 def known_by(content: Mapping[str, Any], tensors: Iterable[StoredTensor]) -> str:
     """Return the id of an edit: of its fields (circumstances left out) and its tensors."""
     hashed = {name: value for name, value in content.items() if name not in _UNHASHED}

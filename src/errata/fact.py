@@ -145,7 +145,7 @@ class Fact:
         if self.joint not in (None, "", " "):
             raise BadFact(f"joint is what stands between prompt and target: '' or ' ', not {self.joint!r}.")
         if self.messages:
-            self._converse(_messages(self.messages))
+            self._converse(turns_of(self.messages))
 
     def _converse(self, turns: tuple[Message, ...]) -> None:
         """Take in a conversation that ends in the prompt, or to which the prompt is to be added."""
@@ -245,7 +245,7 @@ def checked_text(name: str, value: object) -> str:
     return value
 
 
-def _messages(given: object) -> tuple[Message, ...]:
+def turns_of(given: object) -> tuple[Message, ...]:
     """Return the turns of a conversation, given as objects with role and content or as pairs of these."""
     found = []
     for one in _items("messages", given):

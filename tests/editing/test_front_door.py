@@ -55,7 +55,7 @@ def test_values_show_themselves_in_a_line(editor: Editor) -> None:
     for part in (edit.id[:8], "ft", "'The <b>capital</b> of France is'", "by Ada"):
         assert part in repr(edit), part
         assert part in repr(record), part
-    assert "1 edits stand, 0 are dropped" in repr(editor)
+    assert "of 1 edits 1 stand" in repr(editor)
     assert "stands" in repr(record)
     assert "40" in repr(delta)
 

@@ -26,7 +26,8 @@ from errata.errors import ErrataError, redacted, visible
 COMMANDS: Final[Mapping[str, str]] = {
     name: file
     for file, names in {
-        "editing": "ask edit save methods stats demo",
+        "asking": "ask",
+        "editing": "edit save methods stats demo",
         "chat": "chat",
         "book": "log show drop restore diff tag checkout verify keygen merge conflicts check migrate compact",
         "locate": "arch locate radius",
@@ -78,13 +79,14 @@ def _show(name: str, shown: Shown) -> None:
     """Print what the command of that name returned."""
     if shown.as_json:
         for line in shown.value if shown.each else [shown.value]:
-            print(visible(json.dumps(line, ensure_ascii=False, indent=None if shown.each else 2)))
+            print(visible(json.dumps(line, ensure_ascii=False, indent=None if shown.each else 2)), flush=shown.each)
     else:
         from errata.cli.tables.base import console
 
         view = getattr(import_module(f"errata.cli.tables.{COMMANDS[name]}"), name)
         for piece in shown.value if isinstance(shown.value, Iterator) else [shown.value]:
             console().print(view(_plain(piece)))
+            sys.stdout.flush()
     for note in shown.notes:
         _say(f"note: {note}")
 

@@ -11,6 +11,7 @@ import errata
 from errata import wire
 from errata.cli import common as opt
 from errata.cli.common import Shown
+from errata.content import check_free
 
 At = Annotated[str, typer.Option("--at", metavar="STATE", help="A tag, @N, or an edit's id, instead of now.")]
 Rank = Annotated[
@@ -46,6 +47,7 @@ def export(
     as_json: opt.Json = False,
 ) -> Shown:
     """Write what stands for others to use: the whole model, the change alone, a LoRA adapter, or a GGUF file."""
+    check_free(directory)
     from errata.export.onto import Onto
 
     target = Onto(onto, store, any_quantisation) if onto else None

@@ -20,7 +20,7 @@ from typing import Any, overload
 from errata import methods
 from errata.book.book import Book, Named, Note, Record
 from errata.book.records import named
-from errata.content import as_path
+from errata.content import check_free
 from errata.delta import Change, Site
 from errata.display import table
 from errata.edit import Edit, Label
@@ -96,7 +96,7 @@ class Editor:
     def __repr__(self) -> str:
         written = self.book.records()
         stand = sum(record.stands for record in written)
-        return f"<Editor {self.name}, book {self.book.path}: {stand} edits stand, {len(written) - stand} are dropped>"
+        return f"<Editor {self.name}, book {self.book.path}: of {len(written)} edits {stand} stand>"
 
     def _repr_html_(self) -> str:
         rows = [(r.id[:8], r.method, str(f.prompt), f.target) for r in self.book.stand() for f in r.facts]
@@ -362,7 +362,7 @@ class Editor:
             InputError: the directory exists and is not empty, or an edit stands beside the weights, not in them.
         """
         self._refresh()
-        return checkpoint(self.lm, self._standing, as_path(directory, "the directory"))
+        return checkpoint(self.lm, self._standing, check_free(directory))
 
     def export(
         self,

@@ -1,17 +1,25 @@
-"""Open a model with its book: `errata.open`."""
+"""Open a model with its book: `errata.open`. What files say is looked at before torch is imported."""
 
 from __future__ import annotations
 
-import inspect
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
-from errata.book.book import Book
-from errata.book.policy import Use
-from errata.editing.editor import Editor
+from errata.editing.foresight import foresee
 from errata.errors import InputError, did_you_mean
-from errata.model.lm import LM
-from errata.model.loading import load
+
+if TYPE_CHECKING:
+    from errata.book.policy import Use
+    from errata.editing.editor import Editor
+    from errata.model.lm import LM
+
+_OWN: Final = ("model", "book", "device", "dtype", "trust_remote_code", "separator", "use")
+_NO_MODEL: Final = (
+    "a model is named ('primer', a directory, a GGUF file, a hub id) or is an LM, not {}: save one that is in memory with "
+    "save_pretrained, its tokenizer too, and open that directory."
+)
+_EDITORS: Final = ("corpus", "author", "max_norm_ratio", "progress")
 
 
 def open(  # noqa: PLR0913
@@ -35,31 +43,33 @@ def open(  # noqa: PLR0913
         settings: ``corpus``, ``author``, ``max_norm_ratio`` and ``progress`` of the `Editor`.
 
     Raises:
-        InputError: an argument is none that is known, or not of its kind.
-        BadModel, UnknownArchitecture: the model cannot be loaded.
+        InputError: not such an argument. BadModel, UnknownArchitecture: the model cannot be loaded.
         BookOfAnotherModel: the book belongs to other weights.
         CorruptEdit: a standing edit's file was altered.
     """
-    own = [*inspect.signature(open).parameters][:-1]
-    taken = [*own, *[*inspect.signature(Editor).parameters][2:]]
-    for name in settings:
-        if name not in taken:
-            raise InputError(f"open takes no {name!r}.{did_you_mean(name, taken)} It takes {', '.join(taken)}.")
+    _check(settings, device, dtype, separator)
+    path = os.fspath(model) if isinstance(model, str | os.PathLike) else ""
+    if path:
+        foresee(path, book, settings.get("corpus"), use)
+
+    from errata.book.book import Book
+    from errata.editing.editor import Editor
+    from errata.model.lm import LM
+    from errata.model.loading import load
+
     if not isinstance(model, LM):
-        given = {"device": device, "dtype": dtype, "separator": separator}
-        for name, text in given.items():
-            if not isinstance(text, str | None):
-                raise InputError(f"the {name} is named by text, not by {text!r}.")
-        model = load(_name(model), trust_remote_code=trust_remote_code, device=device, dtype=dtype, separator=separator)
+        if not path:
+            raise InputError(_NO_MODEL.format(type(model).__name__))
+        model = load(path, trust_remote_code=trust_remote_code, device=device, dtype=dtype, separator=separator)
     return Editor(model, Book.open(book, base=model.identity, name=model.name, use=use), **settings)
 
 
-def _name(model: object) -> str:
-    """Return the name or directory of a model that is to be loaded."""
-    if isinstance(model, str | os.PathLike) and isinstance(name := os.fspath(model), str) and name:
-        return name
-    kind = type(model).__name__
-    raise InputError(
-        f"a model is named ('primer', a directory, a GGUF file, a hub id) or is an LM, not {kind}: save one that is in "
-        "memory with save_pretrained, its tokenizer too, and open that directory."
-    )
+def _check(settings: Mapping[str, Any], device: object, dtype: object, separator: object) -> None:
+    """Raise InputError for a setting that there is not, or that is not of its kind."""
+    for name in settings:
+        if name not in _EDITORS:
+            taken = (*_OWN, *_EDITORS)
+            raise InputError(f"open takes no {name!r}.{did_you_mean(name, taken)} It takes {', '.join(taken)}.")
+    for name, text in (("device", device), ("dtype", dtype), ("separator", separator)):
+        if not isinstance(text, str | None):
+            raise InputError(f"the {name} is named by text, not by {text!r}.")

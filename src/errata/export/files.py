@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from errata.content import as_path
+from errata.content import check_free
 from errata.delta import Dense, Graft, LowRank, Site, total
 from errata.edit import Edit, by_site
 from errata.errors import InputError, UnsupportedModel
@@ -85,10 +85,8 @@ def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         InputError: there is something of that name already.
     """
-    target = as_path(directory, "the directory")
+    target = check_free(directory)
     try:
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise InputError(f"{target} is there already and not empty; name a new directory.")
         target.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     except OSError as error:
