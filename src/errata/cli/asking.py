@@ -53,7 +53,7 @@ def ask(
     asked, notes = _asked(prompts, from_file), list[str]()
     alone = from_file is None and len(prompts or ()) == 1 and prompts != [PIPE]
     loading: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-    opened = partial(errata.open, model, book=book, separator=separator, use="ask", **loading)
+    opened = partial(opt.opened, model, book=book, separator=separator, use="ask", **loading)
     shown = (LIKELIEST if alone else 0) if top is None else top
     told: Any = _answers(opened, asked, notes, chat, {"max_new_tokens": max_new_tokens, "top": shown})
     if alone:

@@ -45,7 +45,6 @@ def bench(
     from errata import report
     from errata.bench.compare import compare_methods
     from errata.bench.run import Plan
-    from errata.cli.tables.base import progress
     from errata.data.cases import parse
 
     plan = Plan(
@@ -53,9 +52,8 @@ def bench(
         independent=independent, generation=generation, stop_at_perplexity=stop, text=text,
         command=redacted(shlex.join(["errata", *sys.argv[1:]])), harness=_words(harness), judge=judge,
     )  # fmt: skip
-    with progress("editing") as tell:
-        known = parse(cases, data=data, seed=seed, skip_bad=skip_bad)
-        found = compare_methods(plan, known, model, settings or [], out, tell)
+    known = parse(cases, data=data, seed=seed, skip_bad=skip_bad)
+    found = compare_methods(plan, known, model, settings or [], out, opt.told("editing"))
     report.write([out / name for name in found], out / "report.html")
     return Shown(list(found.values()), as_json)
 

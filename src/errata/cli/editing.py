@@ -65,7 +65,7 @@ def edit(
     options = {"seed": seed, **parse_flags(errata.methods.get(method), settings or ())}
     limits = gates.read(gate) if gate is not None else None
     loading: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-    with errata.open(model, book=book, corpus=corpus, separator=separator, use="edit", **loading) as editor:
+    with opt.opened(model, book=book, corpus=corpus, separator=separator, use="edit", **loading) as editor:
         wanted = _as_turns(editor, wanted, chat, notes, alone=facts is None)
         edits = editor.write_all(wanted, method, label=label, gates=limits, **options)
         rows = [wire.edit(written, editor.book.get(written.id).bytes) for written in edits]
@@ -84,7 +84,7 @@ def save(
 ) -> Shown:
     """Save the model with its standing edits as a checkpoint that transformers loads."""
     check_free(directory)
-    with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
+    with opt.opened(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
         editor.save(directory)
         held = len(editor.standing)
     return Shown(f"saved to {directory}: {model} with {held} edit{'' if held == 1 else 's'}", notes=editor.notes)
@@ -118,13 +118,12 @@ def stats(
     Once for each model and corpus; if interrupted, it goes on from there next time. Processes can share the work: each
     reads a --part of the same number of tokens (--set tokens=N), and once their files lie in one directory one adds up.
     """
-    from errata.cli.tables.base import progress
     from errata.config import parse_flags
 
     options = parse_flags(errata.methods.get(method), settings or [])
     loading: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-    with errata.open(model, book=book, corpus=corpus, **loading) as editor, progress("reading") as step:
-        found = editor.stats(method, step, part, **options)
+    with opt.opened(model, book=book, corpus=corpus, **loading) as editor:
+        found = editor.stats(method, opt.told("statistics"), part, **options)
     return Shown(found, as_json, notes=editor.notes)
 
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-import errata
 from errata import wire
 from errata.cli import common as opt
 from errata.cli.common import Shown
@@ -51,7 +50,7 @@ def export(
     from errata.export.onto import Onto
 
     target = Onto(onto, store, any_quantisation) if onto else None
-    with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
+    with opt.opened(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
         done = editor.export(directory, form, at, rank=rank, block=block, onto=target)
     return Shown(wire.exported(done), as_json, notes=editor.notes)
 
@@ -81,7 +80,7 @@ def push(
     from errata.editing.served import deliver
 
     how: dict[str, Any] = {"engine": engine, "rank": rank, "limit": max_lora_rank}
-    with errata.open(model, book=book, dtype=dtype) as editor:
+    with opt.opened(model, book=book, dtype=dtype) as editor:
         done = deliver(editor, vllm, at=at, name=name, root=out or "", seen_as=seen_as, **how)
     unsaid = done.asked is not None and not done.asked.said
     return Shown(wire.delivered(done), as_json, code=3 * (strict and unsaid), notes=[*editor.notes, *done.notes])
