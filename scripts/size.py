@@ -18,13 +18,13 @@ FILE_LINES, METHOD_FILE_LINES = 400, 220
 # What each room may grow to. A room that needs more says why in the commit that raises its number.
 ROOMS = {
     "the nouns": 2_310,  # the files beside the rooms: fact, answers, delta, edit, identity, errors, config, wire
-    "data": 1_530, "primer": 780, "index": 680, "model": 4_710, "stats": 1_100,
+    "data": 1_540, "primer": 780, "index": 680, "model": 4_710, "stats": 1_100,
     "solve": 2_250,
     "methods": 3_540, "evaluate": 2_310, "book": 2_910, "export": 1_290,
     "editing": 3_090,
     "bench": 475, "report": 2_090,
     "cluster": 485, "serve": 2_945,
-    "cli": 2_400,
+    "cli": 2_580,
 }  # fmt: skip
 FUNCTION_LINES, EXCUSED_LINES, COMMAND_LINES = 40, 60, 30
 NESTING = 3

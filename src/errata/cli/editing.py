@@ -22,7 +22,7 @@ def edit(
     prompt: Annotated[str | None, typer.Option("--prompt", help="Text that ends where the answer begins.")] = None,
     subject: Annotated[str | None, typer.Option("--subject", help="What it is about, as the prompt has it.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="The new answer.")] = None,
-    facts: Annotated[Path | None, typer.Option("--facts", help="Or all facts of a JSONL or CSV file.")] = None,
+    facts: Annotated[Path | None, typer.Option("--facts", help="Or all facts of a JSONL, CSV or TSV file.")] = None,
     chat: opt.Chat = None,
     method: opt.Method = "rome",
     settings: opt.Settings = None,

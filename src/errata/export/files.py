@@ -96,6 +96,8 @@ def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
         made.chmod(0o755)
         for path in made.rglob("*"):  # safetensors makes files that only their owner may read
             path.chmod(path.stat().st_mode | 0o044 if path.is_file() else 0o755)
+        if os.name == "nt" and target.is_dir():  # elsewhere an empty directory is replaced
+            target.rmdir()
         os.replace(made, target)
     except BaseException as error:
         shutil.rmtree(made, ignore_errors=True)

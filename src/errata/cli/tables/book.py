@@ -176,7 +176,7 @@ drop = restore = checkout = log
 _OPTIONAL = ("why", "by", "tags", "method")  # left out of a log in this order where a screen is too narrow for all
 
 
-_CUT = {"fact": 24, "tags": 12, "by": 12, "why": 20}  # down to so many characters
+_CUT = {"fact": 20, "tags": 12, "by": 12, "why": 20}  # down to so many characters
 
 
 def _status(row: Json) -> Text:
