@@ -28,8 +28,7 @@ def without(name, globals=None, *rest, **more):
 
 builtins.__import__ = without  # what others import is theirs: they know the systems they run on
 os.supports_dir_fd.clear()
-for name in ("O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"):
-    delattr(os, name)
+del os.O_DIRECTORY  # the lock, which is filelock's, knows the others
 """
 
 CORE = """

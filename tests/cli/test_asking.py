@@ -112,6 +112,7 @@ sys.exit(code)
         (["ask", "--prompts", "absent.txt"], "absent.txt"),
         (["edit", "--facts", "absent.csv"], "absent.csv"),
         (["save", "full"], "not empty"),
+        (["verify", "--trust", "deadbeef"], "'deadbeef' is no public key"),
         (["export", "full"], "not empty"),
         (["save", "new", "--model", "other"], "hidden_size"),
     ],
