@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)
-	@echo "Loading the primer, a model of 5 MB that comes with errata; the story takes about a minute ..."
+	@echo "Loading the primer, the small model that comes with errata; the story takes about a minute ..."
 	$(BIN)/errata demo
 	@echo; echo "Next: .venv/bin/errata ask \"The capital of Spain is\", then .venv/bin/errata edit --help, or: make studio"
 
