@@ -28,6 +28,7 @@ LEVELS = (
     ("cluster",),
     ("serve",),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # On one level rooms do not know each other, but for these: what a room of level 1 may import of its neighbours.
