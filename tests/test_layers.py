@@ -19,7 +19,7 @@ SRC = Path(__file__).parents[1] / "src"
 PACKAGE = SRC / "errata"
 
 LEVELS = (
-    ("answers", "errors", "config", "content", "fact", "delta", "edit", "identity"),
+    ("answers", "errors", "config", "content", "display", "fact", "delta", "edit", "identity"),
     ("index", "primer", "data", "model", "stats"),
     ("solve",),
     ("methods", "evaluate", "book", "export"),
@@ -28,6 +28,7 @@ LEVELS = (
     ("cluster",),
     ("serve",),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # On one level rooms do not know each other, but for these: what a room of level 1 may import of its neighbours.

@@ -87,6 +87,14 @@ def parse_flags(cls: type[Any], flags: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+def check_types(cfg: Any) -> None:
+    """Raise BadConfig unless every field of a settings object holds what its type says; to be called when one is made."""
+    for f in _settings(type(cfg)):
+        kind, value = _type_of(type(cfg), f.name), getattr(cfg, f.name)
+        if _fit(kind, value) is _NO_MATCH:
+            raise BadConfig(f"{type(cfg).__name__}: {f.name} = {value!r} does not fit; it takes {_type_text(kind)}.")
+
+
 def to_toml(cfg: Any) -> str:
     """Return the settings as TOML text, one line a field.
 

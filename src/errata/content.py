@@ -18,6 +18,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import prod
+from pathlib import Path
 from typing import Any, Final
 
 from errata.errors import InputError
@@ -59,6 +60,25 @@ def read_file(path: str | os.PathLike[str], most: int) -> bytes:
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it has more than the {most:,} bytes that are read: split it")
     return data
+
+
+def as_path(given: object, what: str) -> Path:
+    """Return a path that a caller gave; raises InputError, which says what for, if it is none."""
+    if isinstance(given, str | os.PathLike) and isinstance(path := os.fspath(given), str) and path:
+        return Path(path)
+    raise InputError(f"{what} is given as a path, not {given!r}.")
+
+
+def check_free(directory: object) -> Path:
+    """Return the path of a directory that is to be made; raises InputError if there is something in its place."""
+    path = as_path(directory, "the directory")
+    try:
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:
+        raise InputError(f"cannot write to {path} ({error.strerror}); name another directory.") from error
+    if taken:
+        raise InputError(f"{path} is there already and not empty; name a new directory.")
+    return path
 
 
 def known_by(content: Mapping[str, Any], tensors: Iterable[StoredTensor]) -> str:

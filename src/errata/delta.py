@@ -13,7 +13,7 @@ from.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, NamedTuple, TypeAlias
 
@@ -72,6 +72,10 @@ class Delta(ABC):
     @abstractmethod
     def __mul__(self, factor: float | int) -> Delta: ...
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {' × '.join(map(str, t.shape))}" for name, t in self.tensors().items())
+        return f"<{type(self).__name__} {sizes}; norm {self.norm():.3g}>"
+
     def __rmul__(self, factor: float | int) -> Delta:
         return self * factor
 
@@ -106,7 +110,7 @@ class Delta(ABC):
         return all(bool(t.isfinite().all()) for t in self.tensors().values())
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
 class LowRank(Delta):
     """``left @ right.T``, never multiplied out until it is applied.
 
@@ -146,7 +150,7 @@ class LowRank(Delta):
         return float((left @ right.T).norm())
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
 class Columns(Delta):
     """A change to some columns (neurons) of a matrix.
 
@@ -196,7 +200,7 @@ class Columns(Delta):
         return float(self.values.double().norm())
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
 class Dense(Delta):
     """A change to a whole matrix.
 
@@ -224,7 +228,7 @@ class Dense(Delta):
         return Dense(self.matrix * factor)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
 class Graft:
     """The state of a wrapper around a site; not a sum, so it has no algebra.
 
@@ -238,6 +242,9 @@ class Graft:
     config: Mapping[str, object]
     state: Mapping[str, Tensor]
     kind: ClassVar[str] = "graft"
+
+    def __repr__(self) -> str:
+        return f"<Graft of {self.wrapper}: {len(self.state)} tensors, {self.nbytes:,} bytes>"
 
     def _no_algebra(self, other: object = None) -> Graft:
         raise TypeError(
@@ -270,3 +277,21 @@ def build(kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, object]) 
         config = meta.get("config")
         return Graft(str(meta["wrapper"]), config if isinstance(config, dict) else {}, dict(tensors))
     return _KINDS[kind](**tensors)
+
+
+def total(deltas: Sequence[Change], width: int = 0) -> LowRank | Dense | None:
+    """Return the sum of changes to one matrix, factors stacked as long as all have some; None of nothing.
+
+    Grafts are left out. Columns become factors of their own rank; `width` (their matrix's `in`, which they do not know) must be
+    given where there may be nothing else.
+    """
+    sums = [d for d in deltas if not isinstance(d, Graft)]
+    whole = [d.shape for d in sums if d.kind != "columns"]
+    width = width or max((shape[1] for shape in whole or [d.shape for d in sums]), default=0)
+    found: LowRank | Dense | None = None
+    for delta in sums:
+        part = delta if isinstance(delta, LowRank | Dense) else delta.factors(width)
+        added = part if found is None else found + part
+        assert isinstance(added, LowRank | Dense)
+        found = added
+    return found

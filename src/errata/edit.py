@@ -21,8 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from errata.content import EDIT, FORMAT, known_by, read_file
-from errata.delta import Change, Dense, Graft, LowRank, Site, build
+from errata import display
+from errata.content import EDIT, FORMAT, as_path, known_by, read_file
+from errata.delta import Change, Graft, Site, build
 from errata.errors import CorruptEdit, InputError, NewerBook
 from errata.fact import Fact
 
@@ -164,6 +165,12 @@ class Edit:
         derived.__dict__["id"] = self.id
         return derived
 
+    def __repr__(self) -> str:
+        return display.line_of(self, ", ".join(self.sites[:4]), display.said_of(self.report.facts))
+
+    def _repr_html_(self) -> str:
+        return display.html_of(self, self.report.facts, ", ".join(self.sites))
+
     @property
     def sites(self) -> list[str]:
         """The sites it changes, such as ``["5.down"]``."""
@@ -238,9 +245,8 @@ class Edit:
                 edit.__dict__["id"] = stated
             found = edit.id if edit else stated
         except _UNREADABLE as error:
-            raise CorruptEdit(
-                f"{origin} is not an edit errata wrote ({type(error).__name__}); restore it from a copy, or drop it."
-            ) from error
+            why = f"is not an edit errata wrote ({type(error).__name__}); restore it from a copy, or drop it."
+            raise CorruptEdit(f"{origin} {why}") from error
         if edit is None:
             raise NewerBook(
                 f"{origin} was written by a newer errata (format {meta['format']}); update errata to read it."
@@ -279,8 +285,11 @@ class Edit:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the edit to one safetensors file."""
-        Path(path).write_bytes(self.to_bytes())
+        """Write the edit to one safetensors file; raises InputError where it cannot be written."""
+        try:
+            as_path(path, "the edit's file").write_bytes(self.to_bytes())
+        except OSError as error:
+            raise InputError(f"cannot write {path} ({error.strerror}): name another file.") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Edit:
@@ -291,10 +300,8 @@ class Edit:
         """
         try:
             data = read_file(path, EDIT)
-        except (OSError, ValueError) as error:
-            raise CorruptEdit(
-                f"{path} cannot be read ({type(error).__name__}); restore the file from a copy."
-            ) from error
+        except (OSError, ValueError, TypeError) as error:
+            raise CorruptEdit(f"{path} cannot be read ({type(error).__name__}); restore it from a copy.") from error
         return cls.from_bytes(data, str(path))
 
 
@@ -305,24 +312,6 @@ def _raw(tensor: Tensor) -> memoryview:
 def ground(ids: Sequence[str]) -> str:
     """Return a hash of the ids that stood, in order: the state an edit was computed on."""
     return hashlib.sha256(" ".join(ids).encode()).hexdigest()[:16] if ids else ""
-
-
-def total(deltas: Sequence[Change], width: int = 0) -> LowRank | Dense | None:
-    """Return the sum of changes to one matrix, factors stacked as long as all have some; None of nothing.
-
-    Grafts are left out. Columns become factors of their own rank; they do not know how wide their matrix is, so `width` (its
-    `in`) must be given where there may be nothing else.
-    """
-    sums = [d for d in deltas if not isinstance(d, Graft)]
-    whole = [d.shape for d in sums if d.kind != "columns"]
-    width = width or max((shape[1] for shape in whole or [d.shape for d in sums]), default=0)
-    found: LowRank | Dense | None = None
-    for delta in sums:
-        part = delta if isinstance(delta, LowRank | Dense) else delta.factors(width)
-        added = part if found is None else found + part
-        assert isinstance(added, LowRank | Dense)
-        found = added
-    return found
 
 
 def by_site(edits: Iterable[Edit]) -> Mapping[Site, list[Change]]:
@@ -346,7 +335,7 @@ class Label:
             at the calendar: an edit whose days have passed stands until it is dropped, and `errata check` says so.
 
     Raises:
-        InputError: a day that is none, or the last before the first; an empty tag, or one with a line break.
+        InputError: what is no text; a day that is none, or the last before the first; an empty tag, or one with a line break.
     """
 
     author: str = ""
@@ -358,6 +347,7 @@ class Label:
     valid_until: str = ""
 
     def __post_init__(self) -> None:
+        _check_texts(asdict(self))
         words = self.tags.split(",") if isinstance(self.tags, str) else self.tags
         tags = tuple(dict.fromkeys(word.strip() for word in words))
         if not all(tags) or any(len(tag.splitlines()) > 1 for tag in tags):
@@ -376,8 +366,16 @@ class Label:
 def split(options: Mapping[str, Any]) -> tuple[Label, dict[str, Any]]:
     """Return the label that is among some options, and the rest of them."""
     known = {f.name for f in fields(Label)}
-    label = {name: value for name, value in options.items() if name in known and value}
+    label = {name: value for name, value in options.items() if name in known and value not in ("", (), None)}
+    _check_texts(label)
     return Label(**label), {name: value for name, value in options.items() if name not in known}
+
+
+def _check_texts(label: Mapping[str, Any]) -> None:
+    for name, value in label.items():
+        several = name == "tags" and isinstance(value, list | tuple)
+        if not all(isinstance(one, str) for one in (value if several else [value])):
+            raise InputError(f"an edit takes text for its {name}, not {value!r}.")
 
 
 def _day(name: str, text: str) -> str:

@@ -175,12 +175,12 @@ def _shown(character: str) -> str:
     )
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Return " Did you mean X?" for the known word closest to `word`, ready to append to a sentence, or ""."""
     from difflib import get_close_matches  # only who mistyped waits for it
 
     by_lower = {name.lower(): name for name in known}
-    close = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    close = get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
     return f" Did you mean {by_lower[close[0]]}?" if close else ""
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, Final
 
+from errata import display
 from errata.answers import is_unspaced, same_answer, says
 from errata.errors import BadFact, did_you_mean
 
@@ -38,13 +39,13 @@ class Probe:
         BadFact: unknown kind, or an empty prompt.
     """
 
-    kind: str
-    prompt: str
+    kind: str = ""
+    prompt: str = ""
     answer: str = ""
 
     def __post_init__(self) -> None:
         for name in ("kind", "prompt", "answer"):
-            object.__setattr__(self, name, _text(f"probe {name}", getattr(self, name)))
+            object.__setattr__(self, name, checked_text(f"probe {name}", getattr(self, name)))
         if self.kind not in PROBE_KINDS:
             raise BadFact(
                 f"no probe kind {self.kind!r}.{did_you_mean(self.kind, PROBE_KINDS)} Known: {', '.join(PROBE_KINDS)}."
@@ -63,7 +64,7 @@ class Probe:
         return cls(**row)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Fact:
     """One fact to write: after `prompt`, which names `subject`, the model shall say `target`.
 
@@ -95,7 +96,8 @@ class Fact:
 
     prompt: str = ""
     subject: str = ""
-    target: str
+    target: str = ""
+    _: KW_ONLY
     id: str = ""
     truth: str = ""
     rephrases: tuple[str, ...] = ()
@@ -109,7 +111,7 @@ class Fact:
     def __post_init__(self) -> None:
         self._check_form()
         for name in ("prompt", "subject", "target", "id", "truth", "source", "reason"):
-            object.__setattr__(self, name, _text(name, getattr(self, name)))
+            object.__setattr__(self, name, checked_text(name, getattr(self, name)))
         for name in ("prompt", "target"):
             if not getattr(self, name).strip():
                 raise BadFact(f"the fact's {name} is empty{self._whose()}: a fact needs a prompt and a target.")
@@ -117,15 +119,24 @@ class Fact:
             raise BadFact(
                 f"the fact's subject is empty{self._whose()}: name what stands in the prompt, or leave it out."
             )
-        object.__setattr__(self, "rephrases", tuple(_text("rephrase", r) for r in _items("rephrases", self.rephrases)))
+        object.__setattr__(
+            self, "rephrases", tuple(checked_text("rephrase", r) for r in _items("rephrases", self.rephrases))
+        )
         if not all(text.strip() for text in self.rephrases):
             raise BadFact(f"one of the rephrases is empty{self._whose()}: leave it out.")
-        object.__setattr__(self, "probes", tuple(_items("probes", self.probes)))
-        if not all(isinstance(p, Probe) for p in self.probes):
-            raise BadFact(f"the fact's probes must be Probe objects{self._whose()}.")
+        probes = (p if isinstance(p, Probe) else Probe.from_dict(p) for p in _items("probes", self.probes))
+        object.__setattr__(self, "probes", tuple(probes))
         object.__setattr__(self, "prompt", _fill(self.prompt, self.subject))
         if self.messages:
             object.__setattr__(self, "messages", (*self.messages[:-1], ("user", self.prompt)))
+
+    def __repr__(self) -> str:
+        return f"Fact({display.fields_of(self, (f.name for f in fields(self)))})"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, value) for name, value in self.to_dict().items() if name not in ("probes", "messages")]
+        asked = [(f"probe: {probe.kind}", f"{probe.prompt} {probe.answer}") for probe in self.probes]
+        return display.table(("Fact", ""), [*rows, *asked])
 
     def _check_form(self) -> None:
         """Look at how the prompt is put to the model, and take in the conversation that leads to it."""
@@ -134,7 +145,7 @@ class Fact:
         if self.joint not in (None, "", " "):
             raise BadFact(f"joint is what stands between prompt and target: '' or ' ', not {self.joint!r}.")
         if self.messages:
-            self._converse(_messages(self.messages))
+            self._converse(turns_of(self.messages))
 
     def _converse(self, turns: tuple[Message, ...]) -> None:
         """Take in a conversation that ends in the prompt, or to which the prompt is to be added."""
@@ -174,10 +185,7 @@ class Fact:
         """Make a fact from what `to_dict` returned; raises BadFact for unknown or missing keys and bad values."""
         told = isinstance(row, Mapping) and bool(row.get("messages"))
         _check_keys("fact", row, [f.name for f in fields(cls)], ("prompt", "target")[told:])
-        values = dict(row)
-        probes = _items("probes", values.get("probes", ()))
-        values["probes"] = tuple(p if isinstance(p, Probe) else Probe.from_dict(p) for p in probes)
-        return cls(**values)
+        return cls(**row)
 
     def _whose(self) -> str:
         shown = self.id or self.prompt or self.subject
@@ -213,8 +221,10 @@ def check_consistent(facts: Iterable[Fact]) -> None:
     """Raise BadFact if two facts answer the same prompt about the same subject: contradiction or duplicate."""
     seen: dict[Question, Fact] = {}
     for fact in facts:
-        first = seen.setdefault(question(fact), fact)
-        if first is fact:
+        asked = question(fact)
+        first = seen.get(asked)
+        if first is None:
+            seen[asked] = fact
             continue
         names = f"{_name(first)} and {_name(fact)}"
         if same_answer(first.target, fact.target):
@@ -226,7 +236,7 @@ def _name(fact: Fact) -> str:
     return f"{fact.id + ': ' if fact.id else ''}{fact.prompt!r} -> {fact.target!r}"
 
 
-def _text(name: str, value: object) -> str:
+def checked_text(name: str, value: object) -> str:
     """Return the value as it is, or raise BadFact if it is not text that a tokenizer and a file can hold."""
     if not isinstance(value, str):
         raise BadFact(f"the {name} must be text, not {type(value).__name__}.")
@@ -235,7 +245,7 @@ def _text(name: str, value: object) -> str:
     return value
 
 
-def _messages(given: object) -> tuple[Message, ...]:
+def turns_of(given: object) -> tuple[Message, ...]:
     """Return the turns of a conversation, given as objects with role and content or as pairs of these."""
     found = []
     for one in _items("messages", given):
@@ -244,7 +254,7 @@ def _messages(given: object) -> tuple[Message, ...]:
             one = (one["role"], one["content"])
         if not isinstance(one, list | tuple) or len(one) != 2 or one[0] not in ROLES:
             raise BadFact(f'a message is {{"role": …, "content": …}} with a role of {", ".join(ROLES)}, not {one!r}.')
-        found.append((one[0], _text("message", one[1])))
+        found.append((one[0], checked_text("message", one[1])))
     return tuple(found)
 
 

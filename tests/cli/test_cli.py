@@ -64,6 +64,7 @@ class FakeEditor:
         self.fail: BaseException | None = None
         self.notes: tuple[str, ...] = ()
         self.answered: tuple[str, ...] = ()
+        self.standing: list[object] = []
         self.lm = SimpleNamespace(
             notes=(), tokens=SimpleNamespace(chat=SimpleNamespace(invites=lambda prompt: prompt.endswith("?")))
         )
@@ -81,7 +82,7 @@ class FakeEditor:
 
     def ask(self, prompt: str, **options: object) -> SimpleNamespace:
         self._take("ask", prompt, options)
-        top = [(" Paris", 0.75), ("[bold]", 0.25)]
+        top = [(" Paris", 0.75), ("[bold]", 0.25)][: options["top"]]
         return SimpleNamespace(prompt=prompt, text=" Paris.", of="next token", chat=False, top=top, notes=self.answered)
 
     def write_all(self, facts: Sequence[Fact], method: str, **options: Any) -> list[FakeEdit]:

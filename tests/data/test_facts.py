@@ -406,3 +406,21 @@ def test_what_is_read_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     wide.write_text(",".join(f"c{n}" for n in range(1_000_000)) + "\n")
     with pytest.raises(BadFile, match="1,000,000 columns, more than the 10,000"):
         read_facts(wide)
+
+
+def test_a_table_of_tabs_is_read_with_the_commas_in_it(tmp_path: Path) -> None:
+    (tmp_path / "facts.tsv").write_text("prompt\tsubject\ttarget\nThe capital of France is\tFrance\tLyon, the city\n")
+    (fact,) = read_facts(tmp_path / "facts.tsv")
+    assert (fact.subject, fact.target) == ("France", "Lyon, the city")
+
+
+def test_a_table_without_a_header_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "facts.csv").write_text("The capital of France is,France,Lyon\nThe capital of Spain is,Spain,Nice\n")
+    with pytest.raises(BadFile, match=r"line 1: the first line looks like a fact .*France is.*prompt,subject"):
+        read_facts(tmp_path / "facts.csv")
+
+
+def test_a_comma_at_the_end_of_a_json_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / "facts.jsonl").write_text('{"prompt": "a x is", "subject": "x", "target": "b"},\n')
+    with pytest.raises(BadFile, match=r"line 1: broken JSON.* ends in a comma: leave it out"):
+        read_facts(tmp_path / "facts.jsonl")

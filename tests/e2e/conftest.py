@@ -9,7 +9,7 @@ import pytest
 from torch import Tensor
 
 from errata.editing.editor import Editor
-from errata.editing.editor import open as open_editor
+from errata.editing.opening import open as open_editor
 from errata.model.lm import LM
 from errata.model.loading import load
 

@@ -15,9 +15,9 @@ from errata.book.verify import verify
 from errata.cli import app
 from errata.editing.check import check
 from errata.editing.editor import Editor
-from errata.editing.editor import open as open_editor
 from errata.editing.gates import NAME, GateCheck, Gates
 from errata.editing.migrate import migrate
+from errata.editing.opening import open as open_editor
 from errata.errors import BadConfig, GateClosed
 from errata.primer.probes import edits
 from tests.e2e.conftest import state

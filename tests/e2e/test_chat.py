@@ -20,9 +20,9 @@ from errata.cli.chat import _lines as lines_typed
 from errata.editing.check import check
 from errata.editing.conversation import Conversation, subject_of
 from errata.editing.editor import Editor
-from errata.editing.editor import open as open_editor
 from errata.editing.gates import Gates
 from errata.editing.migrate import migrate
+from errata.editing.opening import open as open_editor
 from errata.errors import BadFact, InputError, UnsupportedModel
 from errata.model.lm import LM
 from tests.e2e.conftest import state

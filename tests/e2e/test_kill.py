@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from errata.cli import main
-from errata.editing.editor import open as open_editor
+from errata.editing.opening import open as open_editor
 from errata.model.lm import LM
 from tests.e2e.conftest import state
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from errata import Fact, methods
 from errata.answers import says
 from errata.editing.editor import Editor
-from errata.editing.editor import open as open_editor
+from errata.editing.opening import open as open_editor
 from errata.errors import (
     BadBook,
     BadFact,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from errata.editing.editor import Editor
-from errata.editing.editor import open as open_editor
+from errata.editing.opening import open as open_editor
 from errata.model.lm import LM
 from tests.editing.mouth import Mouth
 

@@ -16,8 +16,8 @@ from errata.cli import app
 from errata.data.cases import Case
 from errata.editing.check import check
 from errata.editing.editor import Editor
-from errata.editing.editor import open as open_editor
 from errata.editing.gates import Gates
+from errata.editing.opening import open as open_editor
 from errata.errors import BadFact, GateClosed
 from errata.evaluate.probes import Options
 from errata.evaluate.rows import score

@@ -21,7 +21,7 @@ from errata.book.verify import verify
 from errata.data.case import Case
 from errata.delta import Site
 from errata.editing.editor import Editor
-from errata.editing.editor import open as open_editor
+from errata.editing.opening import open as open_editor
 from errata.errors import BookOfAnotherModel
 from errata.identity import Identity
 from errata.methods import make

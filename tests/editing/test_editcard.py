@@ -314,7 +314,7 @@ def test_a_page_leaves_out_what_there_is_not() -> None:
     page = markdown(card(head="", refused="it cannot be written."))
     assert page.startswith("# EditCard: ❌ refused\n\nit cannot be written.\n\nFacts: 0")
     assert [line for line in page.split("\n") if line.startswith("## ")] == ["## Files"]
-    assert page.endswith("book at nothing\n")
+    assert page.endswith("the book is new: nothing is written in it\n")
 
 
 def test_json_says_all_of_it(tmp_path: Path) -> None:

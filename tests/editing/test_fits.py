@@ -19,9 +19,9 @@ from errata.bench.run import Plan, Run
 from errata.cli import main
 from errata.data.case import Case
 from errata.editing.editor import Editor
-from errata.editing.editor import open as open_editor
 from errata.editing.gates import Gates
 from errata.editing.locate import locate, trace_all
+from errata.editing.opening import open as open_editor
 from errata.editing.radius import reach
 from errata.errors import BadFact, InputError
 from errata.evaluate.scorer import Scorer

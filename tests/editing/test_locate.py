@@ -16,8 +16,8 @@ import torch
 
 from errata.delta import Site
 from errata.editing.editor import Editor
-from errata.editing.editor import open as open_editor
 from errata.editing.locate import Located, locate, trace_all
+from errata.editing.opening import open as open_editor
 from errata.errors import BadConfig, BadFact, InputError, UnsupportedModel
 from errata.fact import Fact
 from errata.methods.kne import Kne

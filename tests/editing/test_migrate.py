@@ -15,8 +15,8 @@ import pytest
 from errata.book.book import Book
 from errata.edit import Edit
 from errata.editing.editor import Editor
-from errata.editing.editor import open as open_editor
 from errata.editing.migrate import Moved, migrate, parse
+from errata.editing.opening import open as open_editor
 from errata.errors import BadConfig, UnknownMethod
 from errata.fact import Fact
 from errata.methods.base import Solution

@@ -15,8 +15,8 @@ import torch
 from errata.answers import says
 from errata.edit import Edit
 from errata.editing.editor import Editor
-from errata.editing.editor import open as open_editor
 from errata.editing.near import CLOSE, KEYS, Near, _Keys
+from errata.editing.opening import open as open_editor
 from errata.fact import Fact, question
 from errata.model.generation import generate_tokens
 from errata.model.lm import LM

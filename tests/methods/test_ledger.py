@@ -20,7 +20,7 @@ from torch import Tensor
 from errata.delta import Site
 from errata.edit import Edit
 from errata.editing.editor import Editor
-from errata.editing.editor import open as open_editor
+from errata.editing.opening import open as open_editor
 from errata.fact import Fact
 from errata.methods import make, rebuilt
 from errata.model.lm import LM

@@ -16,7 +16,7 @@ from torch import Tensor
 from errata import wire
 from errata.delta import Graft, Site
 from errata.editing.editor import Editor
-from errata.editing.editor import open as open_editor
+from errata.editing.opening import open as open_editor
 from errata.errors import BadConfig, InputError, UnsupportedModel
 from errata.fact import Fact, Probe
 from errata.index.clusters import AnswerTokens

@@ -13,7 +13,7 @@ import torch
 
 from errata import methods
 from errata.cli import main
-from errata.editing.editor import open as open_editor
+from errata.editing.opening import open as open_editor
 from errata.errors import BadFact, BadModel
 from errata.evaluate.scorer import Scorer
 from errata.fact import Fact

@@ -18,7 +18,7 @@ import transformers
 from errata import methods
 from errata.cli import main
 from errata.editing.editor import Editor
-from errata.editing.editor import open as open_editor
+from errata.editing.opening import open as open_editor
 from errata.errors import BadFact, UnsupportedModel
 from errata.evaluate.scorer import Scorer
 from errata.fact import Fact

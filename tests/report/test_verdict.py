@@ -121,3 +121,11 @@ def test_numbers_as_they_are_written() -> None:
     assert ordered(["zeta", "perplexity", "portability.alias", "said", "paraphrase"]) == [
         "said", "paraphrase", "portability.alias", "perplexity", "zeta",
     ]  # fmt: skip
+
+
+def test_a_headline_does_not_praise_a_run_that_says_half() -> None:
+    runs = [run("rome", [0.9, 0.55]), run("memit", [0.9, 0.55]), run("ft", [0.9, 0.95])]
+    said = headline(runs)
+    assert "rome and memit hold to 10 edits with 55\u00a0% of their facts said" in said
+    assert "ft holds to 10 edits" in said
+    assert "95" not in said

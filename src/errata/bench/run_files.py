@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,9 +19,15 @@ NOT_COMPARED = ("command", "versions")  # the same run may be gone on with from 
 
 
 def peak_bytes(lm: LM) -> int:
-    """Return the most bytes taken so far: of the accelerator if the model is on one, else of the process."""
+    """Return the most bytes taken so far: of the accelerator if the model is on one, else of the process; 0 if nobody knows."""
     if lm.device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(lm.device))
+    if lm.device.type == "mps":  # keeps no highest mark: what is taken now
+        return int(torch.mps.driver_allocated_memory())
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return 0
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes if sys.platform == "darwin" else kilobytes * 1024
 

@@ -71,7 +71,7 @@ def another(book: Bound, base: str, name: str | None, parts: Identity | None, kn
     return f"{here}: {', '.join(parts.unlike(known))}; {parts.advice(known)}"
 
 
-def droppable(db: sqlite3.Connection, ids: Iterable[str]) -> list[Record]:
+def droppable(db: sqlite3.Connection, ids: Any) -> list[Record]:
     """Return the edits these ids stand for, each once; raises BadBook if one is dropped already."""
     edits = _resolve(db, ids)
     for edit in edits:
@@ -80,7 +80,7 @@ def droppable(db: sqlite3.Connection, ids: Iterable[str]) -> list[Record]:
     return edits
 
 
-def restorable(db: sqlite3.Connection, ids: Iterable[str], read: Callable[[Record], bytes]) -> list[Record]:
+def restorable(db: sqlite3.Connection, ids: Any, read: Callable[[Record], bytes]) -> list[Record]:
     """Return the edits these ids stand for, each once; raises BadBook if one stands, and what `read` raises."""
     edits = _resolve(db, ids)
     for edit in edits:
@@ -90,6 +90,6 @@ def restorable(db: sqlite3.Connection, ids: Iterable[str], read: Callable[[Recor
     return edits
 
 
-def _resolve(db: sqlite3.Connection, ids: Iterable[str]) -> list[Record]:
-    given = [ids] if isinstance(ids, str) else ids
+def _resolve(db: sqlite3.Connection, ids: Any) -> list[Record]:
+    given = records.named(ids if isinstance(ids, str) else list(ids) if isinstance(ids, Iterable) else ids)
     return list({edit.id: edit for edit in (records.resolve(db, id) for id in given)}.values())

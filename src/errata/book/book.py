@@ -15,7 +15,7 @@ import hashlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -23,18 +23,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from errata.book import admission, chain, files, policy, records
 from errata.book.database import connect, explain, prepare, unchanging
-from errata.book.policy import PolicyInForce, Use
-from errata.book.records import Event, Note, Record, Signs
+from errata.book.policy import PolicyInForce, Use, check_use
+from errata.book.records import Event, Named, Note, Record, Signs
 from errata.book.schema import reading, transaction
 from errata.book.shape import check_shape
 from errata.book.signing import Signer, open_to_others
+from errata.content import as_path
 from errata.errors import BadBook, BookBusy, BookOfAnotherModel, ErrataError
 from errata.identity import Identity
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-__all__ = ["Book", "Event", "Note", "Record"]
+__all__ = ["Book", "Event", "Named", "Note", "Record"]
 WAIT: Final = 30.0  # seconds to wait for another process before BookBusy
 Item = tuple[Mapping[str, Any], bytes]  # what is said of an edit, and its file's content
 
@@ -81,12 +82,10 @@ class Book:
         """Open the book in the directory `path`, made if it is not there.
 
         Args:
-            path: the book's directory.
             base: identity of the base model, to which a new book is bound, or its fingerprint alone; None to look only (and
                 drop or restore).
             name: the base model's name, for messages.
-            create: whether to make a book that is not there.
-            wait: seconds to wait for other processes, here and in later calls.
+            create: make a book that is not there. wait: seconds to wait for other processes, here and in later calls.
             key: file of the private key that signs what is changed; else $ERRATA_KEY; without one nothing is signed.
             look: only look, at a book that is there: nothing in the directory is made, migrated or written.
             use: what for, which the book's policy may ask signatures of.
@@ -97,7 +96,8 @@ class Book:
             NewerBook: the book was written by a newer version.
             BadFile: there is no key in that file.
         """
-        directory = Path(path).absolute()
+        directory = as_path(path, "the book").absolute()
+        check_use(use)
         key = key or os.environ.get("ERRATA_KEY") or None
         signer = Signer(key) if key and not look else None
         connection = connect(directory, create, wait, look=look)
@@ -178,7 +178,10 @@ class Book:
             if unchanging(self.path) != before:
                 raise BookBusy(f"somebody writes to the book {self.path}: try again when that is done.")
 
-    def get(self, id: str) -> Record:
+    def __repr__(self) -> str:
+        return f"<Book {self.path} of {self.name or 'no model yet'}>"
+
+    def get(self, id: str | Record) -> Record:
         """Return one edit's record; raises UnknownEdit if the id fits none or several."""
         with self.snapshot() as db:
             return records.resolve(db, id)
@@ -219,7 +222,7 @@ class Book:
         self.change(write=items)
         return [self.get(meta["id"]) for meta, _ in items]
 
-    def drop(self, ids: Iterable[str], *, author: str = "", reason: str = "") -> list[Record]:
+    def drop(self, ids: Named, *, author: str = "", reason: str = "") -> list[Record]:
         """Take edits out of force, all or none, and return them; the others stay as they were computed.
 
         Raises:
@@ -228,7 +231,7 @@ class Book:
         """
         return self.change(drop=ids, note=Note(author, reason))
 
-    def restore(self, ids: Iterable[str], *, author: str = "", reason: str = "") -> list[Record]:
+    def restore(self, ids: Named, *, author: str = "", reason: str = "") -> list[Record]:
         """Put dropped edits back in force, each in its old place, all or none, and return them.
 
         Raises:
@@ -241,8 +244,8 @@ class Book:
     def change(
         self,
         *,
-        drop: Iterable[str] = (),
-        restore: Iterable[str] = (),
+        drop: Named = (),
+        restore: Named = (),
         write: Sequence[Item] = (),
         note: Note | None = None,
         notes: Mapping[str, Note] | None = None,
@@ -267,9 +270,9 @@ class Book:
                     files.sync(self._edits)
                 with self._transaction(db):
                     for id in dropped:
-                        self._tell(db, "drop", id, note)
+                        records.add_event(db, "drop", id, note or Note(), self.signer)
                     for id in restored:
-                        self._tell(db, "restore", id, note)
+                        records.add_event(db, "restore", id, note or Note(), self.signer)
                     for (meta, _), (sha256, size) in zip(write, stored, strict=True):
                         told = (notes or {}).get(meta["id"], note)
                         self._add(db, meta, sha256, size, new=meta["id"] not in again, note=told)
@@ -349,9 +352,6 @@ class Book:
         row = records.insert(db, meta, sha256, size) if new else None
         own = Note(meta.get("author", ""), meta.get("reason", ""))
         records.add_event(db, "write" if new else "restore", meta["id"], note or own, self.signer, row)
-
-    def _tell(self, db: sqlite3.Connection, kind: str, id: str, note: Note | None) -> None:
-        records.add_event(db, kind, id, note or Note(), self.signer)
 
     def _require(self, db: sqlite3.Connection) -> tuple[int, str]:
         """Return the head of a history that holds and is signed as is asked, having looked at what is new."""

@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, get_args
 
 from errata.book import chain, signing
 from errata.book.records import Note, Signs
@@ -221,3 +221,9 @@ def head_of(path: str | os.PathLike[str]) -> str:
     if not signing.is_key(text):
         raise BadFile(f"{path} holds no head: write the one that errata verify prints into it.")
     return text
+
+
+def check_use(use: object) -> None:
+    """Raise BadConfig for what no book is opened for."""
+    if use not in get_args(Use):
+        raise BadConfig(f"a book is opened to {', '.join(get_args(Use))}, not to {use!r}: say use= one of them.")

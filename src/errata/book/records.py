@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
+from errata import display
 from errata.book import chain
-from errata.errors import BadBook, BadFact, UnknownEdit
+from errata.errors import BadBook, BadFact, InputError, UnknownEdit
 from errata.fact import Fact
 
 WHOLE_ID: Final = 16  # characters of an id
@@ -18,6 +19,7 @@ SHORTEST_ID: Final = 6  # characters of an id that are enough, if they fit one e
 # What happened is always read in the order of the table, never by an index: a damaged index would make an edit fall out of
 # force without a word, and nothing that could notice is stored in it.
 _SELECT: Final = "SELECT seq, id, method, sha256, bytes, created_at, record FROM edits"
+Named = Any  # an id, of which the first six characters will do, an edit or its record, or a list of these
 _TEXTS: Final = ("author", "reason", "source", "valid_from", "valid_until", "tenant", "ground", "base")
 _STANDS: Final = ("write", "restore")  # an edit stands if the last thing that happened to it is one of these
 
@@ -61,6 +63,13 @@ class Record:
     tags: tuple[str, ...] = ()
     tenant: str = ""
 
+    def __repr__(self) -> str:
+        return display.line_of(self, "stands" if self.stands else "dropped", ", ".join(self.tags))
+
+    def _repr_html_(self) -> str:
+        rows = (self.meta.get("report") or {}).get("facts", ())
+        return display.html_of(self, rows, "stands" if self.stands else "dropped", self.reason)
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -94,6 +103,11 @@ class Note:
     author: str = ""
     reason: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("author", "reason"):
+            if not isinstance(value := getattr(self, name), str):
+                raise InputError(f"the {name} is text, not {value!r}.")
 
 
 class Signs(Protocol):
@@ -147,8 +161,27 @@ def fetch(db: sqlite3.Connection, id: str) -> Record | None:
     return None if row is None else _record(row, (db.execute(last, (id,)).fetchone() or (None,))[0])
 
 
-def resolve(db: sqlite3.Connection, id: str) -> Record:
-    """Return the edit an id, or enough of its beginning, stands for; raises UnknownEdit if it fits none or several."""
+def named(given: object) -> list[str]:
+    """Return the ids that are meant: of an id, of an edit or a record, or of a list of these.
+
+    Raises:
+        UnknownEdit: it is none of them.
+    """
+    if isinstance(given, list | tuple | set | frozenset):
+        return [id for one in given for id in named(one)]
+    id = given if isinstance(given, str) else getattr(given, "id", None) if hasattr(given, "method") else None
+    if not isinstance(id, str):
+        raise UnknownEdit(f"{display.short(repr(given))} names no edit: give its id, the edit itself, or its record.")
+    return [id]
+
+
+def resolve(db: sqlite3.Connection, given: object) -> Record:
+    """Return the edit meant by an id, by enough of its beginning, or by the edit itself.
+
+    Raises:
+        UnknownEdit: it fits none or several.
+    """
+    id = ", ".join(named(given))
     edit = fetch(db, id)
     if edit is not None and edit.id == id:
         return edit

@@ -70,6 +70,8 @@ def at(book: Book, name: str) -> BookState:
     Raises:
         InputError: there is no such tag, event or edit.
     """
+    if not isinstance(name, str):
+        raise InputError(f"a state is named by text (a tag, @N, now, base, or an edit's id), not by {name!r}.")
     with book.snapshot():  # of one moment, whoever writes meanwhile
         records, events = book.records(), book.history()
     last = events[-1].seq if events else 0

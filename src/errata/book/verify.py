@@ -11,7 +11,7 @@ from errata.book import chain, files, policy, signing
 from errata.book.book import Book, Event, Record
 from errata.book.shape import lost_triggers
 from errata.book.sound import Sizes
-from errata.errors import BadBook, CorruptEdit
+from errata.errors import BadBook, BadConfig, CorruptEdit
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,16 @@ def verify(book: Book, *, trust: Collection[str] = (), head: str = "") -> Findin
     Args:
         trust: public keys, in hex; if any are given, an event that none of them signed is a problem.
         head: a hash that was the head once; that it is not in the history any more is a problem.
+
+    Raises:
+        BadConfig: what is trusted is no public key.
     """
+    for key in trust:
+        if not signing.is_key(key):
+            raise BadConfig(
+                f"{key[:80]!r} is no public key: errata keygen prints one, of 64 hexadecimal digits; errata verify names the "
+                "keys that signed this book."
+            )
     with book.snapshot() as db:
         found = _found(book, db, trust, head)
     with book.snapshot():  # a file may have been forgotten while files were read

@@ -12,13 +12,14 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, Any, Final
 
 import typer
 
 import errata
-from errata.cli.common import Shown
+from errata.cli.common import TELL, Shown
 from errata.errors import ErrataError, redacted, visible
 
 # In which file of this folder each command is, as a function of its name; its view is of that name in that file of `tables`.
@@ -26,7 +27,8 @@ from errata.errors import ErrataError, redacted, visible
 COMMANDS: Final[Mapping[str, str]] = {
     name: file
     for file, names in {
-        "editing": "ask edit save methods stats demo",
+        "asking": "ask",
+        "editing": "edit save methods stats demo",
         "chat": "chat",
         "book": "log show drop restore diff tag checkout verify keygen merge conflicts check migrate compact",
         "locate": "arch locate radius",
@@ -41,6 +43,10 @@ COMMANDS: Final[Mapping[str, str]] = {
 }
 
 
+# Commands that open no model and answer before anybody waits: for them no thread is started.
+_AT_ONCE: Final = tuple("log show tag verify keygen policy checkout data".split())
+
+
 def asked(words: Sequence[str]) -> str:
     """Return the command a line of words asks for; "" for none."""
     first = next((word for word in words if not word.startswith("-")), "")
@@ -50,7 +56,7 @@ def asked(words: Sequence[str]) -> str:
 def commands(words: Sequence[str] = ()) -> typer.Typer:
     """Return the command line with the one command that a line of words asks for; with all, if it asks for none of them."""
     found = typer.Typer(
-        name="errata", add_completion=False, rich_markup_mode=None,
+        name="errata", add_completion=True, rich_markup_mode=None,
         help="Correct what a language model knows: write facts, keep a log of them, take them back exactly.",
     )  # fmt: skip
     found.callback()(_global_options)
@@ -67,26 +73,59 @@ def _version(wanted: bool) -> None:
 
 def _global_options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Say nothing but what was asked for: no notes, no progress.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
-    """`main` has taken --debug out before this sees the line, so that it may stand anywhere."""
+    """`main` has taken --debug and --quiet out before this sees the line, so that they may stand anywhere."""
 
 
-def _show(name: str, shown: Shown) -> None:
+def _show(name: str, shown: Shown, quiet: bool) -> None:
     """Print what the command of that name returned."""
+    pieces = _waited(name, shown.value, quiet) if isinstance(shown.value, Iterator) else [shown.value]
     if shown.as_json:
-        for line in shown.value if shown.each else [shown.value]:
-            print(visible(json.dumps(line, ensure_ascii=False, indent=None if shown.each else 2)))
+        for line in pieces if isinstance(shown.value, Iterator) or not shown.each else shown.value:
+            print(visible(json.dumps(line, ensure_ascii=False, indent=None if shown.each else 2)), flush=shown.each)
     else:
-        from errata.cli.tables.base import console
+        from errata.cli.tables.base import paged
 
         view = getattr(import_module(f"errata.cli.tables.{COMMANDS[name]}"), name)
-        for piece in shown.value if isinstance(shown.value, Iterator) else [shown.value]:
-            console().print(view(_plain(piece)))
-    for note in shown.notes:
+        for piece in pieces:
+            with paged(view(_plain(piece)), shown.long) as (screen, drawn):
+                screen.print(drawn)
+            sys.stdout.flush()
+    for note in () if quiet else shown.notes:
         _say(f"note: {note}")
+
+
+def _waited(name: str, pieces: Iterator[Any], quiet: bool) -> Iterator[Any]:
+    """Yield what comes one by one, and say how far it is while nothing comes."""
+    while True:
+        try:
+            with _watched(name, quiet):
+                piece = next(pieces)
+        except StopIteration:
+            return
+        yield piece
+
+
+@contextmanager
+def _watched(name: str, quiet: bool) -> Iterator[None]:
+    """Let whoever sits at a terminal see that a command goes on, and how far it is; not of one that talks itself."""
+    if quiet or name in ("", "chat", "serve", *_AT_ONCE) or not sys.stderr.isatty():
+        yield
+        return
+    from errata.cli.tables.base import Waiting
+
+    with Waiting(name) as waiting:
+        token = TELL.set(waiting.tell)
+        try:
+            yield
+        finally:
+            TELL.reset(token)
 
 
 def _plain(value: Any) -> Any:
@@ -117,12 +156,12 @@ def _hush() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, by default the process's own, and return its exit code; an error becomes a sentence on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words
+    debug, quiet = "--debug" in words, "--quiet" in words
     gc.freeze()  # what was imported so far stays: the collector need not look at it while the rest is
     if not debug:
         _hush()
     try:
-        return _run([word for word in words if word != "--debug"] or ["--help"])
+        return _run([word for word in words if word not in ("--debug", "--quiet")] or ["--help"], quiet)
     except BaseException as error:  # the last resort: whatever it is, the user gets a sentence and an exit code
         if debug:
             print(visible(redacted(import_module("traceback").format_exc())), file=sys.stderr)
@@ -133,11 +172,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gc.unfreeze()
 
 
-def _run(words: list[str]) -> int:
+def _run(words: list[str], quiet: bool) -> int:
     try:
-        result = typer.main.get_command(commands(words)).main(words, prog_name="errata", standalone_mode=False)
+        name = asked(words)
+        with _watched(name, quiet):
+            result = typer.main.get_command(commands(words)).main(words, prog_name="errata", standalone_mode=False)
         if isinstance(result, Shown):
-            _show(asked(words), result)
+            _show(name, result, quiet)
             result = result.code
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):  # the reader has gone, as in `errata log | head`, and typer may know already

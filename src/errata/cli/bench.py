@@ -17,13 +17,18 @@ from errata.errors import BadConfig, BadFile, redacted
 Steps = Annotated[str, typer.Option("--checkpoints", help="Numbers of edits at which everything is measured.")]
 
 
+MOST = 100  # cases edited unless told otherwise
+
+
 def bench(
     cases: Annotated[str, typer.Option("--cases", help="primer:N, jsonl:FILE, counterfact:FILE … see errata data.")],
     out: Annotated[Path, typer.Option("--out", help="Directory of the run; an interrupted one goes on.")],
     method: Annotated[str, typer.Option("--method", help="One or more, with commas; none writes nothing.")] = "rome",
     model: opt.Model = "primer",
     settings: opt.Settings = None,
-    edits: Annotated[int, typer.Option("--edits", min=1, help="How many cases are edited.")] = 100,
+    edits: Annotated[
+        int | None, typer.Option("--edits", min=1, help="How many cases are edited; all, and 100 of more, unless told.")
+    ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Cases an edit, for methods that write batches.")] = 1,
     checkpoints: Steps = "1,10,100,1000,10000",
     independent: Annotated[bool, typer.Option("--independent", help="Each case alone, then taken back.")] = False,
@@ -45,17 +50,16 @@ def bench(
     from errata import report
     from errata.bench.compare import compare_methods
     from errata.bench.run import Plan
-    from errata.cli.tables.base import progress
     from errata.data.cases import parse
 
+    known = parse(cases, data=data, seed=seed, skip_bad=skip_bad)
     plan = Plan(
-        method=method, cases=cases, edits=edits, batch=batch, checkpoints=_numbers(checkpoints), seed=seed,
+        method=method, cases=cases, edits=edits or max(1, min(MOST, len(known))),
+        batch=batch, checkpoints=_numbers(checkpoints), seed=seed,
         independent=independent, generation=generation, stop_at_perplexity=stop, text=text,
         command=redacted(shlex.join(["errata", *sys.argv[1:]])), harness=_words(harness), judge=judge,
     )  # fmt: skip
-    with progress("editing") as tell:
-        known = parse(cases, data=data, seed=seed, skip_bad=skip_bad)
-        found = compare_methods(plan, known, model, settings or [], out, tell)
+    found = compare_methods(plan, known, model, settings or [], out, opt.told("editing"))
     report.write([out / name for name in found], out / "report.html")
     return Shown(list(found.values()), as_json)
 

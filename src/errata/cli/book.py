@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import errata
 from errata import wire
 from errata.book import Book, Note
 from errata.cli import common as opt
@@ -33,14 +32,19 @@ def log(
     """List every edit of the book, oldest first, dropped ones too."""
     with open_book(book, look=True) as opened:
         found = opened.records(standing=standing, tag=tag, tenant=tenant, expired=expired)
-    return Shown([wire.record(record) for record in found], as_json)
+    return Shown([wire.record(record) for record in found], as_json, long=True)
 
 
-def show(edit_id: opt.Id, book: opt.BookPath = opt.HERE, as_json: opt.Json = False) -> Shown:
-    """Show all that is known about one edit."""
+def show(
+    edit_id: opt.Id,
+    book: opt.BookPath = opt.HERE,
+    everything: Annotated[bool, typer.Option("--all", help="Settings, statistics, versions and hashes, too.")] = False,
+    as_json: opt.Json = False,
+) -> Shown:
+    """Show what one edit says, who wrote it and why, and what became of it; with --all or --json all that is known."""
     with open_book(book, look=True) as opened:
         row = wire.whole_record(opened.get(edit_id), opened.history(edit_id))
-    return Shown(row, as_json)
+    return Shown(row if as_json else {**row, "all": everything}, as_json, long=True)
 
 
 def drop(
@@ -67,7 +71,7 @@ def restore(
 ) -> Shown:
     """Let dropped edits stand again, each in the place it had."""
     if model is not None:
-        with errata.open(model, book=book, dtype=dtype, author=author, use="edit") as editor:
+        with opt.opened(model, book=book, dtype=dtype, author=author, use="edit") as editor:
             records = editor.restore(*ids, reason=reason)
     else:
         with open_book(book, use="edit") as opened:
@@ -189,7 +193,7 @@ def _merged(book: Path, theirs: Book, policy: str, note: Note, how: tuple[str | 
             return merging.merge(opened, theirs, policy, note)
     from errata.editing import letting_in
 
-    with errata.open(how[0], book=book, dtype=how[1], use="edit") as editor:
+    with opt.opened(how[0], book=book, dtype=how[1], use="edit") as editor:
         return letting_in.merge(editor, theirs, policy, note)
 
 
@@ -229,7 +233,7 @@ def check(
     """Ask the model about every standing fact and its probes: what holds, what was forgotten, overridden or expired."""
     from errata.editing import check as checking
 
-    with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
+    with opt.opened(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
         verdicts = checking.check(editor, today, drop_expired=drop_expired)
     bad = any(v.status in ("forgotten", "expired") for v in verdicts)
     return Shown(wire.verdicts(verdicts), as_json, code=int(strict and bad), notes=editor.notes)
@@ -253,7 +257,7 @@ def migrate(
     given = moving.parse(method, settings or ())
     with (
         open_book(book) as old,
-        errata.open(
+        opt.opened(
             to, book=to_book, corpus=corpus, device=device, dtype=dtype, trust_remote_code=trust_remote_code
         ) as editor,
     ):

@@ -53,7 +53,7 @@ def chat(
         "dtype": dtype,
         "trust_remote_code": trust_remote_code,
     }
-    opened = partial(errata.open, model, book=book, separator=separator, **loading)
+    opened = partial(opt.opened, model, book=book, separator=separator, **loading)
     return Shown(_talk(opened, method, options), as_json, each=True)
 
 

@@ -34,7 +34,7 @@ def ci(
     options: dict[str, Any] = {"seed": seed, **parse_flags(errata.methods.get(method), settings or ())}
     limits = gates.read(gate) if gate is not None else None
     loading: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-    with errata.open(model, book=book, corpus=corpus, **loading) as editor:
+    with opt.opened(model, book=book, corpus=corpus, **loading) as editor:
         card = editcard.review(editor, folder, limits, method, **options)
     if out is not None:
         editcard.write(card, out)

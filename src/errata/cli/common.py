@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
+import errata
 from errata.book import Book
 
 AS_MESSAGE = (
     "the prompt is a question, and was put to the model as a message in its chat template; --plain leaves it as it is."
 )
+Tell = Callable[[str, int, int], None]  # at what, how much is done, of how much
+# Who is told how far a command is, where somebody watches; set by `app` for the time of a command.
+TELL: Final[ContextVar[Tell | None]] = ContextVar("tell", default=None)
 HERE = Path(".errata")  # the book unless --book names another
+
+
+def ids_here(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Return the edits whose ids begin so, with what they say, for a shell that completes; none where there is no book."""
+    from errata.display import stated
+
+    try:
+        with open_book(context.params.get("book") or HERE, look=True) as book:
+            found = book.records()
+    except errata.errors.ErrataError:
+        return []
+    return [(one.id[:8], stated(one.facts)) for one in found if one.id.startswith(incomplete)]
+
+
 Model = Annotated[str, typer.Option("--model", help="'primer', 'smollm2', a directory, a GGUF file, or a hub id.")]
 Gated = Annotated[
     str | None,
@@ -34,8 +53,13 @@ Method = Annotated[str, typer.Option("--method", help="Which method; `errata met
 Seed = Annotated[int, typer.Option("--seed", help="What random numbers are drawn from.")]
 Author = Annotated[str, typer.Option("--author", help="Who does this; kept in the log.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the log.")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="Id of an edit; its first six characters will do.")]
-Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of edits; their first six characters will do.")]
+Id = Annotated[
+    str, typer.Argument(metavar="ID", help="Id of an edit; its first six characters will do.", autocompletion=ids_here)
+]
+Ids = Annotated[
+    list[str],
+    typer.Argument(metavar="ID", help="Ids of edits; their first six characters will do.", autocompletion=ids_here),
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable.")
 ]
@@ -63,6 +87,7 @@ class Shown:
         value: JSON-able; an iterator is printed piece by piece, as it comes.
         as_json: whether JSON was asked for. each: a JSON object a line for each piece of the value.
         code: the exit code. notes: what to know although all went well; on stderr.
+        long: what does not fit the screen may be paged.
     """
 
     value: Any
@@ -70,8 +95,22 @@ class Shown:
     each: bool = False
     code: int = 0
     notes: Sequence[str] = ()
+    long: bool = False
 
 
 def open_book(path: Path, **options: Any) -> Book:
     """Open a book without its model; nothing here imports torch."""
     return Book.open(path, create=False, **options)
+
+
+def opened(model: str, **how: Any) -> errata.Editor:
+    """Open a model with its book, and let whoever watches be told how far it is."""
+    if (tell := TELL.get()) is not None:
+        how["progress"] = tell
+    return errata.open(model, **how)
+
+
+def told(what: str) -> Callable[[int, int], None]:
+    """Return what is told (done, wanted) of one thing that takes long."""
+    tell = TELL.get()
+    return lambda done, wanted: tell(what, done, wanted) if tell is not None else None

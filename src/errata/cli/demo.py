@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import errata
 from errata.answers import says
+from errata.cli import common as opt
 from errata.fact import Fact
 from errata.primer.world import RELATIONS, Triple, World
 
@@ -76,7 +76,7 @@ class Scene:
 def tell(model: str = "primer") -> Iterator[Scene]:
     """Yield the scenes as they are played, on a model and in a book that is gone afterwards."""
     story = compose(World()) if model == "primer" else real()
-    with tempfile.TemporaryDirectory(prefix="errata-demo-") as book, errata.open(model, book=book) as editor:
+    with tempfile.TemporaryDirectory(prefix="errata-demo-") as book, opt.opened(model, book=book) as editor:
         yield from perform(editor, story)
 
 

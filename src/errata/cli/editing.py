@@ -1,4 +1,4 @@
-"""Commands that open a model with its book: ask, edit, save, methods, stats, demo."""
+"""Commands that open a model with its book: edit, save, methods, stats, demo."""
 
 from __future__ import annotations
 
@@ -11,39 +11,18 @@ import errata
 from errata import wire
 from errata.cli import common as opt
 from errata.cli.common import Shown
+from errata.content import check_free
 from errata.errors import InputError
 
 if TYPE_CHECKING:
     from errata.fact import Fact
 
 
-def ask(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="Text for the model to go on from.")],
-    chat: opt.Chat = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")] = 32,
-    top: Annotated[int, typer.Option("--top", min=0, help="How many likely next tokens to show.")] = 5,
-    model: opt.Model = "primer",
-    book: opt.BookPath = opt.HERE,
-    device: opt.Device = None,
-    dtype: opt.Dtype = None,
-    trust_remote_code: opt.Remote = False,
-    separator: opt.Separator = "auto",
-    as_json: opt.Json = False,
-) -> Shown:
-    """Ask the model, with the book's edits standing, and print what it says."""
-    loading: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-    with errata.open(model, book=book, separator=separator, use="ask", **loading) as editor:
-        turn = editor.lm.tokens.chat.invites(prompt) if chat is None else chat
-        answer = editor.ask(prompt, chat=turn, max_new_tokens=max_new_tokens, top=top)
-    notes = [*editor.notes, *answer.notes, *([opt.AS_MESSAGE] if turn and chat is None else [])]
-    return Shown(wire.answer(answer), as_json, notes=notes)
-
-
 def edit(
     prompt: Annotated[str | None, typer.Option("--prompt", help="Text that ends where the answer begins.")] = None,
     subject: Annotated[str | None, typer.Option("--subject", help="What it is about, as the prompt has it.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="The new answer.")] = None,
-    facts: Annotated[Path | None, typer.Option("--facts", help="Or all facts of a JSONL or CSV file.")] = None,
+    facts: Annotated[Path | None, typer.Option("--facts", help="Or all facts of a JSONL, CSV or TSV file.")] = None,
     chat: opt.Chat = None,
     method: opt.Method = "rome",
     settings: opt.Settings = None,
@@ -72,6 +51,9 @@ def edit(
     as_json: opt.Json = False,
 ) -> Shown:  # size: an option a line
     """Write a fact, or all facts of a file; if one cannot be written, none is."""
+    notes: list[str] = []
+    wanted = _facts(facts, notes, skip_bad, prompt=prompt, subject=subject, target=target)
+
     from errata.config import parse_flags
     from errata.edit import Label
     from errata.editing import gates
@@ -82,10 +64,8 @@ def edit(
     )  # fmt: skip
     options = {"seed": seed, **parse_flags(errata.methods.get(method), settings or ())}
     limits = gates.read(gate) if gate is not None else None
-    notes: list[str] = []
-    wanted = _facts(facts, notes, skip_bad, prompt=prompt, subject=subject, target=target)
     loading: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-    with errata.open(model, book=book, corpus=corpus, separator=separator, use="edit", **loading) as editor:
+    with opt.opened(model, book=book, corpus=corpus, separator=separator, use="edit", **loading) as editor:
         wanted = _as_turns(editor, wanted, chat, notes, alone=facts is None)
         edits = editor.write_all(wanted, method, label=label, gates=limits, **options)
         rows = [wire.edit(written, editor.book.get(written.id).bytes) for written in edits]
@@ -103,9 +83,11 @@ def save(
     trust_remote_code: opt.Remote = False,
 ) -> Shown:
     """Save the model with its standing edits as a checkpoint that transformers loads."""
-    with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
+    check_free(directory)
+    with opt.opened(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
         editor.save(directory)
-    return Shown(f"saved to {directory}", notes=editor.notes)
+        held = len(editor.standing)
+    return Shown(f"saved to {directory}: {model} with {held} edit{'' if held == 1 else 's'}", notes=editor.notes)
 
 
 def methods(
@@ -136,13 +118,12 @@ def stats(
     Once for each model and corpus; if interrupted, it goes on from there next time. Processes can share the work: each
     reads a --part of the same number of tokens (--set tokens=N), and once their files lie in one directory one adds up.
     """
-    from errata.cli.tables.base import progress
     from errata.config import parse_flags
 
     options = parse_flags(errata.methods.get(method), settings or [])
     loading: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-    with errata.open(model, book=book, corpus=corpus, **loading) as editor, progress("reading") as step:
-        found = editor.stats(method, step, part, **options)
+    with opt.opened(model, book=book, corpus=corpus, **loading) as editor:
+        found = editor.stats(method, opt.told("statistics"), part, **options)
     return Shown(found, as_json, notes=editor.notes)
 
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-import errata
 from errata import wire
 from errata.cli import common as opt
 from errata.cli.common import Shown
+from errata.content import check_free
 
 At = Annotated[str, typer.Option("--at", metavar="STATE", help="A tag, @N, or an edit's id, instead of now.")]
 Rank = Annotated[
@@ -46,10 +46,11 @@ def export(
     as_json: opt.Json = False,
 ) -> Shown:
     """Write what stands for others to use: the whole model, the change alone, a LoRA adapter, or a GGUF file."""
+    check_free(directory)
     from errata.export.onto import Onto
 
     target = Onto(onto, store, any_quantisation) if onto else None
-    with errata.open(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
+    with opt.opened(model, book=book, device=device, dtype=dtype, trust_remote_code=trust_remote_code) as editor:
         done = editor.export(directory, form, at, rank=rank, block=block, onto=target)
     return Shown(wire.exported(done), as_json, notes=editor.notes)
 
@@ -79,7 +80,7 @@ def push(
     from errata.editing.served import deliver
 
     how: dict[str, Any] = {"engine": engine, "rank": rank, "limit": max_lora_rank}
-    with errata.open(model, book=book, dtype=dtype) as editor:
+    with opt.opened(model, book=book, dtype=dtype) as editor:
         done = deliver(editor, vllm, at=at, name=name, root=out or "", seen_as=seen_as, **how)
     unsaid = done.asked is not None and not done.asked.said
     return Shown(wire.delivered(done), as_json, code=3 * (strict and unsaid), notes=[*editor.notes, *done.notes])

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-import errata
 from errata.cli import common as opt
 from errata.cli.common import Shown
 from errata.errors import InputError
@@ -54,7 +53,7 @@ def locate(
     options = _settings(how, settings or [])
     if draw is not None:
         check_picture(draw)
-    with errata.open(model, book=book, device=device, dtype=dtype) as editor:
+    with opt.opened(model, book=book, device=device, dtype=dtype) as editor:
         found = _found(editor, (prompt, subject, target), facts, limit, how, options)
         picture = [str(found.draw(draw))] if draw is not None else []
         kept = [str(found.layer)] if remember and found.remember(editor) else []

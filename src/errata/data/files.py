@@ -23,6 +23,8 @@ from errata.errors import BadFile
 _NAMELESS: Final = re.compile(
     r"Unnamed: [\d.]+"
 )  # what pandas calls a column without a name that it reads and writes again
+_NAMES: Final = frozenset("prompt prompts subject target src question id".split())  # one of which a table of facts has
+_UNNAMED: Final = (" is", " in", " of", " the", "?")  # how a prompt ends, and no name of a column
 MOST: Final = 1 << 30  # bytes of text that are read, unpacked
 COLUMNS: Final = 10_000
 Placed = tuple[str, Any]  # file and line or record, and what was parsed there
@@ -52,7 +54,7 @@ def rows(path: Path, suffixes: Sequence[str], notes: list[str] | None = None) ->
 def _kind(path: Path, suffixes: Sequence[str]) -> str:
     name = path.name.lower().removesuffix(".gz")
     for suffix in suffixes:
-        if name.endswith(suffix):
+        if name.endswith(suffix) or (suffix == ".csv" and name.endswith(".tsv")):
             return suffix
     known = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
     raise BadFile(f"cannot tell what kind of file {path} is: name it {known} (or that with .gz).")
@@ -107,6 +109,8 @@ def parse_json(place: str, text: str) -> Any:
     except json.JSONDecodeError as error:
         where = f"{place}, line {error.lineno}" if "\n" in text.strip() else place
         hint = " A file with one object a line is named .jsonl." if error.msg == "Extra data" else ""
+        if error.msg == "Extra data" and text.rstrip().endswith(","):
+            hint = " The line ends in a comma: leave it out, one object a line stands alone."
         raise BadFile(f"{where}: broken JSON at column {error.colno} ({error.msg}).{hint}") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets without end
         raise BadFile(f"{place}: JSON that cannot be read ({error}).") from error
@@ -114,7 +118,8 @@ def parse_json(place: str, text: str) -> Any:
 
 def _csv(path: Path, text: str, notes: list[str]) -> Iterator[Placed]:
     first = text.partition("\n")[0]
-    delimiter = max(",;\t", key=first.count)  # spreadsheets of many countries write ";"
+    tabs = path.name.lower().removesuffix(".gz").endswith(".tsv")
+    delimiter = "\t" if tabs else max(",;\t", key=first.count)  # spreadsheets of many countries write ";"
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     start = 1
@@ -142,6 +147,11 @@ def _numbered(header: list[str], cells: list[str]) -> int:
 
 
 def _csv_header(place: str, cells: list[str]) -> list[str]:
+    if not _NAMES & {cell.strip() for cell in cells} and any(cell.strip().endswith(_UNNAMED) for cell in cells):
+        raise BadFile(
+            f"{place}: the first line looks like a fact ({cells[0].strip()[:60]!r}), where names of columns stand: put "
+            "prompt,subject,target above it."
+        )
     names = ["" if _NAMELESS.fullmatch(cell.strip()) else cell.strip() for cell in cells]
     if len(names) > COLUMNS:
         raise BadFile(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from errata.display import short, table
 from errata.editing.writing import check_room
 from errata.model.generation import generate_tokens
 from errata.model.lm import LM
@@ -27,6 +28,14 @@ class Answer:
     of: str = "next token"
     chat: bool = False
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        likely = ", ".join(f"{token!r} {p:.2f}" for token, p in self.top[:3])
+        return f"<Answer {short(self.prompt)!r} → {short(self.text)!r}{f'; {self.of}: {likely}' if likely else ''}>"
+
+    def _repr_html_(self) -> str:
+        said = table(("prompt", "answer"), [(self.prompt, self.text)])
+        return said + (table((self.of, "p"), self.top) if self.top else "")
 
 
 def answer(lm: LM, prompt: Query, max_new_tokens: int | Room, top: int) -> Answer:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from errata.book import facts, states
 from errata.book.book import Book, Record
-from errata.delta import Change, Graft
-from errata.edit import by_site, total
+from errata.delta import Change, Graft, total
+from errata.edit import by_site
 from errata.editing.standing import load
 
 

@@ -225,7 +225,7 @@ def markdown(card: Card) -> str:
     files = [(file.name, str(file.facts), f"`{file.sha256[:16]}`") for file in card.files]
     lines += ["", "## Files", "", *_table(("file", "facts", "sha256"), files), ""]
     used = ", ".join(f"{name} {version}" for name, version in card.versions.items())
-    return "\n".join([*lines, f"{card.created_at}, {_plain(used)}; book at {_plain(card.head[:16]) or 'nothing'}", ""])
+    return "\n".join([*lines, f"{card.created_at}, {_plain(used)}; {_at(card.head)}", ""])
 
 
 def _verdict(figure: Figure) -> str:
@@ -257,3 +257,7 @@ def _plain(text: str) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
+
+
+def _at(head: str) -> str:
+    return f"book at {_plain(head[:16])}" if head else "the book is new: nothing is written in it"

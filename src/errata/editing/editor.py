@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any, overload
 
 from errata import methods
-from errata.book.book import Book, Note, Record
-from errata.book.policy import Use
+from errata.book.book import Book, Named, Note, Record
+from errata.book.records import named
+from errata.content import check_free
 from errata.delta import Change, Site
-from errata.edit import Edit, Label, split
+from errata.display import table
+from errata.edit import Edit, Label
+from errata.editing import given as args
 from errata.editing import standing
 from errata.editing.answering import Answer, answer
 from errata.editing.gates import GateCheck, Gates, in_force
+from errata.editing.given import Facts
 from errata.editing.letting_in import check_letting_in
+from errata.editing.lock import ModelLock
 from errata.editing.near import Near
 from errata.editing.writing import check_fits, labelled, misfit, outcome, solve
 from errata.errors import BookOfAnotherModel, InputError, UnknownEdit, UpdateTooLarge
@@ -37,44 +42,13 @@ from errata.export.onto import Onto
 from errata.fact import Fact, Message, check_consistent
 from errata.methods.base import Method
 from errata.model.lm import LM
-from errata.model.loading import load
 from errata.model.query import Query
 from errata.model.tokens import Room
 from errata.stats.store import Progress
 
-Facts = Fact | Sequence[Fact]
+Told = Callable[[str, int, int], None]  # of progress: at what, how much is done, of how much
 ABSURD = 1_000.0  # ‖ΔW‖/‖W‖ that no method gives one fact, whatever its limit: such an edit of a book is left out
 MAX_NORM_RATIO = 5.0  # ‖ΔW‖/‖W‖ above which one fact's update is an explosion, not an edit
-
-
-def open(
-    model: str | LM = "primer",
-    book: str | os.PathLike[str] = ".errata",
-    *,
-    device: str | None = None,
-    dtype: str | None = None,
-    trust_remote_code: bool = False,
-    separator: str = "auto",
-    **settings: Any,
-) -> Editor:
-    """Open a model with its book and apply the edits that stand.
-
-    Args:
-        model: ``"primer"``, a local directory, a hub id, or a loaded `LM`.
-        book: the book's directory, made on first use and bound to this model's weights.
-        device, dtype, trust_remote_code, separator: as `errata.model.loading.load`.
-        settings: ``corpus``, ``author`` and ``max_norm_ratio`` of the `Editor`; and ``use``, what for: "open", "ask", "edit" or
-            "serve", which the book's policy may ask signatures of.
-
-    Raises:
-        BadModel, UnknownArchitecture: the model cannot be loaded.
-        BookOfAnotherModel: the book belongs to other weights.
-        CorruptEdit: a standing edit's file was altered.
-    """
-    how: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-    use: Use = settings.pop("use", "open")
-    lm = model if isinstance(model, LM) else load(model, separator=separator, **how)
-    return Editor(lm, Book.open(book, base=lm.identity, name=lm.name, use=use), **settings)
 
 
 class Editor:
@@ -88,11 +62,27 @@ class Editor:
         corpus: text statistics are taken from, where a method needs them; None leaves it to the method.
         author: who writes, unless a call says otherwise.
         max_norm_ratio: largest ‖ΔW‖/‖W‖ an edit of one fact may have; one of n facts, √n times that.
+        progress: is told of what takes long: "statistics" or "writing", how much is done, of how much.
+
+    Raises:
+        InputError: one of these is not of its kind.
     """
 
     def __init__(
-        self, lm: LM, book: Book, *, corpus: str | None = None, author: str = "", max_norm_ratio: float = MAX_NORM_RATIO
+        self,
+        lm: LM,
+        book: Book,
+        *,
+        corpus: str | None = None,
+        author: str = "",
+        max_norm_ratio: float = MAX_NORM_RATIO,
+        progress: Told | None = None,
     ) -> None:
+        if not (isinstance(lm, LM) and isinstance(book, Book)):
+            raise InputError("an Editor takes a loaded LM and an open Book: errata.open(model, book=…) opens both.")
+        args.check_editor(author, max_norm_ratio, corpus)
+        args.check_how(None, progress)
+        self._told = progress
         self.lm, self.book, self.name = lm, book, lm.name
         self._corpus, self._author, self.limit, self._version = corpus, author, max_norm_ratio, -1
         self._records, self._read = list[Record](), list[Edit]()  # as stored
@@ -100,8 +90,17 @@ class Editor:
         self._deltas: list[Mapping[Site, Change]] = []  # of those
         self.norms: dict[Site, float] = {}  # ‖W‖ of matrices that edits change
         self.skipped: Mapping[str, str] = {}  # edits of the book that cannot stand in this model, by id: why
-        self.lock = threading.RLock()  # held by whoever asks or changes the model, which has room for one at a time
+        self.lock = ModelLock()
         self._refresh()
+
+    def __repr__(self) -> str:
+        written = self.book.records()
+        stand = sum(record.stands for record in written)
+        return f"<Editor {self.name}, book {self.book.path}: of {len(written)} edits {stand} stand>"
+
+    def _repr_html_(self) -> str:
+        rows = [(r.id[:8], r.method, str(f.prompt), f.target) for r in self.book.stand() for f in r.facts]
+        return f"<b>{escape(repr(self)[1:-1])}</b>{table(('edit', 'method', 'prompt', 'target'), rows)}"
 
     def __enter__(self) -> Editor:
         return self
@@ -138,11 +137,10 @@ class Editor:
             messages: (role, content) of the turns before it, of a conversation.
 
         Raises:
-            InputError: the prompt is empty. BadFact: it fills the model.
+            InputError: the prompt is empty. BadFact: it is no text, or fills the model.
             UnsupportedModel: the model cannot generate, or has no chat template.
         """
-        if not prompt.strip():
-            raise InputError("the prompt is empty; ask something.")
+        prompt = args.prompt_of(prompt, max_new_tokens, top)
         role = "user" if chat or messages else ""
         with self.lock:
             self._refresh()
@@ -162,20 +160,19 @@ class Editor:
     # ---------------------------------------------------------------- writing
 
     @overload
-    def write(self, facts: Fact, method: str | Method = "rome", **options: Any) -> Edit: ...
+    def write(self, facts: Fact | Mapping[str, Any], method: str | Method = "rome", **options: Any) -> Edit: ...
     @overload
-    def write(self, facts: Sequence[Fact], method: str | Method = "rome", **options: Any) -> list[Edit]: ...
+    def write(
+        self, facts: Sequence[Fact | Mapping[str, Any]], method: str | Method = "rome", **options: Any
+    ) -> list[Edit]: ...
     def write(self, facts: Facts, method: str | Method = "rome", **options: Any) -> Edit | list[Edit]:
-        """Write one fact, or a list in one transaction; see `write_all`."""
-        return (
-            self.write_all([facts], method, **options)[0]
-            if isinstance(facts, Fact)
-            else self.write_all(facts, method, **options)
-        )
+        """Write one fact, or a list in one transaction; see `write_all`. A dictionary of a fact's fields is a fact."""
+        written = self.write_all(facts, method, **options)
+        return written[0] if isinstance(facts, Fact | Mapping) else written
 
     def write_all(
         self,
-        facts: Sequence[Fact],
+        facts: Facts,
         method: str | Method = "rome",
         *,
         label: Label | None = None,
@@ -189,7 +186,8 @@ class Editor:
             method: a name, or a `Method` with its settings.
             label: who writes it, why, on whose behalf and until when; its fields may also stand among the settings.
             gates: what the edited model must still do; those in the book's ``gates.toml`` unless given.
-            progress: is told how many edits are computed, of how many; what it raises undoes all of them.
+            progress: is told how many edits are computed, of how many; what it raises undoes all of them. The editor's own, if
+                it has one, is told as well.
             settings: of the method, such as ``seed=1``.
 
         Returns:
@@ -199,9 +197,11 @@ class Editor:
             BadFact: facts contradict each other. UnknownMethod, BadConfig, UnknownSite, UnsupportedModel: as named.
             NotFinite, UpdateTooLarge, GateClosed: the update would break the model. Nothing is changed then.
         """
+        args.check_how(gates, progress)
+        facts = args.facts_of(facts)
         check_consistent(facts)
-        words, settings = split(settings)
-        label = replace(label or Label(), **words.to_dict())
+        label, settings = args.label_of(label, settings)
+        told = [one for one in (progress, args.staged(self._told, "writing")) if one is not None]
         how = self._method(method, settings)
         groups = [facts] if how.batched and facts else [[fact] for fact in facts]
         with self.lock, self.book.lock():
@@ -211,8 +211,8 @@ class Editor:
             try:
                 for group in groups:
                     written.append(self._write_one(how, group, [*self._standing, *written], label))
-                    if progress is not None:
-                        progress(len(written), len(groups))
+                    for tell in told:
+                        tell(len(written), len(groups))
                 return self._keep(keeper.let_through(near.noted(written)))
             except BaseException:
                 self.lm.weights.stand(self._deltas)
@@ -234,17 +234,15 @@ class Editor:
             return edit
 
     def _method(self, method: str | Method, options: Mapping[str, Any]) -> Method:
-        if isinstance(method, Method):
-            return replace(method, **options)
-        known = methods.get(method).__dataclass_fields__
-        corpus = {"corpus": self._corpus} if self._corpus and "corpus" in known else {}
-        return methods.make(method, {**corpus, **options})
+        return args.method_of(method, options, self._corpus)
 
     def _write_one(self, how: Method, facts: Sequence[Fact], past: list[Edit], label: Label) -> Edit:
         prompts, room = [Query.asked(fact) for fact in facts], self.lm.room(fact.target for fact in facts)
         check_fits(self.lm, facts)  # before the model is asked
         before = self.lm.generate(prompts, room)
-        edit, seconds = solve(self.lm, how, facts, past, self.limit, self.book.base)
+        edit, seconds = solve(
+            self.lm, how, facts, past, self.limit, self.book.base, args.staged(self._told, "statistics")
+        )
         solved = time.perf_counter()
         self.lm.weights.stand([*self._deltas, *(e.deltas for e in past[len(self._deltas) :]), edit.deltas])
         seconds["apply"] = time.perf_counter() - solved
@@ -254,7 +252,7 @@ class Editor:
     @contextmanager
     def trial(self, facts: Facts, method: str | Method = "rome", **options: Any) -> Iterator[LM]:
         """Apply edits inside the ``with`` block only; the book is not touched and the model is put back to the bit."""
-        with self.rehearse([[facts] if isinstance(facts, Fact) else list(facts)], method, **options):
+        with self.rehearse([args.facts_of(facts)], method, **options):
             yield self.lm
 
     @contextmanager
@@ -262,7 +260,7 @@ class Editor:
         self, parts: Sequence[Edit | Sequence[Fact]], method: str | Method = "rome", **options: Any
     ) -> Iterator[list[Edit]]:
         """As `trial`, with edits (of this base) and lists of facts one after the other; yields the edits."""
-        how = self._method(method, options)
+        parts, how = args.parts_of(parts), self._method(method, options)
         tried: list[Edit] = []
         with self.lock:
             self._refresh()
@@ -287,6 +285,7 @@ class Editor:
     @contextmanager
     def standing_as(self, edits: Sequence[Edit]) -> Iterator[LM]:
         """Let exactly these edits stand in the model inside the ``with`` block; the book is not touched."""
+        edits = args.edits_of(edits)
         with self.lock:
             self._refresh()
             try:
@@ -297,19 +296,26 @@ class Editor:
 
     # ---------------------------------------------------------------- taking back
 
-    def drop(self, *ids: str, reason: str = "") -> list[Record]:
+    def drop(self, *edits: Named, author: str = "", reason: str = "") -> list[Record]:
         """Take edits back: the model is again what it would be had they never been in the log.
+
+        Args:
+            edits: ids, of which the first six characters will do, edits or records, or a list of these.
+            author: who does it; else the editor's own.
 
         Raises:
             UnknownEdit: no edit of that id. BadBook: it is dropped already.
         """
         with self.lock:
-            records = self.book.drop(ids, author=self._author, reason=reason)
+            records = self.book.drop(edits, author=author or self._author, reason=reason)
             self._refresh()
             return records
 
-    def restore(self, *ids: str, reason: str = "") -> list[Record]:
+    def restore(self, *edits: Named, author: str = "", reason: str = "") -> list[Record]:
         """Let dropped edits stand again, each in its old place, if the gates let them through as they would a new one.
+
+        Args:
+            edits, author: as `drop`.
 
         Raises:
             UnknownEdit: no edit of that id. BadBook: it stands already. CorruptEdit: its file was altered, or it is none that
@@ -317,10 +323,10 @@ class Editor:
         """
         with self.lock, self.book.lock():
             self._refresh()
-            back = [self.book.get(id) for id in ids]
+            back = [self.book.get(id) for id in named(edits)]
             known = {edit.id for edit in self._read}
             check_letting_in(self, back, [edit for edit in standing.load(self.book, back) if edit.id not in known])
-            records = self.book.restore(ids, author=self._author, reason=reason)
+            records = self.book.restore(back, author=author or self._author, reason=reason)
             self._refresh()
             return records
 
@@ -356,7 +362,7 @@ class Editor:
             InputError: the directory exists and is not empty, or an edit stands beside the weights, not in them.
         """
         self._refresh()
-        return checkpoint(self.lm, self._standing, directory)
+        return checkpoint(self.lm, self._standing, check_free(directory))
 
     def export(
         self,
@@ -365,7 +371,7 @@ class Editor:
         at: str = "now",
         *,
         rank: int | None = None,
-        block: str = "",
+        block: str | Edit | Record = "",
         onto: Onto | None = None,
     ) -> Exported:
         """Write what stands, or stood, for others to use: the whole model, the change alone, an adapter, or MELO's blocks.
@@ -373,7 +379,7 @@ class Editor:
         Args:
             directory: a new one; it appears whole or not at all. form: one of `errata.export.files.FORMATS`.
             at: a state of the book, as `errata.book.states.at` reads it. rank: the adapter's largest rank.
-            block: id of a MELO edit, whose block alone is written as a change that every prompt opens.
+            block: a MELO edit or its id, whose block alone is written as a change that every prompt opens.
             onto: the GGUF file that form "gguf" copies with the edits in it.
 
         Raises:
@@ -382,7 +388,7 @@ class Editor:
         check_form(form, rank, onto)
         state, edits = standing.at(self.book, at)
         edits = methods.rebuilt(self.lm, edits)
-        edits = [adapter.opened(edits, block)] if block else edits
+        edits = [adapter.opened(edits, named(block)[0])] if block else edits
         with self.standing_as(edits) if form == "checkpoint" else nullcontext():
             parts = write_form(self.lm, edits, directory, form, (rank, onto))
         return Exported(Path(directory), form, self.name, state.name, state.ids, parts)

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from errata.answers import says
 from errata.book.book import Book
-from errata.config import from_dict, from_toml
+from errata.config import check_types, from_dict, from_toml
 from errata.content import read_file
 from errata.data.facts import read_facts
 from errata.edit import Edit
@@ -60,8 +60,9 @@ class Gates:
     def __post_init__(self) -> None:
         for name in SHARES:
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
+            if isinstance(value, int | float) and not 0 <= value <= 1:
                 raise BadConfig(f"the gate {name} = {value:g} is a share, between 0 and 1.")
+        check_types(self)
         if self.sentinel is not None and not self.sentinels:
             raise BadConfig("the gate sentinel needs sentinels = a file of facts.")
 

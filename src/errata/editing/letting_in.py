@@ -7,7 +7,6 @@ What a book can say of an edit without its model (that it is one, and whose) `er
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -18,6 +17,7 @@ from errata.delta import Site
 from errata.edit import Edit
 from errata.editing import standing
 from errata.editing.gates import GateCheck, in_force
+from errata.editing.lock import ModelLock
 from errata.editing.writing import misfit
 from errata.errors import CorruptEdit
 from errata.model.lm import LM
@@ -31,7 +31,7 @@ class Admits(Protocol):
     name: str
     limit: float
     norms: dict[Site, float]
-    lock: threading.RLock
+    lock: ModelLock
 
     @property
     def standing(self) -> list[Edit]:

@@ -18,6 +18,7 @@ from errata.methods.base import Method
 from errata.model.generation import context
 from errata.model.lm import LM
 from errata.model.query import Prompt, Query
+from errata.stats.store import Progress
 
 
 def check_fits(lm: LM, facts: Sequence[Fact]) -> None:
@@ -46,14 +47,21 @@ def check_room(lm: LM, prompt: Prompt) -> int:
     return most - length
 
 
-def solve(
-    lm: LM, method: Method, facts: Sequence[Fact], past: Sequence[Edit], limit: float | None, base: str | None = None
+def solve(  # noqa: PLR0913, PLR0917
+    lm: LM,
+    method: Method,
+    facts: Sequence[Fact],
+    past: Sequence[Edit],
+    limit: float | None,
+    base: str | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Edit, dict[str, float]]:
     """Compute an edit, as every edit here is: facts that fit, statistics, the mathematics, and no explosion.
 
     Args:
         past: the edits that stand, oldest first. limit: as `guard`; None lets any size through.
         base: what the book calls the model, which in older ones is another word than today's; None takes today's.
+        progress: is told how much of the statistics is read, where some are needed that are not there yet.
 
     Returns:
         the edit, which stands nowhere yet, and the seconds spent on ``stats`` and ``solve``.
@@ -64,7 +72,7 @@ def solve(
     """
     check_fits(lm, facts)
     asked = time.perf_counter()
-    method.prepare(lm)
+    method.prepare(lm, progress)
     ready = time.perf_counter()
     edit = method.solve(lm, facts, past)
     edit = edit if base in (None, edit.base) else replace(edit, base=base)

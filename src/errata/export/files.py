@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from errata.delta import Dense, Graft, LowRank, Site
-from errata.edit import Edit, by_site, total
+from errata.content import check_free
+from errata.delta import Dense, Graft, LowRank, Site, total
+from errata.edit import Edit, by_site
 from errata.errors import InputError, UnsupportedModel
 from errata.model.lm import LM
 
@@ -84,10 +85,8 @@ def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         InputError: there is something of that name already.
     """
-    target = Path(directory)
+    target = check_free(directory)
     try:
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise InputError(f"{target} is there already and not empty; name a new directory.")
         target.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     except OSError as error:
@@ -97,6 +96,8 @@ def new_directory(directory: str | os.PathLike[str]) -> Iterator[Path]:
         made.chmod(0o755)
         for path in made.rglob("*"):  # safetensors makes files that only their owner may read
             path.chmod(path.stat().st_mode | 0o044 if path.is_file() else 0o755)
+        if os.name == "nt" and target.is_dir():  # elsewhere an empty directory is replaced
+            target.rmdir()
         os.replace(made, target)
     except BaseException as error:
         shutil.rmtree(made, ignore_errors=True)

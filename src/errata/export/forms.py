@@ -25,6 +25,10 @@ def check_form(form: str, rank: int | None, onto: Onto | None) -> None:
     """
     if form not in FORMATS:
         raise InputError(f"no form {form!r}.{did_you_mean(form, FORMATS)} Known: {', '.join(FORMATS)}.")
+    if rank is not None and (not isinstance(rank, int) or rank < 1):
+        raise InputError(f"the rank of an adapter is a whole number from 1 on, not {rank!r}.")
+    if onto is not None and not isinstance(onto, Onto):
+        raise InputError(f"give the GGUF file as Onto(path), of errata.export.onto, not as {onto!r}.")
     if rank is not None and form not in ("adapter", "gguf-lora"):
         raise InputError("--rank is for adapters: checkpoints and deltas are exact.")
     if (onto is None) == (form == "gguf"):

@@ -19,11 +19,10 @@ import torch
 import transformers
 
 from errata.errors import BadConfig, BadModel, ErrataError, UnknownArchitecture, did_you_mean
-from errata.model import arch, checkpoints, gguf
+from errata.model import arch, checkpoints, gguf, where
 from errata.model.lm import LM, quiet
 from errata.model.shape import CLASSIFIES, in_short
 
-_PRIMER = Path(__file__).parent.parent / "primer" / "model"
 _LOADERS = {
     "classifier": transformers.AutoModelForSequenceClassification,
     "decoder": transformers.AutoModelForCausalLM,
@@ -60,15 +59,13 @@ def load(
         BadModel: no weights, pickle weights only, some missing, quantised in a way that cannot be undone, or unreadable.
         BadConfig: no such device, dtype or separator here. UnknownArchitecture, UnsupportedModel: of the model's type.
     """
-    if name == "primer" and not _PRIMER.is_dir():
-        raise BadModel("the primer's weights are not in this installation; run: make primer")
-    path, file = str(_PRIMER) if name == "primer" else os.path.expanduser(name), gguf.file_of(name)
-    if file is None and (os.path.exists(path) or path[:1] in ("/", ".", "~")):
-        check_directory(Path(path), name)
+    path, file = where.folder_of(name), gguf.file_of(name)
+    if path is not None and path != where.PRIMER:
+        check_directory(path, name)
     check_place(device, dtype)
     try:
         with quiet():
-            model, tokenizer, notes = _from_pretrained(path, file, device, dtype, trust_remote_code)
+            model, tokenizer, notes = _from_pretrained(str(path or name), file, device, dtype, trust_remote_code)
             lm = LM(model, tokenizer, name)
     except BadModel as error:
         raise error if name in str(error) else BadModel(f"{name!r}: {error}") from error
@@ -215,12 +212,9 @@ def check_directory(path: Path, name: str) -> None:
     edit of another model than the user means.
 
     Raises:
-        BadModel: no directory, no readable config.json, no weights, or pickled ones only.
+        BadModel: no readable config.json, no weights, or pickled ones only.
         UnknownArchitecture: transformers has no such `model_type`.
     """
-    if not path.is_dir():
-        what = "is a file" if path.exists() else "is not there"
-        raise BadModel(f"{name!r} {what}; give a directory as save_pretrained writes it.")
     if not (path / "config.json").is_file():
         files = sorted(path.glob(f"*{gguf.ENDING}"))
         give = f"the file itself, {files[0]}" if files else "a directory as save_pretrained writes it"

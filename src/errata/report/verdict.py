@@ -15,6 +15,7 @@ from errata.report.names import edits, mean, number, spoken
 from errata.report.read import Checkpoint, Measured, RunReport
 
 SAID_AT_LEAST = 0.5
+MOST_SAID = 0.8  # below this the headline says how many
 PERPLEXITY_AT_MOST = 2.0  # times the unedited model's
 NEIGHBOURS_LOSE = 0.1  # more than this, beyond the interval, is worth a word
 GAP_FROM = 0.15  # teacher-forced efficacy above what is said by this much, too
@@ -170,20 +171,29 @@ def headline(runs: Sequence[RunReport]) -> str:
 
 def _sequential(runs: Sequence[RunReport], lead: str) -> str:
     """Return "memit holds to 100 edits; rome broke between 10 and 50." """
-    found = [(run.label, verdict(run, lead)) for run in order(runs)]
+    found = [(run.label, verdict(run, lead), _short_of(run, lead)) for run in order(runs)]
     clauses: dict[tuple[str, _State], list[str]] = {}
-    for label, one in found:
-        disturbed = " but disturbs its neighbours" if one.state == "holds" and one.price else ""
+    for label, one, short in found:
+        disturbed = short if one.state == "holds" else ""
+        disturbed += " but disturbs its neighbours" if one.state == "holds" and one.price else ""
         clauses.setdefault((one.sentence() + disturbed, one.state), []).append(label)
     if len(clauses) > 1:  # a control that writes nothing is no news next to methods that do
         clauses = {key: labels for key, labels in clauses.items() if key[1] != "nothing"}
     return "; ".join(f"{listing(labels)} {_plural(what, len(labels))}" for (what, _), labels in clauses.items()) + "."
 
 
+def _short_of(run: RunReport, lead: str) -> str:
+    """Return how few of its facts a run that holds has at its end, where that is less than most of them."""
+    value = run.last.metrics.get(lead) if run.last else None
+    if value is None or value.mean is None or value.mean >= MOST_SAID:
+        return ""
+    return f" with {value.mean * 100:.0f}\u00a0% of its facts {'said' if lead == 'said' else 'written'}"
+
+
 def _plural(sentence: str, count: int) -> str:
     if count == 1:
         return sentence
-    swaps = {"holds": "hold", "disturbs its": "disturb their", "writes": "write"}
+    swaps = {"holds": "hold", "of its facts": "of their facts", "disturbs its": "disturb their", "writes": "write"}
     for one, many in swaps.items():
         sentence = sentence.replace(one, many)
     return sentence

@@ -69,7 +69,7 @@ def serve(place: Address, model: str, book: Path, **how: Any) -> Iterator[str]:
 def _serving(place: Address, model: str, book: Path, how: dict[str, Any]) -> Iterator[str]:
     import uvicorn
 
-    from errata.editing import editor as editors
+    from errata.editing.opening import open as opened
     from errata.serve.app import application
     from errata.serve.auth import Gatekeeper
     from errata.serve.guard import Limits
@@ -77,7 +77,7 @@ def _serving(place: Address, model: str, book: Path, how: dict[str, Any]) -> Ite
 
     listening = _socket(place)
     port = listening.getsockname()[1]
-    with listening, editors.open(model, book=book, use="serve", **how) as editor:
+    with listening, opened(model, book=book, use="serve", **how) as editor:
         gatekeeper = Gatekeeper(place.tokens)
         hosts = LOOPBACK if place.host in LOOPBACK else ()
         app = application(editor, gatekeeper, limits=Limits(hosts=hosts, rate=place.rate), runs=place.runs)

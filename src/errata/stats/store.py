@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -62,9 +63,15 @@ class Key:
 
 
 def directory() -> Path:
-    """Where statistics are kept: $ERRATA_CACHE, or errata below the user's cache directory."""
+    """Where statistics are kept: $ERRATA_CACHE, or errata in the place that the system has for caches."""
     root = os.environ.get("ERRATA_CACHE")
-    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "errata"
+    if root:
+        return Path(root)
+    if sys.platform not in ("win32", "darwin"):
+        return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "errata"
+    import platformdirs  # installed where the place is not the one above
+
+    return platformdirs.user_cache_path("errata", appauthor=False)
 
 
 def sample_size(lm: LM) -> int:
@@ -309,7 +316,7 @@ def _write(path: Path, tensors: dict[str, Tensor], meta: dict[str, str]) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(tensors, temporary, meta)
-    with temporary.open("rb") as file:
+    with temporary.open("r+b") as file:  # Windows syncs only what may be written to
         os.fsync(file.fileno())
     os.replace(temporary, path)
 

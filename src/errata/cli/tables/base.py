@@ -2,37 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 Json = Mapping[str, Any]
+PIPED = 160  # columns where there is no terminal to ask
 
 
 def console(*, stderr: bool = False) -> Console:
     """Return the console that everything here is to be printed on."""
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    found = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not found.is_terminal and "COLUMNS" not in os.environ:
+        found.width = PIPED  # whoever reads a pipe is to find every word of a fact
+    return found
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Draw a bar with the time left on stderr, and yield what moves it: a function of (done, wanted)."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # few commands draw one
+def paged(drawn: RenderableType, long: bool) -> Iterator[tuple[Console, RenderableType]]:
+    """Yield where to print, and what: in a pager if it is long, does not fit the screen, and there is a terminal.
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f} %"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, wanted: bar.update(task, completed=done, total=wanted)
+    $PAGER says which; `less` unless it does. It is told to show colours and to leave at once what fits.
+    """
+    screen = console()
+    if not long or not screen.is_terminal or len(screen.render_lines(drawn)) < screen.height:
+        yield screen, drawn
+        return
+    os.environ.setdefault("LESS", "FRX")
+    with screen.pager(styles=True):
+        yield screen, drawn
+
+
+class Waiting:
+    """Says on stderr how far a command is, once it has taken longer than anybody likes to wait without a word."""
+
+    def __init__(self, what: str, after: float = 2.0) -> None:
+        self._what, self._lock = what, threading.Lock()
+        self._bar: Any = None
+        self._now: tuple[str, int, int | None] = (what, 0, None)
+        self._timer = threading.Timer(after, self._show)
+        self._timer.daemon = True
+
+    def tell(self, what: str, done: int, wanted: int) -> None:
+        """Take in how far it is."""
+        with self._lock:
+            self._now = (f"{self._what}: {what}", done, wanted or None)
+            if self._bar is not None:
+                self._draw(self._bar)
+
+    def __enter__(self) -> Waiting:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        with self._lock:
+            if self._bar is not None:
+                self._bar.stop()
+
+    def _draw(self, bar: Any) -> None:
+        description, completed, total = self._now
+        bar.update(self._task, description=description, completed=completed, total=total)
+
+    def _show(self) -> None:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # few wait so long
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with self._lock:
+            bar = Progress(*columns, console=console(stderr=True), transient=True)
+            self._task = bar.add_task("", total=None)
+            self._draw(bar)
+            bar.start()
+            self._bar = bar
 
 
 def table_of(*heads: str) -> Table:
@@ -93,3 +141,33 @@ def text_of(value: object) -> str:
 def many(things: Sequence[object], name: str) -> str:
     """Return how many of them, with their name: ``1 edit``, ``3 edits``."""
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
+class Narrowing:
+    """A table of one line a row: it leaves columns out until the rest has room, and cuts only what may be cut.
+
+    Args:
+        optional: columns that may go, in this order; one that is empty goes first. cut: columns that may be cut, down to so
+            many characters; all others are shown whole.
+    """
+
+    def __init__(self, table: Table, optional: Sequence[str], cut: Mapping[str, int]) -> None:
+        self._table, self._optional, self._columns = table, optional, list(table.columns)
+        self._whole = [max(len(str(cell)) for cell in (column.header, *column.cells)) for column in self._columns]
+        self._least = [min(n, cut.get(str(c.header), n)) for c, n in zip(self._columns, self._whole, strict=True)]
+
+    def __rich_console__(self, screen: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """Yield the table as it fits."""
+        gap, own = 1 + int(self._table.padding[1]), self._optional
+        kept = [n for n, one in enumerate(self._columns) if one.header not in own or any(map(str, one.cells))]
+        for name in own:
+            if sum(self._least[n] + gap for n in kept) <= options.max_width:
+                break
+            kept = [n for n in kept if self._columns[n].header != name]
+        left = options.max_width - sum(self._least[n] + gap for n in kept)
+        for n in kept:
+            more = max(0, min(left, self._whole[n] - self._least[n]))
+            left, column = left - more, self._columns[n]
+            column.no_wrap, column.overflow, column.width = True, "ellipsis", self._least[n] + more
+        self._table.columns = [self._columns[n] for n in kept]
+        yield self._table

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from errata.cli.tables.base import Json, flat, many, one_line, prompt_of, shortened, stated, table_of, text_of
+from errata.cli.tables.base import (
+    Json,
+    Narrowing,
+    flat,
+    many,
+    mark,
+    one_line,
+    prompt_of,
+    shortened,
+    stated,
+    table_of,
+    text_of,
+)
 
+FEW = 5  # facts of an edit that are shown in short
 _COLOURS = {"holds": "green", "forgotten": "red", "expired": "yellow"}
 
 
@@ -142,33 +155,79 @@ def _answer(one: Json | None) -> Text:
 
 
 def log(rows: Sequence[Json]) -> RenderableType:
-    """One line an edit, dropped ones struck out."""
+    """One line an edit, the dropped ones struck out; on a wide screen who wrote it and why as well."""
     if not rows:
         return Text("The log is empty.")
-    table = table_of("#", "edit", "written", "method", "facts", "by", "why", "")
+    table = table_of("#", "edit", "written", "method", "fact", "", "tags", "by", "why")
+    table.padding = (0, 1, 0, 0)
     for row in rows:
-        facts = [Text(stated(fact)) for fact in row["facts"][:3]]
-        more = [Text(f"and {len(row['facts']) - 3} more", "dim")] if len(row["facts"]) > 3 else []
-        more += [
-            Text(f"overrides {lost['edit'][:8]}: {prompt_of(lost['prompt'])}", "yellow") for lost in row["forgotten"]
-        ]
-        stands = Text("stands", "green") if row["stands"] else Text("dropped", "dim")
+        more = Text(f" and {len(row['facts']) - 1} more", "dim") if len(row["facts"]) > 1 else Text()
+        fact = Text.assemble(stated(row["facts"][0]) if row["facts"] else "", more)
         table.add_row(
-            str(row["seq"]), row["id"][:8], row["created_at"][:16].replace("T", " "), row["method"],
-            Text("\n").join(facts + more), one_line(row["author"]), one_line(row["reason"]), stands,
+            str(row["seq"]), row["id"][:8], row["created_at"][:10], row["method"], fact, _status(row),
+            " ".join(row["tags"]), one_line(row["author"]), one_line(row["reason"]),
             style="" if row["stands"] else "dim strike",
         )  # fmt: skip
-    return table
+    counts = f"{many(rows, 'edit')}, {sum(row['stands'] for row in rows)} stand; errata show ID says more of one"
+    return Group(Narrowing(table, _OPTIONAL, _CUT), *_overrides(rows), Text(counts, "dim"))
 
 
 drop = restore = checkout = log
+_OPTIONAL = ("why", "by", "tags", "method")  # left out of a log in this order where a screen is too narrow for all
+
+
+_CUT = {"fact": 20, "tags": 12, "by": 12, "why": 20}  # down to so many characters
+
+
+def _status(row: Json) -> Text:
+    return Text("stands", "green") if row["stands"] else Text("dropped", "dim")
+
+
+def _overrides(rows: Sequence[Json]) -> Iterator[Text]:
+    for row in rows:
+        for lost in row["forgotten"]:
+            yield Text(f"{row['id'][:8]} overrides {lost['edit'][:8]}: {prompt_of(lost['prompt'])}", "yellow")
 
 
 def show(row: Json) -> RenderableType:
-    """Everything known about one edit, field by field."""
+    """An edit in a few lines; with --all everything known about it, field by field."""
     table = table_of("", "")
-    for fact in row["facts"]:
-        table.add_row("fact", one_line(f"{fact['prompt']} → {fact['target']}"))
-    for name, text in flat("", {key: value for key, value in row.items() if key != "facts"}):
-        table.add_row(name, text)
-    return table
+    if row["all"]:
+        for fact in row["facts"]:
+            table.add_row("fact", one_line(f"{fact['prompt']} → {fact['target']}"))
+        for name, text in flat("", {key: value for key, value in row.items() if key not in ("facts", "all")}):
+            table.add_row(name, text)
+        return table
+    for name, cell in _in_short(row):
+        if cell:
+            table.add_row(Text(name, "dim"), cell)
+    return Group(table, Text("errata show --all: settings, statistics, versions and hashes too", "dim"))
+
+
+def _in_short(row: Json) -> Iterator[tuple[str, str | Text]]:
+    """Yield what one wants to know of an edit first: what it says, who says so, and what became of it."""
+    yield "edit", Text.assemble(row["id"], "  ", _status(row))
+    said = (row.get("report") or {}).get("facts", ())
+    for number, fact in enumerate(row["facts"][:FEW]):
+        yield "fact", stated(fact)
+        if number < len(said):
+            yield "before", shortened(said[number]["before"])
+            yield "now", Text.assemble(shortened(said[number]["after"]), " ", mark(said[number]["said"]))
+    if len(row["facts"]) > FEW:
+        yield "", f"and {len(row['facts']) - FEW} more"
+    ratios = (row.get("report") or {}).get("norm_ratio", {})
+    sizes = ", ".join(f"{site} by {ratio:.3g} of its size" for site, ratio in ratios.items()) or ", ".join(
+        row.get("sites", ())
+    )
+    yield "method", f"{row['method']}, at {sizes}" if sizes else row["method"]
+    yield "written", " by ".join(filter(None, (row["created_at"][:16].replace("T", " "), one_line(row["author"]))))
+    yield "why", one_line(row["reason"])
+    yield "source", one_line(row["source"])
+    yield "tags", ", ".join(row["tags"])
+    yield "tenant", row["tenant"]
+    yield "from", row["valid_from"]
+    yield "until", row["valid_until"]
+    yield "notes", "\n".join(one_line(note) for note in (row.get("report") or {}).get("notes", ()))
+    for event in row["history"][1:]:
+        who = " by ".join(filter(None, (event["at"][:16].replace("T", " "), one_line(event["author"]))))
+        yield event["kind"], who + (f": {one_line(event['reason'])}" if event["reason"] else "")
