@@ -49,7 +49,7 @@ class SweepPlan:
     edits: int = field(default=0, metadata={"least": 1})
     seeds: tuple[int, ...] = (0,)
     batch: int = field(default=1, metadata={"least": 1})
-    checkpoints: tuple[int, ...] = Plan.__dataclass_fields__["checkpoints"].default
+    checkpoints: tuple[int, ...] = Plan(method="none").checkpoints
     independent: bool = False
     generation: bool = False
     stop_at_perplexity: float | None = None
@@ -137,11 +137,11 @@ def _unmade(plan: SweepPlan, variants: Sequence[Variant]) -> Iterator[str]:
         known = {key: value for key, value in variant.items() if isinstance(value, dict) and key not in plan.methods}
         yield from (f"settings.{key} is of no method that the plan names." for key in known)
         for method in plan.methods:
-            yield from _said(lambda m=method, v=variant: _made(m, settings_of(m, v, plan.methods), plan))  # type: ignore[misc]
+            yield from _said(lambda m=method, v=variant: _made(m, settings_of(m, v, plan.methods), plan))
     if min(plan.checkpoints, default=1) < 1:
         yield "checkpoints are numbers of edits, from 1."
     for cases, seed in product(plan.cases, plan.seeds[:1]):
-        yield from _said(lambda c=cases, s=seed: _enough(c, s, plan.edits))  # type: ignore[misc]
+        yield from _said(lambda c=cases, s=seed: _enough(c, s, plan.edits))
     yield from _said(lambda: open_corpus(plan.text))
 
 

@@ -114,7 +114,7 @@ class Pool:
         Raises:
             ClusterGone: Ray does not answer any more. What was yielded before is done.
         """
-        ray, waiting, deaths = self._ray, deque(jobs), dict.fromkeys((job.name for job in jobs), 0)
+        ray, waiting, deaths = self._ray, deque(jobs), list[str]()
         wanted = ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=-1, max_task_retries=0)(_OnRay)
         free = [wanted.remote() for _ in range(min(self.workers, len(jobs)))]
         busy: dict[Any, tuple[Job, Any]] = {}
@@ -124,24 +124,25 @@ class Pool:
                     job, actor = waiting.popleft(), free.pop()
                     busy[self._given(actor, job, needs[job.name])] = job, actor
                     yield job, "running", None
-                ready, _ = ray.wait(list(busy), num_returns=1)
-                job, actor = busy.pop(ready[0])
+                (ready, *_), _ = ray.wait(list(busy), num_returns=1)
+                job, actor = busy.pop(ready)
                 free.append(actor)
-                try:
-                    files, why = ray.get(ready[0])
-                    yield job, "failed" if why else "done", why or files
-                except ray.exceptions.RayActorError:  # it was killed, or its machine went away
-                    deaths[job.name] += 1
-                    if deaths[job.name] < DEATHS:
-                        waiting.appendleft(job)
-                        continue
-                    yield (
-                        job,
-                        "failed",
-                        f"its worker died {DEATHS} times: it may want more memory than there is; use fewer workers.",
-                    )
+                found = self._got(ready)
+                if found is None and (deaths := [*deaths, job.name]).count(job.name) < DEATHS:
+                    waiting.appendleft(job)
+                    continue
+                files, why = found or ({}, _DIED)
+                yield job, "failed" if why else "done", why or files
         except (ConnectionError, ray.exceptions.RaySystemError) as error:
             raise _gone(ray, self._address, error) from error
+
+    def _got(self, ref: Any) -> tuple[dict[str, bytes], str] | None:
+        """Return what a worker gave; None if it was killed, or its machine went away."""
+        try:
+            files, why = self._ray.get(ref)
+        except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError):
+            return None
+        return files, why
 
     def _given(self, actor: Any, job: Job, parcel: Parcel) -> Any:
         refs = {name: [self._put[name]] for name in parcel.names if name in self._put}  # in a list: fetched when wanted

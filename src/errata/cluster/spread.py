@@ -33,11 +33,13 @@ def spread(sweep: Sweep, told: Told, address: str = LOCAL, workers: int = 0) -> 
         needs = _sent(sweep, todo, ray, here=address == LOCAL)
         left = len(todo)
         try:
-            for job, state, found in ray.run(todo, needs):
-                now = JobState(job, state, why=found) if state == "failed" else JobState(job, state)
-                states[job.name] = sweep.take(job, found) if state == "done" else now
-                left -= state != "running"
+            for job, what, found in ray.run(todo, needs):
+                now = JobState(job, what, why=found) if what == "failed" else JobState(job, what)
+                states[job.name] = sweep.take(job, found) if what == "done" else now
+                left -= what != "running"
                 told(states[job.name])
+                if states[job.name].full:
+                    break
         except ClusterGone as error:
             raise ClusterGone(f"{error} {left} jobs are left: {AGAIN}.") from error
     return list(states.values())
@@ -53,10 +55,10 @@ def _sent(sweep: Sweep, jobs: Sequence[Job], ray: Pool, *, here: bool) -> dict[s
     for model in dict.fromkeys(job.model for job in jobs):
         if (files := None if here else model_files(model)) is not None:
             ray.put(f"model {model}", files)
-    found = {
-        job.name: (f"model {job.model}", f"cases {job.plan.cases} {job.plan.seed}", _statistics(sweep, job))
-        for job in jobs
-    }
+    found = {}
+    for job in jobs:
+        names = f"model {job.model}", f"cases {job.plan.cases} {job.plan.seed}"
+        found[job.name] = *names, _statistics(sweep, job)
     if not here:
         for name in {name for *_, names in found.values() for name in names}:
             ray.put(name, statistic_files(name))

@@ -35,6 +35,7 @@ from errata.model.loading import load
 from errata.stats.corpus import open_corpus
 
 INDEX: Final = "sweep.json"
+_DISK: Final = "the disk refuses"
 AGAIN: Final = "what is finished is kept, and the same command goes on"
 
 
@@ -48,6 +49,11 @@ class JobState:
     why: str = ""
     edits: int = 0
 
+    @property
+    def full(self) -> bool:
+        """Say whether it failed for the disk, which the next one would, too."""
+        return self.why.startswith(_DISK)
+
     def to_dict(self, directory: Path) -> dict[str, Any]:
         """Return it as JSON-able values, with the numbers of its last checkpoint.
 
@@ -55,14 +61,9 @@ class JobState:
             directory: where the job was done.
         """
         plan = self.job.plan
-        about = {"name": self.job.name, "method": plan.method, "options": dict(plan.options), "model": self.job.model}
-        about |= {
-            "cases": plan.cases,
-            "seed": plan.seed,
-            "state": self.state,
-            "why": self.why,
-            "command": self.job.command,
-        }
+        about: dict[str, Any] = {key: getattr(plan, key) for key in ("method", "options", "cases", "seed")}
+        about |= {"name": self.job.name, "model": self.job.model, "state": self.state, "why": self.why}
+        about["command"] = self.job.command
         if self.done is None:
             return about
         summary = json.loads((directory / "summary.json").read_bytes())
@@ -180,7 +181,7 @@ class Sweep:
                 except Timeout:
                     states[number] = JobState(state.job, "elsewhere", why="another process is at it.")
             tell(states[number])
-            if states[number].why.startswith("the disk"):
+            if states[number].full:
                 break
         return states
 
@@ -287,7 +288,7 @@ def fresh(directory: Path) -> None:
 def explained(error: BaseException) -> str:
     """Return what went wrong with a job, as a clause that ends with what to do."""
     if isinstance(error, OSError):
-        why = "the disk refuses" if error.errno in (28, 122, 30) else "a file cannot be used"
+        why = _DISK if error.errno in (28, 122, 30) else "a file cannot be used"
         return f"{why} ({error.strerror or error}): make room or change permissions; {AGAIN}."
     if isinstance(error, MemoryError):
         return f"there is not enough memory: use fewer workers or a larger machine; {AGAIN}."
