@@ -28,7 +28,7 @@ def test_killed_workers_give_the_rows_of_a_serial_run(tmp_path: Path) -> None:
     assert finished(serial.go())
     told: list[JobState] = []
     spread_out = Sweep.planned(path, tmp_path / "ray")
-    with killer("ray::_OnRay", seconds=4) as killed:
+    with killer("ray::_OnRay", seconds=12) as killed:
         assert finished(spread(spread_out, told.append, workers=2))
     assert killed
     assert len(spread_out.jobs) == JOBS
@@ -46,7 +46,7 @@ def test_five_methods_on_two_models_with_three_seeds(tmp_path: Path) -> None:
         seeds=[0, 1, 2], settings={"ft": {"steps": 2}, "rome": {"steps": 3}, "memit": {"steps": 3}, "melo": {"steps": 3}},
     )  # fmt: skip
     serial, on_ray = Sweep.planned(path, tmp_path / "serial"), Sweep.planned(path, tmp_path / "ray")
-    with killer("ray::_OnRay", seconds=8) as killed:
+    with killer("ray::_OnRay", seconds=12) as killed:
         assert finished(spread(on_ray, lambda _: None, workers=2))
     assert killed
     assert finished(serial.go())

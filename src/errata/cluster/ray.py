@@ -129,7 +129,7 @@ class Pool:
                 free.append(actor)
                 found = self._got(ready)
                 if found is None and (deaths := [*deaths, job.name]).count(job.name) < DEATHS:
-                    waiting.appendleft(job)
+                    waiting.append(job)  # behind the others: it may be what kills its workers
                     continue
                 files, why = found or ({}, _DIED)
                 yield job, "failed" if why else "done", why or files

@@ -22,7 +22,7 @@ from errata.book.book import Book, Note, Record
 from errata.book.policy import Use
 from errata.delta import Change, Site
 from errata.edit import Edit, Label, split
-from errata.editing import standing
+from errata.editing import materialised, standing
 from errata.editing.answering import Answer, answer
 from errata.editing.gates import GateCheck, Gates, in_force
 from errata.editing.letting_in import check_letting_in
@@ -99,6 +99,7 @@ class Editor:
         self._standing: list[Edit] = []  # as they stand: the same, unless a method derives what a drop changes
         self._deltas: list[Mapping[Site, Change]] = []  # of those
         self.norms: dict[Site, float] = {}  # ‖W‖ of matrices that edits change
+        self._summed = 0  # of how many edits the sum is kept
         self.skipped: Mapping[str, str] = {}  # edits of the book that cannot stand in this model, by id: why
         self.lock = threading.RLock()  # held by whoever asks or changes the model, which has room for one at a time
         self._refresh()
@@ -332,8 +333,9 @@ class Editor:
         begun = records[: len(self._records)] == self._records  # as after a write
         kept = self._read if begun else []
         known = {**(files or {}), **({} if begun else {edit.id: edit for edit in self._read})}
-        found = standing.load(self.book, records[len(self._records) if begun else 0 :], known)
-        ours = {id(edit) for edit in known.values()}
+        held = [] if self._records else materialised.resume(self.lm, self.book, records)
+        found = standing.load(self.book, records[len(self._records) + len(held) if begun else 0 :], known)
+        found, ours = [*held, *found], {id(edit) for edit in (*known.values(), *held)}
         bad = {
             edit.id: why
             for edit in found
@@ -343,8 +345,10 @@ class Editor:
         self._records, self._read = records, [*kept, *(edit for edit in found if edit.id not in bad)]
         before, self._standing = self._standing, methods.rebuilt(self.lm, self._read)
         same = len(before) if self._standing[: len(before)] == before else 0
+        same_sum = len(held) or min(self._summed, same)
         self._deltas = [*self._deltas[:same], *(edit.deltas for edit in self._standing[same:])]
         self.lm.weights.stand(self._deltas)
+        self._summed = materialised.keep(self.lm, self.book, records, self._standing, same_sum)
         self._version = version
 
     # ---------------------------------------------------------------- keeping
