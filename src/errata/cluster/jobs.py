@@ -152,7 +152,7 @@ def work(job: Job, lm: LM, cases: Sequence[Case], directory: Path, tell: Tell | 
     """
     check_same(job, lm, cases)
     began = time.perf_counter()
-    before = _seconds(directory)
+    before = _gone_on(job, lm, directory)
     with threads(job.threads):
         Run(replace(job.plan, command=job.command), lm, cases, directory).go(tell)
     seconds = before + time.perf_counter() - began
@@ -195,13 +195,25 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _seconds(directory: Path) -> float:
-    """Return what the edits of an unfinished job took before it was interrupted."""
+def _gone_on(job: Job, lm: LM, directory: Path) -> float:
+    """Make an unfinished job's directory one that can be gone on with, or clear it; return the seconds its edits took.
+
+    What was begun under this name is this job, although the files it was asked with may have lain elsewhere.
+    """
     try:
-        marks = [json.loads(line) for line in (directory / "marks.jsonl").read_text(encoding="utf-8").splitlines()]
-        return sum(float(seconds) for mark in marks for seconds, *_ in mark["spent"])
-    except (OSError, ValueError, LookupError):
+        marks = [json.loads(line) for line in (directory / "marks.jsonl").read_text(encoding="utf-8").split("\n")[:-1]]
+        begun = dict(json.loads((directory / "run.json").read_bytes()))
+        rows = (directory / ROWS).stat().st_size
+        whole = not (directory / DONE).exists() and (not marks or marks[-1]["bytes"] <= rows)
+        seconds = sum(float(taken) for mark in marks for taken, *_ in mark["spent"])
+    except (OSError, ValueError, LookupError, TypeError):
+        begun, whole, seconds = {}, False, 0.0
+    if not whole:  # torn, or finished and its rows are not what was written
+        shutil.rmtree(directory, ignore_errors=True)
         return 0.0
+    names = {"cases": job.plan.cases, "text": job.plan.text, "options": dict(job.plan.options), "model": lm.name}
+    keep(directory / "run.json", begun | names)
+    return seconds
 
 
 def _where(lm: LM) -> str:

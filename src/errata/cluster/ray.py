@@ -115,8 +115,8 @@ class Pool:
             ClusterGone: Ray does not answer any more. What was yielded before is done.
         """
         ray, waiting, deaths = self._ray, deque(jobs), list[str]()
-        wanted = ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=-1, max_task_retries=0)(_OnRay)
-        free = [wanted.remote() for _ in range(min(self.workers, len(jobs)))]
+        worker = ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0)(_OnRay)
+        free = [worker.remote() for _ in range(min(self.workers, len(jobs)))]
         busy: dict[Any, tuple[Job, Any]] = {}
         try:
             while waiting or busy:
@@ -126,8 +126,8 @@ class Pool:
                     yield job, "running", None
                 (ready, *_), _ = ray.wait(list(busy), num_returns=1)
                 job, actor = busy.pop(ready)
-                free.append(actor)
                 found = self._got(ready)
+                free.append(worker.remote() if found is None else actor)
                 if found is None and (deaths := [*deaths, job.name]).count(job.name) < DEATHS:
                     waiting.append(job)  # behind the others: it may be what kills its workers
                     continue

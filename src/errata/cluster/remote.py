@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from errata.cluster.jobs import KEPT, Job, work
-from errata.cluster.sweep import Models, explained, fresh
+from errata.cluster.sweep import Models, explained
 from errata.data.case import Case
 from errata.errors import BadModel, ErrataError
 from errata.model.lm import LM
@@ -135,7 +135,6 @@ class Worker:
                 yield Path(other) / name
             return
         try:
-            fresh(self._home / name)
             yield self._home / name
             shutil.rmtree(self._home / name, ignore_errors=True)
         finally:

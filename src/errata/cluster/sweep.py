@@ -25,7 +25,7 @@ from errata import report
 from errata.bench.run import Plan
 from errata.bench.run_files import keep
 from errata.cluster import plan as plans
-from errata.cluster.jobs import DONE, KEPT, Done, Job, config_of, digest, done, work
+from errata.cluster.jobs import KEPT, Done, Job, config_of, digest, done, work
 from errata.cluster.plan import SweepPlan
 from errata.data.case import Case
 from errata.data.cases import parse
@@ -193,7 +193,6 @@ class Sweep:
             lm = self.models.get(job.model)
             given = cases[job.plan.cases, job.plan.seed][: job.plan.edits]
             where = self.directory(job)
-            fresh(where)
             found = work(job, lm, given, where, lambda edits, _: tell(JobState(job, "running", edits=edits)))
             return JobState(job, "done", found)
         except (ErrataError, OSError, MemoryError) as error:
@@ -270,19 +269,6 @@ def _jobs(plan: SweepPlan, runs: Sequence[Plan], model: str, lm: LM, cases: Case
         if job.name not in seen:  # settings may come to the same
             seen.add(job.name)
             yield job
-
-
-def fresh(directory: Path) -> None:
-    """See to it that a run can be gone on with: one whose marks and rows do not fit is begun again."""
-    try:
-        marks = (directory / "marks.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-        whole = not marks or json.loads(marks[-1])["bytes"] <= (directory / "rows.jsonl").stat().st_size
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, LookupError):
-        whole = False
-    if not whole or (directory / DONE).exists():  # it was finished, and its rows are not what was written
-        shutil.rmtree(directory)
 
 
 def explained(error: BaseException) -> str:

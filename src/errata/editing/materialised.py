@@ -25,7 +25,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from errata.book.book import Book, Record
-from errata.book.files import path_of
+from errata.book.records import growing
 from errata.delta import Change, Site, Unread
 from errata.edit import Edit, Report
 from errata.editing import standing
@@ -57,11 +57,12 @@ def resume(lm: LM, book: Book, records: Sequence[Record]) -> list[Edit]:
     """
     if os.environ.get(REPLAY) or lm.weights.stood or len(records) < EVERY:
         return []
-    found = _read(_place(lm, book), lm, book, records)
-    if found is None:
-        return []
-    count, sums = found
-    edits = [_unread(book, record) for record in records[:count]]
+    with growing():
+        found = _read(_place(lm, book), lm, book, records)
+        if found is None:
+            return []
+        count, sums = found
+        edits = [_unread(book, record) for record in records[:count]]
     lm.weights.resume([edit.deltas for edit in edits], sums)
     return edits
 
@@ -225,7 +226,6 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 def _there(book: Book, records: Sequence[Record]) -> bool:
     """Return whether the files of edits are there, as long as they were: one that is lost or cut still shuts the book."""
-    folder = book.path / "edits"
-    with os.scandir(folder) as found:
-        sizes = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in found}
-    return all(sizes.get(path_of(folder, r.sha256).name) == r.bytes for r in records)
+    with os.scandir(book.path / "edits") as found:
+        sizes = {entry.name.partition(".")[0]: entry.stat(follow_symlinks=False).st_size for entry in found}
+    return all(sizes.get(record.sha256) == record.bytes for record in records)
