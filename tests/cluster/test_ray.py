@@ -54,9 +54,11 @@ def test_five_methods_on_two_models_with_three_seeds(tmp_path: Path) -> None:
     assert rows(on_ray) == rows(serial)
 
 
-def test_a_job_that_fails_says_why_and_the_others_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_fails_says_why_and_the_others_are_done(tmp_path: Path) -> None:
     model = second_model(tmp_path)
-    sweep = Sweep.planned(plan(tmp_path, methods=["none"], models=["primer", str(model)], seeds=[0]), tmp_path / "ray")
+    sweep = Sweep.planned(
+        plan(tmp_path, methods=["none"], models=["primer", str(model)], seeds=[0], settings={}), tmp_path / "ray"
+    )
     (model / "model.safetensors").write_bytes(b"")
     first, second = spread(sweep, lambda _: None, workers=1)
     assert first.state == "done"

@@ -12,6 +12,7 @@ weight = 100
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -26,7 +27,9 @@ from errata.content import read_file
 from errata.data.case import Case, with_subject
 from errata.data.cases import parse
 from errata.errors import BadConfig, BadFile, ErrataError
+from errata.model import gguf
 from errata.model.lm import LM
+from errata.model.loading import check_directory
 from errata.stats.corpus import open_corpus
 
 MOST: Final = 1 << 20  # bytes of a plan that are read
@@ -143,6 +146,15 @@ def _unmade(plan: SweepPlan, variants: Sequence[Variant]) -> Iterator[str]:
     for cases, seed in product(plan.cases, plan.seeds[:1]):
         yield from _said(lambda c=cases, s=seed: _enough(c, s, plan.edits))
     yield from _said(lambda: open_corpus(plan.text))
+    for model in plan.models:
+        yield from _said(lambda m=model: _there(m))
+
+
+def _there(model: str) -> None:
+    """Look at a model that is a directory, as far as it can be looked at without loading it."""
+    path = Path(os.path.expanduser(model))
+    if model != "primer" and gguf.file_of(model) is None and (path.exists() or model[:1] in ("/", ".", "~")):
+        check_directory(path, model)
 
 
 def _said(look: Any) -> list[str]:

@@ -64,11 +64,16 @@ def statistic_files(name: str) -> dict[str, Any]:
 
 
 class Worker:
-    """Does jobs, one at a time, with the last model in memory."""
+    """Does jobs, one at a time, with the last model in memory.
 
-    def __init__(self) -> None:
+    Args:
+        home: where it unpacks and works; a folder of this user's among the machine's temporary ones unless given.
+    """
+
+    def __init__(self, home: Path | None = None) -> None:
         self._models: dict[tuple[str | None, str | None], Models] = {}
-        self._home = _own_folder()
+        self._home = home or _own_folder()
+        self._home.mkdir(parents=True, exist_ok=True)
         self._cases: dict[str, Sequence[Case]] = {}
 
     def fetch(self, ref: Any) -> Any:

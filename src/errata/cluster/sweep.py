@@ -138,7 +138,7 @@ class Sweep:
     def _write(self) -> None:
         for folder in ("jobs", "locks"):
             (self.out / folder).mkdir(parents=True, exist_ok=True)
-        keep(self.out / INDEX, {"jobs": [job.to_dict() | {"name": job.name} for job in self.jobs]})
+        keep(self.out / INDEX, {"jobs": [job.to_dict() for job in self.jobs]})
 
     def directory(self, job: Job) -> Path:
         """Return where a job is done."""
