@@ -152,10 +152,11 @@ def _unread(book: Book, record: Record) -> Edit:
     later = {name: meta[name] for name in ("tenant", "valid_from", "valid_until") if name in meta}
     edit = Edit(
         **{name: meta[name] for name in plain}, **later, tags=record.tags, report=Report(meta["report"]), facts=record.facts,
-        parents=tuple(meta["parents"]), prefixes=tuple(meta["prefixes"]), carry=_Carry(file),
-        deltas=Unread([Site.parse(site) for site in meta["sites"]], file.deltas),
+        parents=tuple(meta["parents"]), prefixes=tuple(meta["prefixes"]), deltas={},
     )  # fmt: skip
-    edit.__dict__["id"] = record.id
+    sites = [Site.parse(site) for site in meta["sites"]]
+    # Put in afterwards, so that whoever checks arguments does not look into them.
+    edit.__dict__.update(id=record.id, deltas=Unread(sites, file.deltas), carry=_Carry(file))
     return edit
 
 
