@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -60,24 +59,26 @@ def finished(states: Sequence[JobState]) -> bool:
     return all(state.state == "done" for state in states)
 
 
-@contextmanager
-def killer(name: str, seconds: float, seed: int = 0) -> Iterator[list[int]]:
-    """Kill a process at random, every so often, of those below this one that are called so; yield those killed."""
-    over, killed, draw = threading.Event(), list[int](), random.Random(seed)
+class Killer:
+    """Told of jobs, kills a process at random of those below this one that are called so, after every so many that are done."""
 
-    def kill() -> None:
-        while not over.wait(seconds * draw.uniform(0.5, 1.5)):
-            if found := [pid for pid in _below(os.getpid()) if _called(pid).startswith(name)]:
-                killed.append(draw.choice(found))
-                os.kill(killed[-1], signal.SIGKILL)
+    def __init__(self, name: str, every: int) -> None:
+        self._name, self._every, self._draw = name, every, random.Random(every)
+        self.told: list[JobState] = []
+        self.killed: list[int] = []
 
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
-    try:
-        yield killed
-    finally:
-        over.set()
-        thread.join()
+    def __call__(self, state: JobState) -> None:
+        self.told.append(state)
+        done = sum(one.state == "done" for one in self.told)
+        found = [pid for pid in _below(os.getpid()) if _called(pid).startswith(self._name)]
+        if state.state == "done" and done % self._every == 0 and found:
+            self.killed.append(self._draw.choice(found))
+            with suppress(ProcessLookupError):
+                os.kill(self.killed[-1], signal.SIGKILL)
+
+    def given_out(self) -> int:
+        """Return how often a job was given to a worker."""
+        return sum(state.state == "running" for state in self.told)
 
 
 def _below(root: int) -> list[int]:

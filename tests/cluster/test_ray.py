@@ -13,9 +13,9 @@ import pytest
 
 from errata.cluster.ray import pool
 from errata.cluster.spread import spread
-from errata.cluster.sweep import JobState, Sweep
+from errata.cluster.sweep import Sweep
 from errata.errors import BadConfig, ClusterGone
-from tests.cluster.small import finished, killer, plan, rows, second_model
+from tests.cluster.small import Killer, finished, plan, rows, second_model
 
 pytestmark = pytest.mark.ray
 ray = pytest.importorskip("ray")
@@ -23,32 +23,31 @@ JOBS = int(os.environ.get("ERRATA_RAY_JOBS", "12"))
 
 
 def test_killed_workers_give_the_rows_of_a_serial_run(tmp_path: Path) -> None:
-    path = plan(tmp_path, seeds=list(range(JOBS // 2)))
-    serial = Sweep.planned(path, tmp_path / "serial")
+    path, tell = plan(tmp_path, seeds=list(range(JOBS // 2))), Killer("ray::_OnRay", every=max(3, JOBS // 20))
+    serial, on_ray = Sweep.planned(path, tmp_path / "serial"), Sweep.planned(path, tmp_path / "ray")
+    assert finished(spread(on_ray, tell, workers=2))
+    assert tell.killed
+    assert len(on_ray.jobs) == JOBS
+    assert tell.given_out() > JOBS, "a job that was at work was given out again"
     assert finished(serial.go())
-    told: list[JobState] = []
-    spread_out = Sweep.planned(path, tmp_path / "ray")
-    with killer("ray::_OnRay", seconds=12) as killed:
-        assert finished(spread(spread_out, told.append, workers=2))
-    assert killed
-    assert len(spread_out.jobs) == JOBS
-    assert rows(spread_out) == rows(serial)
-    running = [state.job.name for state in told if state.state == "running"]
-    assert len(running) > JOBS, "a killed job was given out again"
-    told.clear()
-    assert finished(spread(spread_out, told.append, workers=2))
-    assert not [state for state in told if state.state == "running"], "what is finished is not run again"
+    assert rows(on_ray) == rows(serial)
+    again = Killer("nobody", every=1)
+    assert finished(spread(on_ray, again, workers=2))
+    assert again.given_out() == 0, "what is finished is not run again"
 
 
 def test_five_methods_on_two_models_with_three_seeds(tmp_path: Path) -> None:
-    path = plan(
-        tmp_path, methods=["none", "ft", "rome", "memit", "melo"], models=["primer", str(second_model(tmp_path))],
-        seeds=[0, 1, 2], settings={"ft": {"steps": 2}, "rome": {"steps": 3}, "memit": {"steps": 3}, "melo": {"steps": 3}},
+    path, tell = (
+        plan(
+            tmp_path, methods=["none", "ft", "rome", "memit", "melo"], models=["primer", str(second_model(tmp_path))],
+            seeds=[0, 1, 2],
+            settings={"ft": {"steps": 2}, "rome": {"steps": 3}, "memit": {"steps": 3}, "melo": {"steps": 3}},
+        ),
+        Killer("ray::_OnRay", every=5),
     )  # fmt: skip
     serial, on_ray = Sweep.planned(path, tmp_path / "serial"), Sweep.planned(path, tmp_path / "ray")
-    with killer("ray::_OnRay", seconds=12) as killed:
-        assert finished(spread(on_ray, lambda _: None, workers=2))
-    assert killed
+    assert finished(spread(on_ray, tell, workers=2))
+    assert tell.killed
     assert finished(serial.go())
     assert len(serial.jobs) == 30
     assert rows(on_ray) == rows(serial)
