@@ -17,14 +17,14 @@ from pathlib import Path
 FILE_LINES, METHOD_FILE_LINES = 400, 220
 # What each room may grow to. A room that needs more says why in the commit that raises its number.
 ROOMS = {
-    "the nouns": 2_150,  # the files beside the rooms: fact, answers, delta, edit, identity, errors, config, wire
-    "data": 1_450, "primer": 780, "index": 680, "model": 4_660, "stats": 1_100,
+    "the nouns": 2_190,  # the files beside the rooms: fact, answers, delta, edit, identity, errors, config, wire
+    "data": 1_450, "primer": 780, "index": 680, "model": 4_690, "stats": 1_100,
     "solve": 2_250,
-    "methods": 3_540, "evaluate": 2_310, "book": 2_870, "export": 1_280,
-    "editing": 2_740,
+    "methods": 3_540, "evaluate": 2_310, "book": 2_980, "export": 1_280,
+    "editing": 3_170,
     "bench": 475, "report": 2_090,
-    "cluster": 485, "serve": 2_945,
-    "cli": 2_270,
+    "cluster": 1_150, "serve": 2_945,
+    "cli": 2_540,
 }  # fmt: skip
 FUNCTION_LINES, EXCUSED_LINES, COMMAND_LINES = 40, 60, 30
 NESTING = 3
