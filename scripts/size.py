@@ -23,7 +23,7 @@ ROOMS = {
     "methods": 3_540, "evaluate": 2_310, "book": 2_980, "export": 1_280,
     "editing": 3_170,
     "bench": 475, "report": 2_090,
-    "cluster": 1_150, "serve": 2_945,
+    "cluster": 1_170, "serve": 2_945,
     "cli": 2_540,
 }  # fmt: skip
 FUNCTION_LINES, EXCUSED_LINES, COMMAND_LINES = 40, 60, 30

@@ -269,8 +269,8 @@ def test_a_merge_is_the_ancestor_of_the_next_one(book: Book, other: Book) -> Non
 
 
 def test_what_both_wrote_since_and_one_dropped_is_a_disagreement(book: Book, copy: Book) -> None:
-    for one in (book, copy):
-        one.append([about(6, fact("Peru", "Lima"))])
+    for one, who in ((book, "Ann"), (copy, "Bob")):  # in one second by one author it would be one and the same event
+        one.change(write=[about(6, fact("Peru", "Lima"))], note=Note(who))
     copy.drop([key(6)])
     (clash,) = plan(book, copy).clashes
     assert (clash.kind, clash.ours) == ("dropped there", key(6))

@@ -9,16 +9,19 @@ directories, the cases, the statistics. A worker that dies is started again, and
 
 from __future__ import annotations
 
+import io
 import json
 import logging
-import os
 import re
 import socket
+import sys
+import threading
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from errata.cluster.jobs import Job
 from errata.cluster.remote import Parcel, Worker
@@ -47,10 +50,10 @@ def pool(address: str = LOCAL, workers: int = 0, gpus: float = 0) -> Iterator[Po
     ray = _library()
     _knock(address)
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": False}
     own: dict[str, Any] = {"include_dashboard": False, "num_cpus": workers or None} if address == LOCAL else {}
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):  # ray tells there who has died
+    with redirect_stdout(_Hushed(sys.stdout)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what will be other in a later ray
         try:
             ray.init(address=address, **quiet, **own)
         except (Exception, SystemExit) as error:  # whatever it is that ray raises
@@ -138,15 +141,35 @@ class Pool:
 
     def _got(self, ref: Any) -> tuple[dict[str, bytes], str] | None:
         """Return what a worker gave; None if it was killed, or its machine went away."""
+        errors = self._ray.exceptions
         try:
             files, why = self._ray.get(ref)
-        except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError):
+        except errors.RaySystemError:
+            raise
+        except errors.RayTaskError as error:  # what the worker did not foresee
+            return {}, f"{type(error.cause).__name__}: {error.cause}. This was not foreseen."
+        except errors.RayError:
             return None
         return files, why
 
     def _given(self, actor: Any, job: Job, parcel: Parcel) -> Any:
         refs = {name: [self._put[name]] for name in parcel.names if name in self._put}  # in a list: fetched when wanted
         return actor.work.remote(json.dumps(job.to_dict()), parcel.to_dict(), refs)
+
+
+class _Hushed(io.TextIOBase):
+    """What stands in for stdout while a Ray is connected, and leaves out what its threads print there: who has died."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out, self._thread = out, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        """Write what the thread that connected writes."""
+        return self._out.write(text) if threading.get_ident() == self._thread else len(text)
+
+    def flush(self) -> None:
+        """Flush what stood here before."""
+        self._out.flush()
 
 
 class _OnRay(Worker):
