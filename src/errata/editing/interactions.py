@@ -90,9 +90,9 @@ def interactions(lm: LM, sides: Mapping[str, Sequence[Edit]]) -> Interactions:
         for name, asked in gone
         for one in [wanted[name][asked]]
     ]
-    counts = [{name: sum(asks.values()) for name, asks in found.items()} for found in (alone, both)]
+    one, all_ = ({name: sum(asks.values()) for name, asks in found.items()} for found in (alone, both))
     won = sum(both[name][asked] and not right for name, asks in alone.items() for asked, right in asks.items())
-    return Interactions(*counts, {name: len(asks) for name, asks in wanted.items()}, lost, won)
+    return Interactions(one, all_, {name: len(asks) for name, asks in wanted.items()}, lost, won)
 
 
 def _last(edits: Iterable[Edit]) -> dict[Question, facts.Said]:
@@ -120,8 +120,8 @@ def _causes(
     """Return, for each lost fact, the other sides' edits that get in its way, and how; facts are looked at before keys."""
     every = [edit for edits in sides.values() for edit in edits]
     near: dict[str, list[str]] = {}
-    for one in collisions(list({edit.id: edit for edit in every}.values())):
-        near.setdefault(one.edit_id, []).append(one.other_id)
+    for pair in collisions(list({edit.id: edit for edit in every}.values())):
+        near.setdefault(pair.edit_id, []).append(pair.other_id)
     found = {}
     for name, one in lost:
         own = {edit.id for edit in sides[name]}
