@@ -103,11 +103,11 @@ def test_the_board_says_what_is_done_what_it_costs_and_what_is_left() -> None:
     board = Board(jobs, price=2.0)
     board.told(JobState(jobs[0], "running"))
     board.told(JobState(jobs[4], "running", edits=17))
-    assert board.summed() == "0 of 8 jobs done · 0:00:00 of workers' time (0.00)"
+    assert board.summed() == "0 of 8 jobs done · 0:00:00 worked (0.00)"
     board.told(done(jobs[0], 1800))
     board.told(JobState(jobs[1], "failed", why="it does."))
     # six are left, each as long as what is known, by two workers
-    assert board.summed() == "1 of 8 jobs done, 1 failed · 0:30:00 of workers' time (1.00) · about 1:30:00 left"
+    assert board.summed() == "1 of 8 jobs done, 1 failed · 0:30:00 worked (1.00) · about 1:30:00 left"
     text = drawn(board.draw())
     assert max(map(len, text.splitlines())) <= 80
     assert re.search(r"primer\s+rome steps=3\s+1/4\s+1800\.0 s", text)
@@ -125,7 +125,7 @@ def test_the_table_is_of_means_over_seeds() -> None:
     text = drawn(table({"jobs": [*rows, {"state": "failed"}], "report": "runs/report.html"}))
     assert re.search(r"rome steps=3\s+100\s+2\s+0\.60±0\.14", text)
     assert re.search(r"ft steps=3\s+100\s+1\s+0\.10±0\.30", text)
-    assert "4 jobs: 3 done, 1 failed; 0:00:30 of workers' time." in text
+    assert "4 jobs: 3 done, 1 failed; 0:00:30 worked." in text
 
 
 def test_the_benchmarks_of_the_page_on_scale(

@@ -70,7 +70,7 @@ class Board:
         spent = sum(state.done.seconds for state in done if state.done is not None)
         parts = [f"{len(done)} of {len(self._states)} jobs done" + (f", {len(failed)} failed" if failed else "")]
         cost = f" ({spent / 3600 * self._price:,.2f})" if self._price else ""
-        parts.append(f"{_clock(spent)} of workers' time{cost}")
+        parts.append(f"{_clock(spent)} worked{cost}")
         left = self._left()
         return " · ".join([*parts, *([] if left is None else [f"about {_clock(left)} left"])])
 
@@ -101,7 +101,7 @@ class Board:
             going = [s for _, s in lines if s is not None and s.state == "running"]
             edits = f", {going[0].edits} edits" if len(going) == 1 and going[0].edits else ""
             cells = (f"{len(known)}/{len(lines)}", f"{len(going)}{edits}" if going else "")
-            table.add_row(shortened(model, 24), shortened(method, 30), *cells, f"{fmean(known):.1f} s" if known else "")
+            table.add_row(_ending(model), shortened(method, 30), *cells, f"{fmean(known):.1f} s" if known else "")
         return Group(table, Text(self.summed()))
 
 
@@ -119,7 +119,7 @@ def sweep(row: Json) -> RenderableType:
     states = [job["state"] for job in row["jobs"]]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     seconds = sum(job["seconds"] for job in done)
-    parts.append(Text(f"{many(states, 'job')}: {counts}; {_clock(seconds)} of workers' time."))
+    parts.append(Text(f"{many(states, 'job')}: {counts}; {_clock(seconds)} worked."))
     return Group(*parts, *([Text(f"The report is {row['report']}.")] if row["report"] else []))
 
 
@@ -132,7 +132,7 @@ def _table(groups: Mapping[tuple[str, str, str], list[Json]]) -> RenderableType:
     heads = ["method", *(["model"] if several[0] else []), *(["cases"] if several[1] else []), "edits", "seeds"]
     lines = []
     for (model, method, cases), jobs in groups.items():
-        where = [*([shortened(model, 20)] if several[0] else []), *([shortened(cases, 20)] if several[1] else [])]
+        where = [*([_ending(model, 20)] if several[0] else []), *([_ending(cases, 20)] if several[1] else [])]
         stopped = " (stopped)" if any(job["stopped"] for job in jobs) else ""
         counted = [str(max(job["edits"] for job in jobs)), str(len(jobs))]
         lines.append([shortened(method, 30) + stopped, *where, *counted, *(_mean(jobs, name) for name in held)])
@@ -152,6 +152,11 @@ def _mean(jobs: Sequence[Json], name: str) -> str:
 
 def _called(method: str, options: Mapping[str, Any]) -> str:
     return " ".join([method, *(f"{key}={value}" for key, value in options.items())])
+
+
+def _ending(name: str, most: int = 24) -> str:
+    """Return a name, of a long one its end: that is where paths differ."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
 def _clock(seconds: float) -> str:
