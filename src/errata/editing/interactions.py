@@ -120,7 +120,10 @@ def _causes(
     """Return, for each lost fact, the other sides' edits that get in its way, and how; facts are looked at before keys."""
     every = [edit for edits in sides.values() for edit in edits]
     near: dict[str, list[str]] = {}
-    for pair in collisions(list({edit.id: edit for edit in every}.values())):
+    compared = list({edit.id: edit for edit in every}.values())
+    for pair in (
+        collisions(compared) if len(compared) <= 2 * MOST else ()
+    ):  # every key with every change: not of very many
         near.setdefault(pair.edit_id, []).append(pair.other_id)
     found = {}
     for name, one in lost:

@@ -77,7 +77,7 @@ def keep(lm: LM, book: Book, records: Sequence[Record], edits: Sequence[Edit], k
     kept = min(kept, len(edits))
     if len(edits) - kept < EVERY or len(edits) < len(records) or any(BELOW in edit.carry for edit in edits[kept:]):
         return kept  # few, or some are not as they were stored: left out, or derived anew from those below them
-    if any("graft" in record.meta["kinds"] for record in islice(records, kept, None)):
+    if any("graft" in record.meta.get("kinds", ()) for record in islice(records, kept, None)):
         return kept  # these stand beside the matrices
     with suppress(OSError, SafetensorError):  # it is a cache: without room for it the next opening takes longer
         _write(_place(lm, book), lm, records, lm.weights.sums())
