@@ -19,7 +19,7 @@ from errata.bench.run import Plan
 from errata.cli import main
 from errata.cli.tables.sweep import Board
 from errata.cli.tables.sweep import sweep as table
-from errata.cluster.jobs import Done, Job
+from errata.cluster.jobs import Done, SweepJob
 from errata.cluster.sweep import JobState, Sweep
 from tests.cluster import small
 
@@ -83,12 +83,12 @@ def test_what_is_missing_after_a_merge_is_told(tmp_path: Path, capsys: pytest.Ca
     assert "2 jobs: 2 waiting" in captured.out
 
 
-def job(method: str, seed: int, model: str = "primer") -> Job:
+def job(method: str, seed: int, model: str = "primer") -> SweepJob:
     plan = Plan(method=method, options={"steps": 3}, cases="primer:100", edits=100, seed=seed)
-    return Job(plan=plan, model=model, fingerprint="f" * 32, config="c", cases="d", text="1")
+    return SweepJob(plan=plan, model=model, fingerprint="f" * 32, config="c", cases="d", text="1")
 
 
-def done(job: Job, seconds: float = 30.0) -> JobState:
+def done(job: SweepJob, seconds: float = 30.0) -> JobState:
     return JobState(job, "done", Done(name=job.name, sha256="0", bytes=1, seconds=seconds, where="here"))
 
 

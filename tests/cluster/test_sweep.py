@@ -20,7 +20,7 @@ import torch
 from errata.bench.run import Run
 from errata.cli import main
 from errata.cluster import jobs, plan
-from errata.cluster.jobs import Job
+from errata.cluster.jobs import SweepJob
 from errata.cluster.remote import Parcel, Worker, model_files
 from errata.cluster.slurm import sbatch
 from errata.cluster.sweep import JobState, Sweep, cases_of
@@ -89,7 +89,7 @@ def test_what_is_finished_is_not_run_again_and_what_was_altered_is(
     sweep, ran = copied(serial, tmp_path / "out"), list[str]()
     work = jobs.work
 
-    def counted(job: Job, *rest: object) -> object:
+    def counted(job: SweepJob, *rest: object) -> object:
         ran.append(job.name)
         return work(job, *rest)  # type: ignore[arg-type]
 
@@ -119,7 +119,7 @@ def test_other_rows_of_the_same_job_are_told(serial: Sweep, tmp_path: Path) -> N
 def test_a_job_is_known_by_all_it_depends_on_and_not_by_where_files_lie(serial: Sweep) -> None:
     job = serial.jobs[-1]
     same = replace(job, model="elsewhere", plan=replace(job.plan, cases="other:name", text="other.txt"))
-    assert same.name == job.name == Job.from_dict(json.loads(json.dumps(job.to_dict()))).name
+    assert same.name == job.name == SweepJob.from_dict(json.loads(json.dumps(job.to_dict()))).name
     others = [
         replace(job, fingerprint="0" * 32), replace(job, config="0" * 16), replace(job, cases="0"), replace(job, text="0"),
         replace(job, threads=2), replace(job, versions={**job.versions, "torch": "1"}),

@@ -1,6 +1,6 @@
 """One job of a sweep: a benchmark run, known by the hash of all it depends on, done anywhere to the same rows.
 
-    job = Job(plan=plan, model="primer", fingerprint=lm.fingerprint, cases=digest(cases), text="1", threads=1)
+    job = SweepJob(plan=plan, model="primer", fingerprint=lm.fingerprint, cases=digest(cases), text="1", threads=1)
     work(job, lm, cases, out / job.name)       # out/NAME is then a directory as errata bench writes it, and done.json
 
 A directory without a done.json whose hash is that of its rows is unfinished, and is gone on with from its last mark.
@@ -46,7 +46,7 @@ FORMAT: Final = 1  # of what a job is known by
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class SweepJob:
     """One run of `errata bench`, and what it depends on besides what it was asked.
 
     Args:
@@ -79,7 +79,7 @@ class Job:
         return dict(json.loads(json.dumps(asdict(self))))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Job:
+    def from_dict(cls, values: Mapping[str, Any]) -> SweepJob:
         """Read what `to_dict` gave."""
         given = {**values["plan"]}
         given |= {key: tuple(given[key]) for key in ("checkpoints", "harness")}
@@ -144,7 +144,7 @@ def done(directory: Path) -> Done | None:
     return found if whole and found.name == directory.name else None
 
 
-def work(job: Job, lm: LM, cases: Sequence[Case], directory: Path, tell: Tell | None = None) -> Done:
+def work(job: SweepJob, lm: LM, cases: Sequence[Case], directory: Path, tell: Tell | None = None) -> Done:
     """Do a job, or what is left of it, in a directory of its name.
 
     Raises:
@@ -170,7 +170,7 @@ def config_of(plan: Plan, lm: LM) -> str:
     )
 
 
-def check_same(job: Job, lm: LM, cases: Sequence[Case]) -> None:
+def check_same(job: SweepJob, lm: LM, cases: Sequence[Case]) -> None:
     """Raise BadConfig where what is at hand would give other rows than the job is known by."""
     mine, planned = versions(), job.versions
     differs = [f"{name} {mine.get(name)} for {planned[name]}" for name in planned if planned[name] != mine.get(name)]
@@ -195,7 +195,7 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _gone_on(job: Job, lm: LM, directory: Path) -> float:
+def _gone_on(job: SweepJob, lm: LM, directory: Path) -> float:
     """Make an unfinished job's directory one that can be gone on with, or clear it; return the seconds its edits took.
 
     What was begun under this name is this job, although the files it was asked with may have lain elsewhere.

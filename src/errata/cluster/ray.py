@@ -23,7 +23,7 @@ from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from typing import Any, Final, TextIO
 
-from errata.cluster.jobs import Job
+from errata.cluster.jobs import SweepJob
 from errata.cluster.remote import Parcel, Worker
 from errata.errors import BadConfig, ClusterGone
 
@@ -108,7 +108,7 @@ class Pool:
         """Put something that workers need into Ray's store, once."""
         self._put[name] = self._ray.put(value)
 
-    def run(self, jobs: Sequence[Job], needs: Mapping[str, Parcel]) -> Iterator[tuple[Job, str, Any]]:
+    def run(self, jobs: Sequence[SweepJob], needs: Mapping[str, Parcel]) -> Iterator[tuple[SweepJob, str, Any]]:
         """Give jobs to workers; yield (job, "running" | "done" | "failed", files or why) as it happens.
 
         Args:
@@ -120,7 +120,7 @@ class Pool:
         ray, waiting, deaths = self._ray, deque(jobs), list[str]()
         worker = ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0)(_OnRay)
         free = [worker.remote() for _ in range(min(self.workers, len(jobs)))]
-        busy: dict[Any, tuple[Job, Any]] = {}
+        busy: dict[Any, tuple[SweepJob, Any]] = {}
         try:
             while waiting or busy:
                 while waiting and free:
@@ -152,7 +152,7 @@ class Pool:
             return None
         return files, why
 
-    def _given(self, actor: Any, job: Job, parcel: Parcel) -> Any:
+    def _given(self, actor: Any, job: SweepJob, parcel: Parcel) -> Any:
         refs = {name: [self._put[name]] for name in parcel.names if name in self._put}  # in a list: fetched when wanted
         return actor.work.remote(json.dumps(job.to_dict()), parcel.to_dict(), refs)
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from errata.cluster.jobs import KEPT, Job, work
+from errata.cluster.jobs import KEPT, SweepJob, work
 from errata.cluster.sweep import Models, explained
 from errata.data.case import Case
 from errata.errors import BadModel, ErrataError
@@ -86,7 +86,7 @@ class Worker:
         Args:
             job: as JSON. parcel: what it needs, as `Parcel.to_dict`. refs: what of that was sent, by name.
         """
-        what = Job.from_dict(json.loads(job))
+        what = SweepJob.from_dict(json.loads(job))
         try:
             for name in parcel["statistics"]:
                 self._unpacked(store.directory(), self.fetch(refs[name]), over=False)
@@ -104,7 +104,7 @@ class Worker:
         except (ErrataError, OSError, MemoryError) as error:
             return {}, f"{explained(error)} (on {socket.gethostname()})"
 
-    def _model(self, job: Job, ref: Any) -> LM:
+    def _model(self, job: SweepJob, ref: Any) -> LM:
         """Return the job's model: this machine's own if it has the same, else what was sent."""
         models = self._models.setdefault((job.device, job.dtype), Models(job.device, job.dtype))
         here = ref is None or Path(os.path.expanduser(job.model)).is_dir()

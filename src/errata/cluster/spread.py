@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from errata import methods
 from errata.bench.run import CONTROL
-from errata.cluster.jobs import Job, threads
+from errata.cluster.jobs import SweepJob, threads
 from errata.cluster.ray import LOCAL, Pool, pool
 from errata.cluster.remote import Parcel, model_files, statistic_files
 from errata.cluster.sweep import AGAIN, JobState, Models, Sweep, Told, cases_of
@@ -45,7 +45,7 @@ def spread(sweep: Sweep, told: Told, address: str = LOCAL, workers: int = 0) -> 
     return list(states.values())
 
 
-def _sent(sweep: Sweep, jobs: Sequence[Job], ray: Pool, *, here: bool) -> dict[str, Parcel]:
+def _sent(sweep: Sweep, jobs: Sequence[SweepJob], ray: Pool, *, here: bool) -> dict[str, Parcel]:
     """Put what jobs need into Ray's store, and return the names under which each finds it.
 
     Statistics are computed before, here and once: workers that all want the same would all read the text for it.
@@ -66,7 +66,7 @@ def _sent(sweep: Sweep, jobs: Sequence[Job], ray: Pool, *, here: bool) -> dict[s
     return {job: Parcel(model, cases, () if here else names) for job, (model, cases, names) in found.items()}
 
 
-def _statistics(sweep: Sweep, job: Job) -> tuple[str, ...]:
+def _statistics(sweep: Sweep, job: SweepJob) -> tuple[str, ...]:
     """Compute the statistics that a job's method needs, unless they are there, and return their names."""
     if job.plan.method == CONTROL:
         return ()

@@ -25,7 +25,7 @@ from errata import report
 from errata.bench.run import Plan
 from errata.bench.run_files import keep
 from errata.cluster import plan as plans
-from errata.cluster.jobs import KEPT, Done, Job, config_of, digest, done, work
+from errata.cluster.jobs import KEPT, Done, SweepJob, config_of, digest, done, work
 from errata.cluster.plan import SweepPlan
 from errata.data.case import Case
 from errata.data.cases import parse
@@ -43,7 +43,7 @@ AGAIN: Final = "what is finished is kept, and the same command goes on"
 class JobState:
     """Where a job stands: waiting, running, done, failed, or with another process; and how far it is, where that is known."""
 
-    job: Job
+    job: SweepJob
     state: str = "waiting"
     done: Done | None = None
     why: str = ""
@@ -96,7 +96,7 @@ class Models:
 class Sweep:
     """The jobs of a plan, and the directory they are done in."""
 
-    jobs: Sequence[Job]
+    jobs: Sequence[SweepJob]
     out: Path
     models: Models = field(default_factory=Models)
 
@@ -110,7 +110,7 @@ class Sweep:
         plan, variants = plans.read(path)
         runs, wrong = list(plan.runs(variants)), list[str]()
         cases = cases_of(runs)
-        models, jobs = Models(plan.device, plan.dtype), list[Job]()
+        models, jobs = Models(plan.device, plan.dtype), list[SweepJob]()
         for model in plan.models:
             try:
                 lm = models.get(model)
@@ -129,7 +129,7 @@ class Sweep:
         """Return the sweep that is in a directory; raises BadFile if there is none."""
         try:
             found = json.loads((out / INDEX).read_bytes())
-            return cls([Job.from_dict(job) for job in found["jobs"]], out)
+            return cls([SweepJob.from_dict(job) for job in found["jobs"]], out)
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise BadFile(
                 f"{out} holds no sweep ({type(error).__name__}): name a directory that errata sweep wrote."
@@ -140,7 +140,7 @@ class Sweep:
             (self.out / folder).mkdir(parents=True, exist_ok=True)
         keep(self.out / INDEX, {"jobs": [job.to_dict() for job in self.jobs]})
 
-    def directory(self, job: Job) -> Path:
+    def directory(self, job: SweepJob) -> Path:
         """Return where a job is done."""
         return self.out / "jobs" / job.name
 
@@ -185,7 +185,7 @@ class Sweep:
                 break
         return states
 
-    def _one(self, job: Job, cases: CasesOf, tell: Told) -> JobState:
+    def _one(self, job: SweepJob, cases: CasesOf, tell: Told) -> JobState:
         if (found := done(self.directory(job))) is not None:  # another process was quicker
             return JobState(job, "done", found)
         tell(JobState(job, "running"))
@@ -200,7 +200,7 @@ class Sweep:
 
     # ---------------------------------------------------------------- putting together
 
-    def take(self, job: Job, files: Mapping[str, bytes]) -> JobState:
+    def take(self, job: SweepJob, files: Mapping[str, bytes]) -> JobState:
         """Keep what a job gave elsewhere: the files of its directory; whole or not at all."""
         directory = self.directory(job)
         part = directory.with_name(f".{job.name}")
@@ -257,12 +257,12 @@ def cases_of(runs: Iterable[Plan]) -> dict[tuple[str, int], tuple[Case, ...]]:
     return {key: parse(key[0], seed=key[1]).cases for key in dict.fromkeys((run.cases, run.seed) for run in runs)}
 
 
-def _jobs(plan: SweepPlan, runs: Sequence[Plan], model: str, lm: LM, cases: CasesOf) -> Iterator[Job]:
+def _jobs(plan: SweepPlan, runs: Sequence[Plan], model: str, lm: LM, cases: CasesOf) -> Iterator[SweepJob]:
     text = open_corpus(plan.text).revision
     digests = {key: digest(found[: plan.edits]) for key, found in cases.items()}
     seen = set()
     for run in runs:
-        job = Job(
+        job = SweepJob(
             plan=run, model=model, device=plan.device, dtype=plan.dtype, fingerprint=lm.fingerprint, text=text,
             config=config_of(run, lm), cases=digests[run.cases, run.seed], threads=plan.threads,
         )  # fmt: skip

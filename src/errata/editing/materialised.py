@@ -39,7 +39,7 @@ EVERY: Final = 1_000  # edits that are read and added before their sum is kept
 REPLAY: Final = "ERRATA_REPLAY"
 
 
-class Opened(Protocol):
+class HasSum(Protocol):
     """An `errata.editing.editor.Editor`, as far as it is compared here."""
 
     lm: LM
@@ -84,7 +84,7 @@ def keep(lm: LM, book: Book, records: Sequence[Record], edits: Sequence[Edit], k
     return len(edits)
 
 
-def differences(editor: Opened) -> list[Site]:
+def differences(editor: HasSum) -> list[Site]:
     """Return the matrices that adding every edit again, from its file, gives otherwise than they stand; [] is as it must be.
 
     Raises:

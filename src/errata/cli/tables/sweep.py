@@ -17,12 +17,12 @@ from errata.cli.tables.bench import FIRST, _Fitting
 from errata.evaluate.metrics import named
 
 if TYPE_CHECKING:
-    from errata.cluster.jobs import Job
+    from errata.cluster.jobs import SweepJob
     from errata.cluster.sweep import JobState
 
 
 @contextmanager
-def board(jobs: Sequence[Job], price: float = 0.0) -> Iterator[Callable[[JobState], None]]:
+def board(jobs: Sequence[SweepJob], price: float = 0.0) -> Iterator[Callable[[JobState], None]]:
     """Draw how far a sweep is, on stderr, and yield what is told of each job; where no terminal is, a line a finished job.
 
     Args:
@@ -45,7 +45,9 @@ def board(jobs: Sequence[Job], price: float = 0.0) -> Iterator[Callable[[JobStat
 class Board:
     """How far each method is on each model, what it took, and what is left."""
 
-    def __init__(self, jobs: Sequence[Job], price: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, jobs: Sequence[SweepJob], price: float = 0.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._price, self._clock, self._began = price, clock, clock()
         self._states: dict[str, JobState | None] = {job.name: None for job in jobs}
         self._jobs = {job.name: job for job in jobs}
@@ -86,8 +88,8 @@ class Board:
             total += open_ * fmean(known or every)
         return total / self._most
 
-    def _grouped(self) -> Mapping[tuple[str, str], list[tuple[Job, JobState | None]]]:
-        found: dict[tuple[str, str], list[tuple[Job, JobState | None]]] = {}
+    def _grouped(self) -> Mapping[tuple[str, str], list[tuple[SweepJob, JobState | None]]]:
+        found: dict[tuple[str, str], list[tuple[SweepJob, JobState | None]]] = {}
         for name, state in self._states.items():
             job = self._jobs[name]
             found.setdefault((job.model, _called(job.plan.method, job.plan.options)), []).append((job, state))
