@@ -6,7 +6,7 @@ READY := .venv/.ready
 # A process a core: for small models threads only get in each other's way. Tests that share models and solves share a process.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: setup demo demo-real studio test test-real test-engines test-browser quick primer lint bench docs
+.PHONY: setup demo demo-real studio test test-real test-engines test-browser test-ray quick primer lint bench docs
 
 setup: $(READY)
 
@@ -50,6 +50,11 @@ test-engines: $(READY)
 test-browser: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/browser
+
+# Sweeps on a Ray that is started here (220 MB): skipped by `make test` where it is not installed.
+test-ray: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray tests/cluster
 
 # For the hand, a minute or so: the contract on five architectures and the unit tests, but nothing that trains, benchmarks or
 # starts processes, and other architectures nowhere; tests/conftest.py says which. `make test` is what counts.

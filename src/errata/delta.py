@@ -13,7 +13,7 @@ from.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, NamedTuple, TypeAlias
 
@@ -268,6 +268,33 @@ class Graft:
 
 
 Change: TypeAlias = LowRank | Columns | Dense | Graft
+
+
+class Unread(Mapping[Site, Change]):
+    """Changes of matrices, none of them a graft, that are read when one is first looked at; their sites are known before.
+
+    Args:
+        sites: where they are. read: gives them.
+    """
+
+    def __init__(self, sites: Sequence[Site], read: Callable[[], Mapping[Site, Change]]) -> None:
+        self._sites, self._read = dict.fromkeys(sites), read
+
+    def __getitem__(self, site: Site) -> Change:
+        if site not in self._sites:
+            raise KeyError(site)
+        return self._read()[site]
+
+    def __contains__(self, site: object) -> bool:
+        return site in self._sites
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+
 _KINDS: Mapping[str, type[LowRank] | type[Columns] | type[Dense]] = {c.kind: c for c in (LowRank, Columns, Dense)}
 
 

@@ -18,6 +18,7 @@
     │       ├── BookBusy            another process is writing to it
     │       └── NewerBook           made by a newer version of errata
     ├── EngineRefused               exit code 1: a serving engine does not answer, or says no
+    ├── ClusterGone                 exit code 1: a cluster does not answer, or not any more
     └── SolveError                  exit code 1: the mathematics did not give a usable update
         ├── NotFinite               NaN or infinite numbers in an update
         ├── UpdateTooLarge          an update out of proportion to the weights it changes
@@ -114,6 +115,10 @@ class NewerBook(BadBook):
 
 class EngineRefused(ErrataError):
     """A serving engine does not answer, or does not take the adapter it was given."""
+
+
+class ClusterGone(ErrataError):
+    """A cluster does not answer, not any more, or not with this token."""
 
 
 class SolveError(ErrataError):

@@ -240,7 +240,7 @@ def checked_text(name: str, value: object) -> str:
     """Return the value as it is, or raise BadFact if it is not text that a tokenizer and a file can hold."""
     if not isinstance(value, str):
         raise BadFact(f"the {name} must be text, not {type(value).__name__}.")
-    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+    if "\0" in value or (not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value)):
         raise BadFact(f"the {name} {value!r} holds NUL or characters that are no valid Unicode: remove them.")
     return value
 

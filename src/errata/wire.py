@@ -152,10 +152,10 @@ def findings(found: Findings) -> dict[str, Any]:
 
 
 def merged(plan: MergePlan, dry_run: bool) -> dict[str, Any]:
-    """Return {"done", "took": […], "restored", "dropped", "left_out", "shared", "refused", "clashes": […]}."""
+    """Return {"done", "took": […], "restored", "dropped", "left_out", "shared", "refused", "ancestor", "clashes": […]}."""
     took = [{"id": r.id, "facts": [{"prompt": f.prompt, "target": f.target} for f in r.facts]} for r in plan.take]
     lists = {"restored": plan.restore, "dropped": plan.drop, "left_out": plan.left_out, "shared": plan.shared}
-    lists["refused"] = plan.refused
+    lists |= {"refused": plan.refused, "ancestor": plan.ancestor}
     return {"done": not dry_run, "took": took, **lists, "clashes": [asdict(clash) for clash in plan.clashes]}
 
 

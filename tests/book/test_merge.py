@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -217,3 +218,59 @@ def test_compact_can_be_killed_between_telling_and_removing(book: Book, monkeypa
     monkeypatch.undo()
     assert verify(book).problems == []
     assert compact(book, forget=True).removed == [f"{record.sha256}.safetensors"]
+
+
+# --- with a common ancestor ---
+
+
+@pytest.fixture
+def copy(book: Book, tmp_path: Path) -> Iterator[Book]:
+    """A copy of the book with three edits in both."""
+    book.append([about(1, fact("France", "Lyon")), about(2, fact("Italy", "Bari")), about(3, fact("Spain", "Vigo"))])
+    book.drop([key(3)])
+    copytree(book.path, tmp_path / "copy")
+    with Book.open(tmp_path / "copy", BASE, "primer") as opened:
+        yield opened
+
+
+def test_what_one_side_changed_since_is_no_disagreement(book: Book, copy: Book) -> None:
+    book.drop([key(1)])
+    copy.drop([key(2)])
+    copy.restore([key(3)])
+    copy.append([about(4, fact("Italy", "Pisa"))])
+    found = merge(book, copy)
+    assert (found.clashes, found.drop, found.restore, [r.id for r in found.take]) == ([], [key(2)], [key(3)], [key(4)])
+    assert found.ancestor == copy.history()[3].at
+    assert standing(book) == [key(3), key(4)]
+    assert verify(book).problems == []
+
+
+def test_both_have_changed_the_same_answer(book: Book, copy: Book) -> None:
+    for one, number, target in ((book, 4, "Nice"), (copy, 5, "Metz")):
+        one.drop([key(1)])
+        one.append([about(number, fact("France", target))])
+    (clash,) = plan(book, copy).clashes
+    assert (clash.kind, clash.ours, clash.theirs) == ("contradiction", key(4), key(5))
+    merge(book, copy, "theirs")
+    assert standing(book) == [key(2), key(5)]
+
+
+def test_a_merge_is_the_ancestor_of_the_next_one(book: Book, other: Book) -> None:
+    other.append([about(1, fact("France", "Lyon")), about(2, fact("Italy", "Bari"))])
+    assert merge(book, other).ancestor == ""
+    other.drop([key(1)])
+    book.drop([key(2)])
+    found = merge(book, other)
+    assert (found.clashes, found.drop) == ([], [key(1)])
+    assert standing(book) == []
+    back = merge(other, book)
+    assert (back.clashes, back.drop) == ([], [key(2)])
+    assert standing(other) == []
+
+
+def test_what_both_wrote_since_and_one_dropped_is_a_disagreement(book: Book, copy: Book) -> None:
+    for one, who in ((book, "Ann"), (copy, "Bob")):  # in one second by one author it would be one and the same event
+        one.change(write=[about(6, fact("Peru", "Lima"))], note=Note(who))
+    copy.drop([key(6)])
+    (clash,) = plan(book, copy).clashes
+    assert (clash.kind, clash.ours) == ("dropped there", key(6))

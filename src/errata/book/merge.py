@@ -3,8 +3,9 @@
     plan(book, other, "ours")                 # what would be done, and nothing is
     merge(book, other, "theirs")              # done, in one transaction
 
-Where the two books disagree, a policy decides: "refuse" (list it and change nothing), "ours", "theirs", or "both" (what the
-other says is written on top, and what this one says stays).
+Where the two were one once (`errata.book.ancestor`), what only one of them dropped or restored since is taken over: that is a
+change and no disagreement. Where they disagree, a policy decides: "refuse" (list it and change nothing), "ours", "theirs", or
+"both" (what the other says is written on top, and what this one says stays).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final, Literal, get_args
 
 from errata.answers import same_answer
 from errata.book import facts
+from errata.book.ancestor import Ancestor, common
 from errata.book.book import Book, Note, Record
 from errata.book.sound import Sizes
 from errata.errors import BadBook, BookOfAnotherModel, CorruptEdit, InputError, did_you_mean
@@ -29,7 +31,9 @@ class Clash:
     """A disagreement: of two edits about one question ("contradiction"), or about whether one edit stands.
 
     Args:
-        kind: "contradiction", "dropped here" or "dropped there".
+        kind: "contradiction", "dropped here" or "dropped there"; of an edit that both have and were one book without, too.
+            After a merge with the model, "lost here" or "lost there": a fact that one of them said alone and both together
+            do not.
         ours, theirs: ids of the edits; the same one where only its standing is in question.
         what: the disagreement in words. decided: by which policy.
     """
@@ -47,6 +51,7 @@ class MergePlan:
 
     Args:
         refused: edits of the other book that are none, or do not fit, by id: why.
+        ancestor: when the two books were last one, ISO 8601 in UTC; empty of books that never were.
     """
 
     take: list[Record] = field(default_factory=list)
@@ -56,6 +61,7 @@ class MergePlan:
     shared: int = 0
     clashes: list[Clash] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    ancestor: str = ""
 
     def new(self, other: Book) -> list[Record]:
         """Return what will stand that does not now, as the other book has it."""
@@ -78,19 +84,25 @@ def plan(book: Book, other: Book, policy: str = "refuse") -> MergePlan:
             f"({str(book.base)[:12]}): errata migrate writes facts into another model."
         )
     with other.snapshot():
-        theirs = other.records()
+        theirs, events = other.records(), other.history()
         other.stand()  # which looks at its history
-    ours = {r.id: r for r in book.records()}
+    ours, base = {r.id: r for r in book.records()}, common(book.history(), events)
     refused = _refused(book, other, list(ours.values()), [r for r in theirs if r.stands and not _stands(ours, r.id)])
     theirs = [r for r in theirs if r.id not in refused]
-    common = {r.id for r in theirs if r.stands and r.id in ours and ours[r.id].stands}
+    both = {r.id for r in theirs if r.stands and r.id in ours and ours[r.id].stands}
     new = [r for r in theirs if r.stands and r.id not in ours]
-    clashes = [*_standing(ours, theirs, policy), *_contradictions(ours, new, common, policy)]
-    out = {c.theirs for c in clashes if c.kind == "contradiction" and policy == "ours"} | _said_already(ours, new)
+    changed = _changed(ours, theirs, base)
+    standing = [r for r in theirs if r.id not in changed]
+    kept = {id: r for id, r in ours.items() if changed.get(id) != "drop"}
+    clashes = [*_standing(ours, standing, policy), *_contradictions(kept, new, both, policy)]
+    out = {c.theirs for c in clashes if c.kind == "contradiction" and policy == "ours"} | _said_already(kept, new)
     gone = [c.ours for c in clashes if c.kind in ("contradiction", "dropped there") and policy == "theirs"]
     back = [c.theirs for c in clashes if c.kind == "dropped here" and policy in ("theirs", "both")]
+    gone += [id for id, how in changed.items() if how == "drop"]
+    back += [id for id, how in changed.items() if how == "restore"]
     take = [r for r in new if r.id not in out]
-    return MergePlan(take, back, list(dict.fromkeys(gone)), sorted(out), len(common), clashes, refused)
+    at = base.at if base else ""
+    return MergePlan(take, back, list(dict.fromkeys(gone)), sorted(out), len(both), clashes, refused, at)
 
 
 def merge(
@@ -143,6 +155,21 @@ def _refused(book: Book, other: Book, ours: Sequence[Record], theirs: Sequence[R
             why = str(error)
         if why:
             found[record.id] = why
+    return found
+
+
+def _changed(ours: Mapping[str, Record], theirs: Sequence[Record], base: Ancestor | None) -> dict[str, str]:
+    """Return edits that the books were one about, and that only one of them dropped or restored since.
+
+    Of those that the other book changed, "drop" or "restore"; of those that this one did, "" (they stay as they are).
+    """
+    found = {}
+    for record in theirs:
+        known = ours.get(record.id)
+        if base is None or record.id not in base.stood or known is None or known.stands == record.stands:
+            continue
+        theirs_changed = record.stands != base.stood[record.id]
+        found[record.id] = ("restore" if record.stands else "drop") if theirs_changed else ""
     return found
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -121,8 +123,21 @@ class Signs(Protocol):
 
 def fetch_all(db: sqlite3.Connection) -> list[Record]:
     """Return every edit, in order of first writing."""
-    last = dict(db.execute("SELECT edit_id, kind FROM events ORDER BY seq"))
-    return [_record(row, last.get(row[1])) for row in db.execute(f"{_SELECT} ORDER BY seq")]
+    with growing():
+        last = dict(db.execute("SELECT edit_id, kind FROM events ORDER BY seq"))
+        return [_record(row, last.get(row[1])) for row in db.execute(f"{_SELECT} ORDER BY seq")]
+
+
+@contextmanager
+def growing() -> Iterator[None]:
+    """Keep the collector from going through very many new objects, all of which stay, again and again while they are made."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def fits(edit: Record, tag: str = "", tenant: str = "", expired: bool = False) -> bool:

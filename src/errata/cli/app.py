@@ -38,6 +38,7 @@ COMMANDS: Final[Mapping[str, str]] = {
         "ci": "ci",
         "policy": "policy",
         "bench": "bench report data",
+        "sweep": "sweep",
     }.items()
     for name in names.split()
 }

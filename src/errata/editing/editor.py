@@ -25,7 +25,7 @@ from errata.delta import Change, Site
 from errata.display import table
 from errata.edit import Edit, Label
 from errata.editing import given as args
-from errata.editing import standing
+from errata.editing import materialised, standing
 from errata.editing.answering import Answer, answer
 from errata.editing.gates import GateCheck, Gates, in_force
 from errata.editing.given import Facts
@@ -89,14 +89,14 @@ class Editor:
         self._standing: list[Edit] = []  # as they stand: the same, unless a method derives what a drop changes
         self._deltas: list[Mapping[Site, Change]] = []  # of those
         self.norms: dict[Site, float] = {}  # ‖W‖ of matrices that edits change
+        self._summed = 0  # of how many edits the sum is kept
         self.skipped: Mapping[str, str] = {}  # edits of the book that cannot stand in this model, by id: why
         self.lock = ModelLock()
         self._refresh()
 
     def __repr__(self) -> str:
-        written = self.book.records()
-        stand = sum(record.stands for record in written)
-        return f"<Editor {self.name}, book {self.book.path}: of {len(written)} edits {stand} stand>"
+        stand = [record.stands for record in self.book.records()]
+        return f"<Editor {self.name}, book {self.book.path}: of {len(stand)} edits {sum(stand)} stand>"
 
     def _repr_html_(self) -> str:
         rows = [(r.id[:8], r.method, str(f.prompt), f.target) for r in self.book.stand() for f in r.facts]
@@ -112,8 +112,7 @@ class Editor:
     def notes(self) -> list[str]:
         """What a user should know although all went well: of the model, of the book's key, and of edits left out."""
         said = "edit {0} is in the book and not in the model: {1} Take it out with errata drop {0}."
-        out = [said.format(id, why) for id, why in self.skipped.items()]
-        return [*self.lm.notes, *self.book.notes, *out]
+        return [*self.lm.notes, *self.book.notes, *(said.format(id, why) for id, why in self.skipped.items())]
 
     def close(self) -> None:
         """Close the book; the model in memory keeps its edits."""
@@ -338,8 +337,9 @@ class Editor:
         begun = records[: len(self._records)] == self._records  # as after a write
         kept = self._read if begun else []
         known = {**(files or {}), **({} if begun else {edit.id: edit for edit in self._read})}
-        found = standing.load(self.book, records[len(self._records) if begun else 0 :], known)
-        ours = {id(edit) for edit in known.values()}
+        held = [] if self._records else materialised.resume(self.lm, self.book, records)
+        found = standing.load(self.book, records[len(self._records) + len(held) if begun else 0 :], known)
+        found, ours = [*held, *found], {id(edit) for edit in (*known.values(), *held)}
         bad = {
             edit.id: why
             for edit in found
@@ -349,8 +349,10 @@ class Editor:
         self._records, self._read = records, [*kept, *(edit for edit in found if edit.id not in bad)]
         before, self._standing = self._standing, methods.rebuilt(self.lm, self._read)
         same = len(before) if self._standing[: len(before)] == before else 0
+        same_sum = len(held) or min(self._summed, same)
         self._deltas = [*self._deltas[:same], *(edit.deltas for edit in self._standing[same:])]
         self.lm.weights.stand(self._deltas)
+        self._summed = materialised.keep(self.lm, self.book, records, self._standing, same_sum)
         self._version = version
 
     # ---------------------------------------------------------------- keeping

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Protocol
 
 from errata.book import merge as books
@@ -17,6 +18,7 @@ from errata.delta import Site
 from errata.edit import Edit
 from errata.editing import standing
 from errata.editing.gates import GateCheck, in_force
+from errata.editing.interactions import interactions
 from errata.editing.lock import ModelLock
 from errata.editing.writing import misfit
 from errata.errors import CorruptEdit
@@ -52,10 +54,32 @@ def merge(editor: Admits, other: Book, policy: str = "refuse", note: Note | None
         new = found.new(other)
         edits = standing.load(other, new)
         bad = {edit.id: why for edit in edits if (why := misfit(editor.lm, edit, editor.limit, editor.norms))}
+        good = [edit for edit in edits if edit.id not in bad]
         if not found.clashes or policy != "refuse":
-            good = [edit for edit in edits if edit.id not in bad]
             check_letting_in(editor, [record for record in new if record.id not in bad], good, found.drop)
-        return books.merge(editor.book, other, policy, note, leave=bad)
+        done = books.merge(editor.book, other, policy, note, leave=bad)
+        return replace(done, clashes=[*done.clashes, *_lost(editor, other, good, found.drop)]) if good else done
+
+
+def _lost(editor: Admits, other: Book, new: Sequence[Edit], gone: Sequence[str]) -> list[books.Clash]:
+    """Return the facts that either book says alone and both together do not, as what a merge tells.
+
+    Args:
+        new: edits that were taken over. gone: ids of those that were dropped for it.
+    """
+    ours = [edit for edit in editor.standing if edit.id not in {edit.id for edit in new}]
+    known = {edit.id: edit for edit in (*ours, *new)}
+    theirs = [known[record.id] for record in other.stand() if record.id in known]
+    found = interactions(editor.lm, {"here": [edit for edit in ours if edit.id not in gone], "there": theirs})
+    told = []
+    for one in found.lost:
+        by = f", likeliest by edit {one.by[0][:8]} ({one.why})" if one.by else ""
+        said = " ".join(one.said.split())[:60]
+        what = f"{one.fact.prompt!r} is not answered {one.fact.target!r} any more (edit {one.edit_id[:8]}) but {said!r}{by}"
+        own, cause = one.edit_id, one.by[0] if one.by else ""
+        pair = (own, cause) if one.side == "here" else (cause, own)
+        told.append(books.Clash(f"lost {one.side}", *pair, what, "merged"))
+    return told
 
 
 def check_letting_in(

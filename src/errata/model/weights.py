@@ -110,6 +110,24 @@ class Weights:
                     )
                 parameter.copy_(total)
 
+    def sums(self) -> dict[Site, tuple[int, Tensor]]:
+        """Return, for each matrix, the sum of its base and the first edits of those that stand that no later edit can change.
+
+        Each comes with the number of these edits. A matrix of which that is the base alone is left out.
+        """
+        return {site: (folded.edits, folded.total) for site, folded in self._folded.items()}
+
+    def resume(self, edits: Sequence[Deltas], sums: Mapping[Site, tuple[int, Tensor]]) -> None:
+        """Take for granted what `sums` gave when `edits` stood, so that `stand` goes on from there.
+
+        The matrices stay as they are until then. Raises UnknownSite as `stand`.
+        """
+        for site in {site for deltas in edits for site in deltas}:
+            self._touch(site)
+        self.grafts.stand(edits)
+        self._stood = tuple(edits)
+        self._folded = {site: _Folded(count, total) for site, (count, total) in sums.items()}
+
     def _replayed(self, site: Site, edits: Sequence[Deltas], device: torch.device) -> Float[Tensor, "out in"]:
         """Return base + Σ deltas of a site, gone on with from the last sum that no later edit can change."""
         start, kept = self._folded.get(site, _Folded(0, self._touch(site)))

@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from errata.delta import Change, Graft, Site
+from errata.delta import Change, Graft, Site, Unread
 from errata.errors import UnsupportedModel
 from errata.model.tokens import Batch, last_real
 from errata.model.trace import Modules, Trace, grafted
@@ -141,7 +141,8 @@ def _same(one: Mapping[Site, Change], other: Mapping[Site, Change]) -> bool:
 
 def _grafts_in(edits: Sequence[Mapping[Site, Change]]) -> tuple[Mapping[Site, Change], ...]:
     """Return the edits that have grafts."""
-    return tuple(edit for edit in edits if any(isinstance(delta, Graft) for delta in edit.values()))
+    read = (edit for edit in edits if not isinstance(edit, Unread))
+    return tuple(edit for edit in read if any(isinstance(delta, Graft) for delta in edit.values()))
 
 
 class Grafts:

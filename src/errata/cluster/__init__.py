@@ -1,0 +1,1 @@
+"""Benchmarks and statistics beyond one process: sweeps here, by shards, or on Ray."""
