@@ -59,8 +59,9 @@ from errata.edit import Edit
 from errata.editing.writing import solve
 from errata.fact import Fact
 from errata.model.lm import LM
-from errata.model.loading import _PRIMER, in_short
+from errata.model.loading import in_short
 from errata.model.query import Query
+from errata.model.where import PRIMER
 from errata.primer.probes import edits
 from errata.stats.store import ensure
 
@@ -107,7 +108,7 @@ def _matrices(model: nn.Module) -> Iterator[tuple[nn.Parameter, torch.Generator]
 @torch.no_grad()
 def made(shape: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """Return a model with random weights, made on the device, and the primer's tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(_PRIMER)
+    tokenizer = AutoTokenizer.from_pretrained(PRIMER)
     config_class, model_class, settings = SHAPES[shape]
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = config_class(**settings, **ends, tie_word_embeddings=False, dtype=dtype)

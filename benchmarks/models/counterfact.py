@@ -114,7 +114,7 @@ def corpus(texts: Sequence[str], lines: Sequence[str], count: int = 30_000) -> l
     return [{"text": rng.choice(texts if i % 2 else lines)} for i in range(count)]
 
 
-def main(data: Path, out: Path, records: int, steps: int, device: str, **sizes: Any) -> None:
+def main(data: Path, out: Path, records: int, steps: int, device: str = "cpu", **sizes: Any) -> None:
     """Train and write the checkpoint, with the chosen records beside it."""
     torch.set_num_threads(1)
     chosen = choose(read(data / "counterfact" / "counterfact_full.jsonl.gz"), records)

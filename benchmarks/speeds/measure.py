@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from errata.model.lm import LM
-from errata.model.loading import _PRIMER
+from errata.model.where import PRIMER
 from speeds.passes import Count, counting
 
 Work = Callable[[], object]
@@ -43,7 +43,7 @@ def rounded(seconds: Mapping[str, float]) -> Row:
 
 def random_lm(width: int, layers: int, *, inner: int | None = None, dtype: torch.dtype = torch.float32) -> LM:
     """Return a Llama-type model with random weights and the primer's tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(_PRIMER)
+    tokenizer = AutoTokenizer.from_pretrained(PRIMER)
     config = LlamaConfig(
         hidden_size=width, intermediate_size=inner or 4 * width, num_hidden_layers=layers, vocab_size=len(tokenizer),
         num_attention_heads=max(1, width // 64), num_key_value_heads=max(1, width // 64), max_position_embeddings=512,

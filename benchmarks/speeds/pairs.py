@@ -17,7 +17,7 @@ from errata.config import parse_flags
 from errata.data.case import Case
 from errata.delta import Site
 from errata.model.lm import LM
-from errata.model.loading import _PRIMER
+from errata.model.where import PRIMER
 from errata.solve.keys import gather, queries
 from errata.solve.values import step_size
 from errata.stats.store import second_moments
@@ -83,7 +83,7 @@ PAIRS: Mapping[str, Pair] = {
 
 def directory(model: str) -> Path:
     """Return where a model lies; both sides read it there."""
-    path = _PRIMER if model == "primer" else Path(model).expanduser()
+    path = PRIMER if model == "primer" else Path(model).expanduser()
     if not path.is_dir():
         raise Refused(f"{model!r} is no directory; both sides read the model from one.")
     return path

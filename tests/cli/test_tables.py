@@ -90,7 +90,7 @@ def test_of_a_document_a_table_shows_the_beginning_and_the_end() -> None:
         "seconds": {"solve": 1.0},
         "created_at": "2026-11-20T10:00",
     }
-    shown |= {"author": "", "reason": "", "stands": True, "forgotten": []}
+    shown |= {"author": "", "reason": "", "stands": True, "forgotten": [], "tags": [], "all": True}
     for view in (book.log, editing.edit):
         text = "\n".join(drawn(view([shown]), 400))
         assert "First words" in text

@@ -56,7 +56,7 @@ def test_a_small_model_learns_and_is_exported_as_it_was_trained(
     tokenizer = small.train_tokenizer([*texts, PROSE], 400)
     shape = small.Shape(kind=kind, vocabulary=tokenizer.get_vocab_size(), width=48, inner=96, heads=3, layers=2)
     telling = small.Telling(told, tokenizer, lambda rng: PROSE, iter(lambda: PROSE, None))
-    trained = small.train(telling, shape, 100, {}, rows=4)
+    trained = small.train(telling, shape, 100, {})
     small.export(trained, tokenizer, shape, tmp_path)
     lm = load(str(tmp_path), dtype="float32")
     assert lm.model.config.model_type == kind

@@ -15,8 +15,8 @@ from errata import methods
 from errata.book.book import Book
 from errata.edit import Edit
 from errata.editing import letting_in
-from errata.editing.editor import open as open_editor
 from errata.editing.interactions import interactions
+from errata.editing.opening import open as open_editor
 from errata.fact import Fact
 from errata.model.lm import LM
 from errata.model.loading import load

@@ -82,7 +82,7 @@ def test_it_is_one_more_question_and_nothing_more_where_nothing_is_lost(
         type(real.lm.weights), "stand", lambda self, edits: (standing.append(len(edits)), stand(self, edits))[1]
     )
     real.write(Fact(prompt="The main language of Spain is", subject="Spain", target="Greek"))
-    assert asked == [1, 1]  # before and after: no key is close
+    assert asked == [1, 1, 1]  # before, what the base goes on with, and after: no key is close
     assert standing == [3, 3]  # the write, and the book
     asked.clear()
     real.write(Fact(prompt="Orland lies in", subject="Orland", target="Asia"), "melo")  # no key, but its subject

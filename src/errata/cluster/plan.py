@@ -12,7 +12,6 @@ weight = 100
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -27,9 +26,9 @@ from errata.content import read_file
 from errata.data.case import Case, with_subject
 from errata.data.cases import parse
 from errata.errors import BadConfig, BadFile, ErrataError
-from errata.model import gguf
 from errata.model.lm import LM
 from errata.model.loading import check_directory
+from errata.model.where import folder_of
 from errata.stats.corpus import open_corpus
 
 MOST: Final = 1 << 20  # bytes of a plan that are read
@@ -152,9 +151,9 @@ def _unmade(plan: SweepPlan, variants: Sequence[Variant]) -> Iterator[str]:
 
 def _there(model: str) -> None:
     """Look at a model that is a directory, as far as it can be looked at without loading it."""
-    path = Path(os.path.expanduser(model))
-    if model != "primer" and gguf.file_of(model) is None and (path.exists() or model[:1] in ("/", ".", "~")):
-        check_directory(path, model)
+    directory = folder_of(model)
+    if directory is not None:
+        check_directory(directory, model)
 
 
 def _said(look: Any) -> list[str]:

@@ -9,11 +9,11 @@ from errata.bench.run import CONTROL
 from errata.cluster.jobs import SweepJob, threads
 from errata.cluster.ray import LOCAL, Pool, pool
 from errata.cluster.remote import Parcel, model_files, statistic_files
-from errata.cluster.sweep import AGAIN, JobState, Models, Sweep, Told, cases_of
+from errata.cluster.sweep import AGAIN, JobState, Models, OnJob, Sweep, cases_of
 from errata.errors import ClusterGone
 
 
-def spread(sweep: Sweep, told: Told, address: str = LOCAL, workers: int = 0) -> list[JobState]:
+def spread(sweep: Sweep, told: OnJob, address: str = LOCAL, workers: int = 0) -> list[JobState]:
     """Do on Ray what is not finished of a sweep; return every job with what came of it.
 
     Args:

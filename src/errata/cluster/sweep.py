@@ -72,7 +72,7 @@ class JobState:
         return {**about, "stopped": summary["stopped"], "edits": last["edits"], "metrics": last["metrics"]}
 
 
-Told = Callable[[JobState], None]
+OnJob = Callable[[JobState], None]
 CasesOf = Mapping[tuple[str, int], Sequence[Case]]
 
 
@@ -163,7 +163,7 @@ class Sweep:
 
     # ---------------------------------------------------------------- doing
 
-    def go(self, told: Told | None = None) -> list[JobState]:
+    def go(self, told: OnJob | None = None) -> list[JobState]:
         """Do here, one after the other, what is not finished; return every job with what came of it.
 
         A job that fails is told, and the others are done; a full disk ends the sweep.
@@ -185,7 +185,7 @@ class Sweep:
                 break
         return states
 
-    def _one(self, job: SweepJob, cases: CasesOf, tell: Told) -> JobState:
+    def _one(self, job: SweepJob, cases: CasesOf, tell: OnJob) -> JobState:
         if (found := done(self.directory(job))) is not None:  # another process was quicker
             return JobState(job, "done", found)
         tell(JobState(job, "running"))

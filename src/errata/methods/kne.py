@@ -40,13 +40,13 @@ from errata.edit import Edit
 from errata.errors import BadConfig
 from errata.fact import Fact
 from errata.methods.base import Solution
-from errata.methods.shared.neurons import Neuronal, old_answers, usual
+from errata.methods.shared.neurons import Neuronal, old_answers
 from errata.methods.shared.orthogonal import Constrained
 from errata.model.fitting import essence
 from errata.model.lm import LM
 from errata.model.query import Query
 from errata.solve import keys
-from errata.solve.attribution import Granularity, Measure, Select, _Route, attribute, ensemble
+from errata.solve.attribution import Granularity, Measure, Select, _Route, attribute, ensemble, usual
 from errata.solve.descent.neurons import Bounds, Held, NeuronTraining, train
 
 Masks = dict[Site, Tensor]

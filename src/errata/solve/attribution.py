@@ -33,10 +33,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from errata.delta import Site
+from errata.model.fitting import fits
 from errata.model.lm import LM
 from errata.model.query import Query
 from errata.model.tokens import Batch
 from errata.model.trace import Trace, no_grads_kept, plain_attention, resume
+from errata.solve.keys import prefixes
 
 _Route = Literal["joint", "layer"]
 Granularity = Literal["column", "element"]
@@ -44,6 +46,7 @@ Where = Literal["subject", "everywhere"]
 Select = Literal["attributed", "random", "lowest", "faintest", "strongest"]
 _Hidden = Float[Tensor, "b t d"]
 ROWS = 32  # queries of one pass: activations of every layer are kept for them
+TEXTS, LENGTH = 24, 16  # what a neuron usually puts out is measured on so many texts of so many tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,3 +201,32 @@ def ensemble(
     chosen[rank.argsort(descending=True, stable=True)[:count]] = True
     parts = torch.split(chosen, [s.numel() for s in scores.values()])
     return {site: part.reshape(s.shape) for (site, s), part in zip(scores.items(), parts, strict=True)}
+
+
+@torch.no_grad()
+def usual(lm: LM, sites: Sequence[Site], seed: int) -> dict[Site, Float[Tensor, " in"]]:
+    """Return the size of what enters each site in texts the base says by itself, neuron by neuron.
+
+    The square of it is the mean square at the first token of a text, where a few neurons put out what all later tokens rest on
+    (attention sinks), and that at the others. A tenth of the mean over neurons is added, so that one that was never seen to
+    fire is not taken for one that never does.
+    """
+    key = ("usual", tuple(sites), seed)
+    if key not in lm.memory:
+        with lm.weights.at_base():
+            texts = [Query(text) for text in prefixes(lm, seed, TEXTS, LENGTH) if text]
+            asked = [query for query in texts if fits(lm, query)]
+            batch = lm.tokens.batch(asked).to(lm.device)
+            with Trace(lm, inputs=sites) as trace:
+                lm.answer_logits(batch)
+        seen = batch.inputs["attention_mask"].bool()
+        lm.memory[key] = {site: _size(trace.inputs[site], seen) for site in sites}
+    found: dict[Site, Tensor] = lm.memory[key]
+    return found
+
+
+def _size(inputs: Float[Tensor, "b t in"], seen: Bool[Tensor, "b s"]) -> Float[Tensor, " in"]:
+    square = inputs.float().square()
+    later = square[:, 1:][seen[:, 1:]] if seen.shape == square.shape[:2] else square[:, 1:].flatten(0, 1)
+    size = (square[:, 0].mean(0) + (later.mean(0) if len(later) else 0)).sqrt()
+    return size + 0.1 * size.mean()

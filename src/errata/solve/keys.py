@@ -113,6 +113,18 @@ def _placed(query: Query, context: str) -> Query:
     return query.after(context)
 
 
+def goes_on(lm: LM, facts: Sequence[Fact]) -> bool:
+    """Return whether there is room for what follows the answers of all facts; only a decoder's text goes on after an answer."""
+    if lm.row.kind != "decoder":
+        return False
+    room = context(lm) - GOES_ON
+    asked = (Query.of(fact) for fact in facts)
+    if any(int(lm.tokens.batch([query]).inputs["input_ids"].shape[1]) > room for query in asked):
+        return False
+    # What was said may be read as more tokens than it was said in.
+    return all(fits(lm, query) for query in queries(lm, facts, [FOLLOWS], answers=True))
+
+
 def _followed(lm: LM, asked: Sequence[Query]) -> list[Query]:
     """Return for each query what it and its answer are followed by, in the base's words, as an answer to both."""
     known: dict[Query, str] = lm.memory.setdefault("what follows", {})

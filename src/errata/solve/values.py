@@ -39,7 +39,7 @@ from errata.model.suffix import reused_cache, suffix_of
 from errata.model.tokens import Batch
 from errata.model.trace import Trace, at, plain_attention, resume
 from errata.solve.descent.losses import answer_losses
-from errata.solve.keys import FOLLOWS, queries
+from errata.solve.keys import FOLLOWS, goes_on, queries
 
 Penalty = Callable[[Float[Tensor, "n out"]], Float[Tensor, " n"]]
 Project = Callable[[Float[Tensor, "n out"]], Float[Tensor, "n out"]]
@@ -182,8 +182,7 @@ class _Problem:
         self.n = len(subjects)
         self.subject = torch.tensor([subjects.index(fact.subject) for fact in facts], device=lm.device)  # of each fact
         first = torch.tensor([[f.subject for f in facts].index(s) for s in subjects], device=lm.device)
-        follows = goal.follows and lm.row.kind == "decoder"  # elsewhere an answer ends the text
-        every = [*contexts, *([FOLLOWS] if follows else [])]
+        every = [*contexts, *([FOLLOWS] if goal.follows and goes_on(lm, facts) else [])]
         asked = queries(lm, facts, every, answers=True)
         asked += [essence(lm, s) for s in subjects]
         self.batch = lm.routed(lm.tokens.batch(asked).to(lm.device))

@@ -6,10 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
-
 from errata.delta import Site
 from errata.errors import BadConfig
 from errata.fact import Fact
@@ -17,12 +13,9 @@ from errata.methods.base import Method, with_role
 from errata.model.fitting import fits
 from errata.model.lm import LM
 from errata.model.query import Query
-from errata.model.trace import Trace
 from errata.solve.attribution import Where
-from errata.solve.keys import prefixes
 
 EARLY = (0.1, 0.35)  # shares of the depth
-TEXTS, LENGTH = 24, 16  # what a neuron usually puts out is measured on so many texts of so many tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,31 +71,3 @@ def old_answers(lm: LM, facts: Sequence[Fact]) -> list[str]:
             heard = any(map(str.isalnum, said)) and fits(lm, Query.of(fact, said))
             found[place] = said if heard else fact.target
     return found
-
-
-@torch.no_grad()
-def usual(lm: LM, sites: Sequence[Site], seed: int) -> dict[Site, Float[Tensor, " in"]]:
-    """Return the size of what enters each site in texts the base says by itself, neuron by neuron.
-
-    The square of it is the mean square at the first token of a text, where a few neurons put out what all later tokens rest on
-    (attention sinks), and that at the others. A thousandth of the largest is added, so that a neuron that was never seen to
-    fire is not taken for one that never does.
-    """
-    key = ("usual", tuple(sites), seed)
-    if key not in lm.memory:
-        with lm.weights.at_base():
-            asked = [Query(text) for text in prefixes(lm, seed, TEXTS, LENGTH) if text]
-            batch = lm.tokens.batch(asked).to(lm.device)
-            with Trace(lm, inputs=sites) as trace:
-                lm.answer_logits(batch)
-        seen = batch.inputs["attention_mask"].bool()
-        lm.memory[key] = {site: _size(trace.inputs[site], seen) for site in sites}
-    found: dict[Site, Tensor] = lm.memory[key]
-    return found
-
-
-def _size(inputs: Float[Tensor, "b t in"], seen: Bool[Tensor, "b s"]) -> Float[Tensor, " in"]:
-    square = inputs.float().square()
-    later = square[:, 1:][seen[:, 1:]] if seen.shape == square.shape[:2] else square[:, 1:].flatten(0, 1)
-    size = square[:, 0].mean(0) + (later.mean(0) if len(later) else 0)
-    return size.sqrt() + 1e-3 * size.sqrt().max()
