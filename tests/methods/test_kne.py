@@ -266,7 +266,7 @@ def test_scores_are_in_units_of_what_a_neuron_usually_puts_out(models: Callable[
         square = trace.inputs[site].double().square()
         rest = torch.stack([square[i, 1 : int(seen[i].sum())].sum(0) for i in range(len(batch))]).sum(0)
         size = (square[:, 0].mean(0) + rest / int(seen[:, 1:].sum())).sqrt()
-        wanted.append(scores[site][0].double() / (size + 0.1 * size.mean()))
+        wanted.append(scores[site][0].double() / (size + size.mean()))
     best = set(torch.cat(wanted).argsort(descending=True)[:12].tolist())
     found = solve(lm, [FACT], p=0.1)
     assert {s.layer * lm.inner + int(i) for s, d in found.items() for i in d.index} == best

@@ -208,8 +208,8 @@ def usual(lm: LM, sites: Sequence[Site], seed: int) -> dict[Site, Float[Tensor, 
     """Return the size of what enters each site in texts the base says by itself, neuron by neuron.
 
     The square of it is the mean square at the first token of a text, where a few neurons put out what all later tokens rest on
-    (attention sinks), and that at the others. A tenth of the mean over neurons is added, so that one that was never seen to
-    fire is not taken for one that never does.
+    (attention sinks), and that at the others. The mean over neurons is added, so that one that was never seen to fire is not
+    taken for one that never does.
     """
     key = ("usual", tuple(sites), seed)
     if key not in lm.memory:
@@ -229,4 +229,4 @@ def _size(inputs: Float[Tensor, "b t in"], seen: Bool[Tensor, "b s"]) -> Float[T
     square = inputs.float().square()
     later = square[:, 1:][seen[:, 1:]] if seen.shape == square.shape[:2] else square[:, 1:].flatten(0, 1)
     size = (square[:, 0].mean(0) + (later.mean(0) if len(later) else 0)).sqrt()
-    return size + 0.1 * size.mean()
+    return size + size.mean()
