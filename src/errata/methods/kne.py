@@ -93,7 +93,7 @@ class Kne(Neuronal, Constrained):
     kl: float = field(
         default=0.0, metadata={"help": "weight of the KL to the base on the subject's essence", "least": 0}
     )
-    # On SmolLM2 (5 CounterFact records) an edit moved plain text by a KL of .27 without it and by .007 with it; on the
+    # On SmolLM2 (5 CounterFact records) an edit moved plain text by a KL of .27 without it and by .01 with it; on the
     # CounterFact reference of GPT-2's kind (60 records) and on the primer nothing is lost: LOG.md, 2026-11-27.
     units: Literal["own", "usual"] = field(
         default="usual", metadata={"help": "measure neurons as they are, or by what they usually put out"}
