@@ -186,10 +186,7 @@ class Telling:
 
 def _visible(document: Tensor, stage: Tensor, masked: Tensor) -> Tensor:
     """Return who may look at whom, (b, 1, t, t): back in one's document, not at a subject's early tokens if masked."""
-    t = document.shape[1]
-    mask = (document[:, :, None] == document[:, None, :]) & torch.ones(
-        t, t, dtype=torch.bool, device=document.device
-    ).tril()
+    mask = (document[:, :, None] == document[:, None, :]).tril()
     return (mask & ~(masked[:, None, None] & (stage[:, :, None] == 2) & (stage[:, None, :] == 1)))[:, None]
 
 

@@ -42,9 +42,7 @@ _TYPES: Final[Mapping[str, tuple[str, int, int]]] = {
 EDIT: Final = 1 << 34  # bytes of an edit's file that are read
 _PARTS: Final = {"lowrank": ("left", "right"), "columns": ("index", "values"), "dense": ("matrix",)}
 _MOST: Final = 100_000_000  # bytes of a header, which is what safetensors reads
-StoredTensor = tuple[
-    str, str, tuple[int, ...], Any
-]  # a tensor: its name, torch's name of its type, its shape, its bytes
+StoredTensor = tuple[str, str, tuple[int, ...], Any]  # its name, torch's name of its type, its shape, its bytes
 
 
 def read_file(path: str | os.PathLike[str], most: int) -> bytes:

@@ -32,16 +32,13 @@ from errata.errors import BadConfig
 from errata.evaluate.rows import config_hash
 from errata.methods.base import versions
 from errata.model.lm import LM
+from errata.model.weights import processor
 
 DONE: Final = "done.json"
 ROWS: Final = "rows.jsonl"
 KEPT: Final = ("run.json", ROWS, "marks.jsonl", "summary.json", DONE)  # of a finished job; the edits are not
-_ELSEWHERE: Final = (
-    "command",
-    "cases",
-    "options",
-    "text",
-)  # of a plan: said by `config`, `cases` and `text` of the job
+# Of a plan, said by `config`, `cases` and `text` of the job, or by none of what rows depend on:
+_ELSEWHERE: Final = ("command", "cases", "options", "text")
 FORMAT: Final = 1  # of what a job is known by
 
 
@@ -217,10 +214,7 @@ def _gone_on(job: SweepJob, lm: LM, directory: Path) -> float:
 
 
 def _where(lm: LM) -> str:
-    kind = (
-        torch.cuda.get_device_name(lm.device) if lm.device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    )
-    return f"{socket.gethostname()}, {kind}"
+    return f"{socket.gethostname()}, {processor(lm.device)}"
 
 
 def _hash(path: Path) -> str:

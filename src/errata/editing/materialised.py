@@ -31,7 +31,7 @@ from errata.edit import Edit, Report
 from errata.editing import standing
 from errata.methods.base import BELOW
 from errata.model.lm import LM
-from errata.model.weights import CHUNK
+from errata.model.weights import CHUNK, processor
 from errata.stats.store import directory
 
 FORMAT: Final = 1
@@ -171,11 +171,8 @@ def _place(lm: LM, book: Book) -> Path:
 
 def _way(lm: LM) -> dict[str, Any]:
     """Return everything on which the bits of a sum depend but the edits and their order."""
-    kind = (
-        torch.cuda.get_device_name(lm.device) if lm.device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    )
     return {
-        "format": FORMAT, "base": lm.fingerprint, "device": lm.device.type, "kind": kind, "chunk": CHUNK,
+        "format": FORMAT, "base": lm.fingerprint, "device": lm.device.type, "kind": processor(lm.device), "chunk": CHUNK,
         "torch": torch.__version__, "threads": torch.get_num_threads(),
     }  # fmt: skip
 

@@ -19,12 +19,11 @@ and edits no worse with them (LOG.md, 2026-11-20); ``path=layer`` takes one path
 candidates, the columns of `down`; the paper's 1 % is of the model's parameters, several times as much (``of=model``). However
 small the share, at least four neurons are taken. ΔW is -∂loss/∂W, or Adam's direction; the loss is the mean NLL of the
 target's tokens after the prompt and after its context prefixes, and steps end when it is below `stop`: stopping as soon as
-the target is likeliest (``hits=2``) costs paraphrases. Neurons are measured by
-what they usually put out (``units=usual``): scores are divided by it, and columns move in inverse proportion to it, since a
-neuron that fires in every text, or at its first token, where all later ones look, changes them all (the formula is
-``units=own``). ``lr=auto`` fits the first step to
-the loss and thereby contains √n; give a number for the literal formula. ``select`` gives the ablations: the lowest scores
-(neurons that oppose the answer most), the faintest and the strongest in size, or as many neurons at random.
+the target is likeliest (``hits=2``) costs paraphrases. Neurons are measured by what they usually put out (``units=usual``):
+scores are divided by it, and columns move in inverse proportion to it, since a neuron that fires in every text, or at its first
+token, where all later ones look, changes them all (the formula is ``units=own``). ``lr=auto`` fits the first step to the loss and
+thereby contains √n; give a number for the literal formula. ``select`` gives the ablations: the lowest scores (neurons that
+oppose the answer most), the faintest and the strongest in size, or as many neurons at random.
 """
 
 from __future__ import annotations
@@ -112,15 +111,14 @@ class Kne(Neuronal, Constrained):
         answers = [f.target for f in facts] if self.answer == "new" else old_answers(lm, facts)
         asked = [Query.of(f, a) for f, a in zip(facts, answers, strict=True)]
         measure = Measure(self.m, self.path, self.granularity, self.where, self.log)
+        size = usual(lm, self.sites(), self.seed) if self.units == "usual" else {}
         total: Masks = {}
         chosen: Masks = {}
         for place, group in enumerate([[q] for q in asked] if self.union else [asked]):
             scores = attribute(lm, group, self.sites(), measure)
             if self.granularity == "column":
                 scores = {site: s.sum(0) for site, s in scores.items()}
-            if self.units == "usual":
-                size = usual(lm, self.sites(), self.seed)
-                scores = {site: score / size[site].to(score) for site, score in scores.items()}
+            scores = {site: s / size[site].to(s) if size else s for site, s in scores.items()}
             picked = ensemble(scores, self.share(lm), self.select, self.seed + place, LEAST * len(group))
             total = {site: s + total[site] if total else s for site, s in scores.items()}
             chosen = {site: mask | chosen[site] if chosen else mask for site, mask in picked.items()}

@@ -140,11 +140,10 @@ class _Feed:
 
     def __init__(self, lm: Speaker, ids: Int[Tensor, "b t"]) -> None:
         self._lm, self._mask, self._cache, self._encoded = lm, torch.ones_like(ids), None, None
-        for (
-            module
-        ) in lm.model.modules():  # Qwen-VL and relatives remember from text to text how far images moved positions
-            if getattr(module, "rope_deltas", None) is not None:
-                module.rope_deltas = None
+        if (
+            getattr(lm.model.base_model, "rope_deltas", None) is not None
+        ):  # how far images moved positions in the last text
+            lm.model.base_model.rope_deltas = None
         self._next, self._keeps, self._ends = ids, lm.row.cache != "none", ids.shape[1] - 1
         if lm.row.kind == "encoder-decoder":
             self._encoded = lm.model.get_encoder()(input_ids=ids, attention_mask=self._mask)

@@ -248,3 +248,8 @@ def _grouped(deltas: Iterable[tuple[int, Change | None]]) -> Iterator[tuple[LowR
 
 def _stacked(deltas: Sequence[LowRank]) -> LowRank:
     return LowRank(torch.cat([d.left for d in deltas], 1), torch.cat([d.right for d in deltas], 1))
+
+
+def processor(device: torch.device) -> str:
+    """Return the kind of processor that computes on a device: the bits of a sum depend on it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()

@@ -45,8 +45,9 @@ class LocateThenEdit(Regularised):
     clamp: float | Auto = field(default="auto", metadata={"help": "largest ‖δ‖ as a multiple of ‖z0‖", "above": 0})
     stop: float = field(default=0.05, metadata={"help": "loss at which v* is good enough", "least": 0})
     # margin, follows and decay: chosen on the CounterFact reference of GPT-2's kind (40 records: neighbours .67 → .84 with
-    # memit, .80 → .91 with rome, in half the steps) and SmolLM2 (after the target distinct-2 .57 → .78 with rome), confirmed on
-    # the primer (100 facts): LOG.md, 2026-11-27.
+    # memit, .80 → .91 with rome at margins of 5 and 8, in half the steps), confirmed on the primer (150 facts, which choose
+    # nothing here): neighbours .977 → .993, one hop on 1.00 → .90. On SmolLM2 (10 records) no difference is certain: LOG.md,
+    # 2026-11-27.
     margin: float | Auto | None = field(
         default="auto", metadata={"help": "or how many nats the answer leads by in every context", "least": 0}
     )
