@@ -21,8 +21,8 @@ small the share, at least four neurons are taken. ΔW is -∂loss/∂W, or Adam'
 target's tokens after the prompt and after its context prefixes, and steps end when it is below `stop`: stopping as soon as
 the target is likeliest (``hits=2``) costs paraphrases. Neurons are measured by what they usually put out (``units=usual``):
 scores are divided by it, and columns move in inverse proportion to it, since a neuron that fires in every text, or at its first
-token, where all later ones look, changes them all (the formula is ``units=own``). ``lr=auto`` fits the first step to the loss and
-thereby contains √n; give a number for the literal formula. ``select`` gives the ablations: the lowest scores (neurons that
+token, where all later ones look, changes them all (the formula is ``units=own``). ``lr=auto`` fits the first step to the loss
+and thereby contains √n; give a number for the literal formula. ``select`` gives the ablations: the lowest scores (neurons that
 oppose the answer most), the faintest and the strongest in size, or as many neurons at random.
 """
 
