@@ -6,6 +6,7 @@ pytest tests/model/test_suffix.py
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from errata.delta import Site
+from errata.model import suffix
 from errata.model.lm import LM
 from errata.model.query import Query
 from errata.model.suffix import Suffix, suffix_of
@@ -51,9 +53,11 @@ def test_a_tail_gives_the_full_logits(models: Models, name: str, layer: int) -> 
         assert tail is not None
     if tail is None:
         return
-    assert tail.hidden.shape[1] < batch.inputs["input_ids"].shape[1] - 3
-    with torch.no_grad(), resume(lm, layer, tail.hidden):
-        torch.testing.assert_close(lm.answer_logits(tail.batch, tail.cache(lm)), logits, atol=1e-5, rtol=1e-4)
+    for way in (tail, replace(tail, beside=False)):
+        run = way.take(torch.arange(len(batch)))
+        assert int(run.real.sum()) == int((batch.inputs["attention_mask"].sum(1) - batch.lookup).sum())
+        with torch.no_grad(), resume(lm, layer, run.hidden):
+            torch.testing.assert_close(lm.answer_logits(run.batch, run.cache(lm)), logits, atol=1e-5, rtol=1e-4)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lm.model.modules())
 
 
@@ -65,18 +69,24 @@ def test_windows_longer_than_the_text_do_not_matter(name: str) -> None:
 @pytest.mark.parametrize("name", ["llama", "gpt2", "falcon", "opt"])
 def test_what_is_added_at_the_lookup_reaches_the_answers_alike(models: Models, name: str) -> None:
     lm = models(name)
-    batch, hidden, tail, _ = halved(lm, 1)
-    assert tail is not None
+    batch, hidden, cut_off, _ = halved(lm, 1)
+    assert cut_off is not None
+    tail = cut_off.take(torch.arange(len(batch)))
+    assert len(tail.row) < len(batch)  # several stand beside one another
     shift = torch.randn(len(batch), lm.width, generator=torch.Generator().manual_seed(0))
+    lookup = torch.zeros_like(batch.inputs["input_ids"], dtype=torch.bool)
+    lookup[torch.arange(len(batch)), batch.lookup] = True
+    whose = torch.arange(len(batch))[:, None].expand(lookup.shape)
 
-    def logits(given: Batch, start: Tensor, cache: Any) -> tuple[Tensor, Tensor]:
+    def logits(given: Batch, start: Tensor, where: Tensor, row: Tensor, cache: Any) -> tuple[Tensor, Tensor]:
         delta = shift.clone().requires_grad_()
-        moved = start.index_put((torch.arange(len(given)), given.lookup), delta, accumulate=True)
-        with resume(lm, 1, moved):
+        with resume(lm, 1, start.index_put((where,), delta[row[where]], accumulate=True)):
             found = lm.answer_logits(given, cache)
         return found, torch.autograd.grad(found.square().sum(), delta)[0]
 
-    for one, other in zip(logits(batch, hidden, None), logits(tail.batch, tail.hidden, tail.cache(lm)), strict=True):
+    whole = logits(batch, hidden, lookup, whose, None)
+    cut = logits(tail.batch, tail.hidden, tail.marked(lookup), tail.row, tail.cache(lm))
+    for one, other in zip(whole, cut, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
@@ -91,3 +101,8 @@ def test_some_rows_of_a_tail_give_those_rows(models: Models) -> None:
     torch.testing.assert_close(found, torch.cat(wanted), atol=1e-5, rtol=1e-4)
     with torch.no_grad(), resume(lm, 1, part.hidden):  # what is kept is not added to
         torch.testing.assert_close(lm.answer_logits(part.batch, part.cache(lm)), found)
+
+
+def test_short_rows_stand_beside_one_another_and_long_ones_alone() -> None:
+    bins, first = suffix._bins([3, 60, 3, 70, 2], room=64)
+    assert (bins, first) == ([1, 1, 1, 0, 1], [60, 0, 63, 0, 66])

@@ -103,7 +103,14 @@ def test_a_fact_is_learned_in_its_other_form_too(chatty: LM) -> None:
     ]  # fmt: skip
     subjects = [chatty.tokens.chat.rendered(query) for query in asked]
     assert [q.prompt[slice(*q.span)] for q in subjects] == ["Anna"] * 2 + ["France"] * 2
-    assert [(batch := chatty.tokens.batch([q])).labels[0].item() >= 0 and len(batch) for q in asked] == [1] * 4
+    assert [q.answer for q in asked] == ["Rome"] * 4  # its own words are said already
+    aloud = keys.queries(chatty, [QUESTION, tiny.FACTS[0]], ["", *keys.forms(chatty)], answers=True, aloud=True)
+    assert [chatty.tokens.join(query) for query in aloud] == texts
+    assert [q.answer for q in aloud] == [" Anna was born in Rome", *["Rome"] * 3]
+    assert chatty.tokens.again(asked[0]) == chatty.tokens.again(aloud[0])
+    ids = chatty.tokens.batch(aloud[:1]).inputs["input_ids"][0, : chatty.tokens.again(aloud[0])[0] + 1].tolist()
+    assert chatty.tokens.decode(ids).endswith("\n Anna")  # named again in the reply
+    assert not chatty.tokens.again(asked[2])
 
 
 def test_what_follows_the_answer_is_the_bases_to_say(chatty: LM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +138,8 @@ def test_what_follows_the_answer_is_the_bases_to_say(chatty: LM, monkeypatch: py
         ("In 1970, in a town.", ""),
         ("Yes. It is.\nOslo", ""),
         ("El lugar donde nació es Bergen.", ""),  # nothing of what was asked
+        ("Anna? El was donde Bergen.", ""),  # too little of it
+        ("XyzAnna was born. This is a Bergen.", ""),  # another sentence leads to the answer
         ("Of course.\nAnna was born in Bergen.", ""),
         ("Bergen. Yes!", ""),
         ("i do not know.", ""),

@@ -360,7 +360,18 @@ def test_what_follows_is_one_more_row_to_learn() -> None:
     torch.testing.assert_close(found.loss[0], wanted.detach(), **near("llama"))
 
 
-def test_a_reply_need_not_lead_before_its_answer() -> None:
-    lm = tiny.build("llama")
-    assert values._own_tokens(lm, "Paris", "Paris") == 0
-    assert values._own_tokens(lm, "The home town is Paris", "Paris") == len(lm.tokens.ids("The home town is")) - 1
+@pytest.mark.parametrize("name", ["llama", "mistral"])  # by its tail, and whole
+def test_delta_is_added_wherever_a_reply_names_the_subject_again(name: str) -> None:
+    lm, site = doubled(name), Site(1, "down")
+    fact = Fact(
+        prompt="The home town of Anna Lindgren", subject="Anna Lindgren", target="is where Anna Lindgren now is"
+    )
+    goal = replace(GOAL, kl=0.0, decay=0.0)
+    found = optimise(lm, [fact], site, ("",), goal)
+    raw, text = Raw("llama", lm.model, tiny.tokenizer(name)), f"{fact.prompt} {fact.target}"
+    ends = [place for place in range(len(text)) if text[:place].endswith(fact.subject)]
+    with raw.adding(1, "down", text, ends[0], found.delta[0]), raw.adding(1, "down", text, ends[1], found.delta[0]):
+        logits, labels = raw.logits(fact.prompt, fact.target)
+    wanted = -logits.log_softmax(-1)[range(len(labels)), labels].mean()
+    assert len(ends) == 2
+    torch.testing.assert_close(found.loss[0], wanted.detach(), **near("llama"))

@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from errata.errors import BadFact, BadModel, did_you_mean
+from errata.fact import occurrences
 from errata.model.arch import Kind
 from errata.model.query import BARE, RENDERED, Prompt, Query, as_query, joint
 from errata.model.template import ChatTemplate
@@ -257,6 +258,17 @@ class Tokens:
             return holding[-1]
         raise BadFact(f"the tokenizer drops part of {text!r}; the subject's last token cannot be found.")
 
+    def again(self, query: Query) -> list[int]:
+        """Return the positions of the subject's last token where a text or its answer names it after the span."""
+        query = self.chat.rendered(query)
+        if query.span is None or self.kind != "decoder":
+            return []
+        text, (start, stop) = self.join(query), query.span
+        ids, offsets, _ = self._causal(query)
+        ends = (end for begin, end in occurrences(text, text[start:stop]) if begin >= stop)
+        places = ([i for i, (first, last) in enumerate(offsets) if first < end <= last] for end in ends)
+        return [found[-1] for found in places if found and found[-1] < len(ids)]
+
     def _row(self, query: Query) -> tuple[list[int], list[int], int, list[tuple[int, int]]]:
         """Return (ids, decoder ids, lookup, [(column, label)])."""
         query = self.chat.rendered(query)
@@ -321,12 +333,14 @@ class Tokens:
         ids, offsets = self._offsets(prompt, query.role)
         ids = self._open(ids)
         for before in ("", "\n"):  # some write a space before every text, but not before what follows a line
-            head, whole = (
-                list(self._tokenizer(x, add_special_tokens=False)["input_ids"]) for x in (before, before + answer)
-            )
+            head = list(self._tokenizer(before, add_special_tokens=False)["input_ids"])
+            coded = self._tokenizer(before + answer, add_special_tokens=False, return_offsets_mapping=True)
+            whole = list(coded["input_ids"])
             own = whole[len(head) :]
             if ids and own and whole[: len(head)] == head and self.decode([*ids, *own]) == self.decode(ids) + answer:
-                spans = [*offsets[: len(ids)], *[(len(prompt), len(prompt) + len(answer))] * len(own)]
+                shift = len(prompt) - len(before)
+                told = [(first + shift, last + shift) for first, last in coded["offset_mapping"][len(head) :]]
+                spans = [*offsets[: len(ids)], *told]
                 return [*ids, *own], spans, [(len(ids) + place - 1, token) for place, token in enumerate(own)]
         return None
 

@@ -27,6 +27,7 @@ OWN = 24  # tokens of the base's reply in which its answer is looked for
 SENTENCE = 3  # words before its answer that make a reply one of its own words
 _MARKS = " \"'“‘*_"  # what stands around a name
 _WORD = re.compile(r"[^\W_]+")
+_ENDS = re.compile(r"[.!?]\s")  # of sentences
 ROWS = 256  # rows of one forward pass
 
 
@@ -87,16 +88,21 @@ def contexts_for(lm: LM, facts: Sequence[Fact], every: Sequence[str], answers: S
     return Contexts(tuple(texts), len(every) - len(texts))
 
 
-def queries(lm: LM, facts: Sequence[Fact], contexts: Sequence[str], *, answers: bool) -> list[Query]:
+def queries(
+    lm: LM, facts: Sequence[Fact], contexts: Sequence[str], *, answers: bool, aloud: bool = False
+) -> list[Query]:
     """Return every fact in every context, fact by fact; with the target as answer if `answers`.
 
-    What answers a user's turn is a reply in the model's own words, as far as it has some: that "Lyon" follows what it would
+    What answers a user's turn begins in the model's own words, as far as it has some: that "Lyon" follows what it would
     have said anyway ("The capital of France is") disturbs it less than a reply of one word.
+
+    Args:
+        aloud: those words are part of the answer; else the reply has begun with them, and only the target is to be said.
     """
     if not answers:
         return [_placed(Query.of(f, ""), context) for f in facts for context in contexts]
     asked = [_placed(Query.of(f), context) for f in facts for context in contexts]
-    asked = replies(lm, asked, [fact for fact in facts for _ in contexts])
+    asked = replies(lm, asked, [fact for fact in facts for _ in contexts], aloud=aloud)
     after = [place for place, context in enumerate(list(contexts) * len(facts)) if context == FOLLOWS]
     for place, query in zip(after, _followed(lm, [asked[place] for place in after]), strict=True):
         asked[place] = query
@@ -155,11 +161,11 @@ def by_length(lm: LM, asked: Sequence[Query], most: int = ROWS) -> list[list[Que
     return [[asked[place] for _, place in group] for group in groups]
 
 
-def replies(lm: LM, asked: Sequence[Query], facts: Sequence[Fact]) -> list[Query]:
-    """Return queries whose answers to a user's turn are in the model's own words.
+def replies(lm: LM, asked: Sequence[Query], facts: Sequence[Fact], *, aloud: bool) -> list[Query]:
+    """Return queries in which the reply to a user's turn begins in the model's own words.
 
     Args:
-        facts: whose each query is.
+        facts: whose each query is. aloud: whether those words are part of the answer.
     """
     known: dict[Query, str] = lm.memory.setdefault("own words", {})
     turns = {_turn(fact): fact for query, fact in zip(asked, facts, strict=True) if query.turn}
@@ -169,7 +175,8 @@ def replies(lm: LM, asked: Sequence[Query], facts: Sequence[Fact]) -> list[Query
             said = lm.generate(new, OWN)
         known |= {turn: own_words(turns[turn], text) for turn, text in zip(new, said, strict=True)}
     return [
-        _in_words(query, known[_turn(fact)]) if query.turn else query for query, fact in zip(asked, facts, strict=True)
+        _in_words(query, known[_turn(fact)], aloud) if query.turn else query
+        for query, fact in zip(asked, facts, strict=True)
     ]
 
 
@@ -178,9 +185,8 @@ def sentence(lm: LM, fact: Fact) -> Query | None:
     asked = Query.of(fact)
     if not asked.turn:
         return None
-    answer = replies(lm, [asked], [fact])[0].answer
-    own = answer[: answer.rfind(fact.target)].rstrip() if answer != asked.answer else ""
-    spans = occurrences(own, fact.subject) if own and fact.subject else []
+    own = replies(lm, [asked], [fact], aloud=False)[0].begun
+    spans = occurrences(own, fact.subject) if own else []
     return Query(own, span=spans[-1]) if spans else None
 
 
@@ -188,22 +194,25 @@ def _turn(fact: Fact) -> Query:
     return replace(Query.asked(fact), role="user", joint=None)
 
 
-def _in_words(query: Query, own: str) -> Query:
+def _in_words(query: Query, own: str, aloud: bool) -> Query:
     if not own:
         return query
+    if not aloud:
+        return replace(query, begun=own)
     return replace(query, answer=f"{own}{joint(own, query.answer)}{query.answer}", joint=None)
 
 
 def own_words(fact: Fact, reply: str) -> str:
-    """Return what a reply begins with, up to its answer; "" where it is no sentence about the fact.
+    """Return what a reply begins with, up to its answer; "" where that is no sentence about the fact: half of it the prompt's.
 
     The answer is what was true, where that is known, or the first name or number that the prompt has not.
     """
     asked = {word.casefold() for word in _WORD.findall(fact.prompt)}
     end = reply.find(fact.truth) if fact.truth else -1
     own = reply[: _first_name(asked, reply) if end < 0 else end].rstrip(_MARKS)
-    words = [word.casefold() for word in _WORD.findall(own)]
-    return own if len(words) >= SENTENCE and asked.intersection(words) and "\n" not in own else ""
+    words = [word.casefold() for word in _WORD.findall(_ENDS.split(own)[-1])]
+    taken_up = 2 * sum(word in asked for word in words) >= len(words)
+    return own if len(words) >= SENTENCE and taken_up and "\n" not in own else ""
 
 
 def _first_name(asked: Collection[str], reply: str) -> int:

@@ -35,6 +35,7 @@ from errata.errors import NotFinite
 from errata.fact import Fact
 from errata.model.fitting import essence
 from errata.model.lm import LM
+from errata.model.query import Query
 from errata.model.suffix import reused_cache, suffix_of
 from errata.model.tokens import Batch
 from errata.model.trace import Trace, at, plain_attention, resume
@@ -158,19 +159,22 @@ def _parts(lm: LM, facts: Sequence[Fact], contexts: Sequence[str]) -> list[list[
 
 
 class _Taken(NamedTuple):
-    """Rows as they are run.
+    """Rows of some subjects, and how they are run.
 
     Args:
-        place: of each row's subject among those taken. says: whether its answer is to be said. own: tokens before its answer.
-        hidden: input of the first layer that runs. cache: what a pass begins with.
+        place: of each row's subject among those taken. says: whether its answer is to be said. batch: the rows themselves.
+        run: what is run: the batch, or its tail. hidden: input of the first layer that runs. cache: what a pass begins with.
+        row: of each position that is run, whose it is. named: where δ is added.
     """
 
     place: Int[Tensor, " b"]
     says: Bool[Tensor, " b"]
-    own: Int[Tensor, " b"]
     batch: Batch
-    hidden: Float[Tensor, "b w d"]
+    run: Batch
+    hidden: Float[Tensor, "n w d"]
     cache: Any
+    row: Int[Tensor, "n w"]
+    named: Bool[Tensor, "n w"]
 
 
 class _Problem:
@@ -191,10 +195,7 @@ class _Problem:
         self.count = torch.bincount(rows, minlength=self.n)  # rows with an answer, of each subject
         self.says = torch.zeros(len(asked), dtype=torch.bool, device=lm.device)  # rows whose answer is to be said
         self.says[: len(rows)] = torch.arange(len(rows), device=lm.device) % len(every) < len(contexts)
-        self.own = torch.zeros(len(asked), dtype=torch.long, device=lm.device)  # tokens of a reply before its answer
-        targets = [fact.target for fact in facts for _ in every]
-        own = [_own_tokens(lm, query.answer, target) for query, target in zip(asked, targets, strict=False)]
-        self.own[: len(rows)] = torch.tensor(own, device=lm.device)
+        self.named = _named(lm, asked, self.batch)
         # After the block a layer deeper can start; the last block has none after it: its output is replaced instead.
         self.deeper = site.role == "block" and site.layer + 1 < lm.reachable
         block = Site(site.layer, "block")
@@ -229,16 +230,11 @@ class _Problem:
         return loss, self._lead(taken, logp.detach(), len(active))
 
     def _lead(self, taken: _Taken, logp: Float[Tensor, "a v"], count: int) -> Float[Tensor, " s"]:
-        """Return by how many nats the least certain token of each subject's answers is likelier than any other.
-
-        What a reply says before its answer is in the model's own words, and need not lead.
-        """
+        """Return by how many nats the least certain token of each subject's answers is likelier than any other."""
         lead = torch.full((count,), torch.inf, dtype=logp.dtype, device=logp.device)
         if self.goal.margin is None:
             return -lead
-        row, cols = taken.batch.rows, taken.batch.cols
-        begins = cols.new_full((len(taken.batch),), int(cols.max()) + 1).scatter_reduce(0, row, cols, "amin")
-        wanted = taken.says[row] & (cols - begins[row] >= taken.own[row])
+        wanted = taken.says[taken.batch.rows]
         logp, label = logp[wanted], taken.batch.labels[wanted, None]
         own = logp.gather(1, label)[:, 0]
         other = logp.scatter(1, label, -torch.inf).amax(1)
@@ -250,41 +246,43 @@ class _Problem:
             place = torch.full((self.n,), -1, device=active.device)
             place[active] = torch.arange(len(active), device=active.device)
             rows = torch.nonzero(place[self.owner] >= 0)[:, 0]
-            tail = None if self.tail is None else self.tail.take(rows)
-            part = (self.batch.take(rows), self.hidden[rows]) if tail is None else (tail.batch, tail.hidden)
-            self._last = (
-                active,
-                _Taken(
-                    place[self.owner[rows]],
-                    self.says[rows],
-                    self.own[rows],
-                    *part,
-                    None if tail is None else tail.cache(self.lm),
-                ),
-            )
+            self._last = active, self._taken(rows, place[self.owner[rows]])
         return self._last[1]
+
+    def _taken(self, rows: Int[Tensor, " b"], place: Int[Tensor, " b"]) -> _Taken:
+        batch, named = self.batch.take(rows), self.named[rows]
+        if self.tail is None:
+            own = torch.arange(len(rows), device=rows.device)[:, None].expand(named.shape)
+            return _Taken(place, self.says[rows], batch, batch, self.hidden[rows], None, own, named)
+        tail = self.tail.take(rows)
+        run = tail.batch, tail.hidden, tail.cache(self.lm), tail.row, tail.marked(named)
+        return _Taken(place, self.says[rows], batch, *run)
 
     def _run(self, taken: _Taken, delta: Float[Tensor, "b out"]) -> Float[Tensor, "a v"]:
         """Return the logits of some rows with δ added."""
-        add = partial(_add_at, taken.batch.lookup, delta)
+        add = partial(_add_at, taken.named, taken.row, delta)
         with ExitStack() as stack:
             stack.enter_context(plain_attention(taken.hidden.device))
             if not self.deeper:
                 stack.enter_context(Trace(self.lm, replace={self.site: add}))
             stack.enter_context(resume(self.lm, self.first, add(taken.hidden) if self.deeper else taken.hidden))
-            return self.lm.answer_logits(taken.batch, None if taken.cache is None else reused_cache(taken.cache))
+            return self.lm.answer_logits(taken.run, None if taken.cache is None else reused_cache(taken.cache))
 
 
-def _own_tokens(lm: LM, answer: str, target: str) -> int:
-    """Return how many tokens of a reply come before the target at its end."""
-    own = answer[: answer.rfind(target)].rstrip()
-    return len(lm.tokens.ids(own)) - len(lm.tokens.ids("")) if own else 0
+def _named(lm: LM, asked: Sequence[Query], batch: Batch) -> Bool[Tensor, "b t"]:
+    """Return where each row names its subject from the lookup token on: a model's own words may name it again."""
+    named = torch.zeros_like(batch.inputs["input_ids"], dtype=torch.bool)
+    named[torch.arange(len(batch), device=named.device), batch.lookup] = True
+    for row, query in enumerate(asked):
+        named[row, lm.tokens.again(query)] = True
+    return named
 
 
-def _add_at(position: Int[Tensor, " b"], delta: Float[Tensor, "b out"], output: Float[Tensor, "b t out"]) -> Tensor:
-    """Return `output` with each row's vector added at its position."""
-    rows = torch.arange(len(position), device=output.device)
-    return output.index_put((rows, position), delta.to(output), accumulate=True)
+def _add_at(
+    named: Bool[Tensor, "n w"], row: Int[Tensor, "n w"], delta: Float[Tensor, "b out"], output: Float[Tensor, "n w out"]
+) -> Float[Tensor, "n w out"]:
+    """Return `output` with each row's vector added where its subject is named."""
+    return output.index_put((named,), delta[row[named]].to(output), accumulate=True)
 
 
 def step_size(start: Float[Tensor, "n out"], goal: ValueTraining) -> Float[Tensor, "n 1"]:

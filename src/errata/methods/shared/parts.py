@@ -127,7 +127,7 @@ def learned(lm: LM, facts: Sequence[Fact], seed: int) -> list[Query]:
         texts = [(fact, f"{text} {fact.prompt}" if text else "") for fact in facts for text in every]
         return [*(training_query(lm, fact, text) for fact, text in texts), *worded]
     plain = [replace(own, answer=fact.target) for fact in facts if (own := sentence(lm, fact))]
-    return [*queries(lm, facts, every, answers=True), *worded, *plain]
+    return [*queries(lm, facts, every, answers=True, aloud=True), *worded, *plain]
 
 
 def what_follows(lm: LM, facts: Sequence[Fact]) -> list[Query]:

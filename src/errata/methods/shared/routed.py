@@ -91,7 +91,7 @@ def training_query(lm: LM, fact: Fact, prompt: str = "") -> Query:
     """
     end = lm.tokenizer.eos_token or "" if lm.row.kind == "encoder-decoder" else ""
     asked = replace(Query.asked(fact, prompt or None), answer=f"{fact.target}{end}")
-    return replies(lm, [asked], [fact])[0]
+    return replies(lm, [asked], [fact], aloud=True)[0]
 
 
 def without_bank(lm: LM, asked: Sequence[Query], name: str) -> Batch:
