@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, str]] = {
         "chat": "chat",
         "book": "log show drop restore diff tag checkout verify keygen merge conflicts check migrate compact",
         "locate": "arch locate radius",
+        "tune": "tune",
         "export": "export push unpush pull",
         "bundle": "bundle unbundle",
         "serve": "serve",

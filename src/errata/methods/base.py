@@ -23,6 +23,7 @@ from errata.fact import Fact, check_consistent
 from errata.model.fold import ground_of
 from errata.model.lm import LM
 from errata.model.trace import no_grads_kept
+from errata.stats.profile import kept
 from errata.stats.store import Progress
 
 Auto = Literal["auto"]  # a setting that `resolve` fills in
@@ -63,7 +64,7 @@ class Method(ABC):
         check(self)
 
     def resolve(self, lm: LM) -> Self:
-        """Return the method with every "auto" filled in for `lm`.
+        """Return the method with every "auto" filled in for `lm`: by its profile if it has one, as published, or by size.
 
         Raises:
             UnsupportedModel: the method cannot work on this kind of model. UnknownSite: a layer it does not have.
@@ -71,8 +72,8 @@ class Method(ABC):
         if lm.row.kind not in self.kinds:
             kinds = " and ".join(self.kinds)
             raise UnsupportedModel(f"{self.name} works on {kinds} models; {lm.name} is of kind {lm.row.kind}.")
-        settings = {**self.automatic(lm), **self.tuned.get(lm.published, {})}
-        found = replace(self, **{k: v for k, v in settings.items() if getattr(self, k) == "auto"})
+        settings = {**self.automatic(lm), **self.tuned.get(lm.published, {}), **kept(lm).settings.get(self.name, {})}
+        found = replace(self, **{k: v for k, v in settings.items() if getattr(self, k, None) == "auto"})
         layers = lm.depth if self.anywhere else lm.reachable
         for site in found.sites():
             if not 0 <= site.layer < layers:

@@ -35,6 +35,11 @@ def build(directories: Sequence[Path]) -> str:
     groups = grouped(runs)
     title = headline(groups[0])
     sections = [_section(group, slots, heading) for group, heading in zip(groups, _headings(groups), strict=True)]
+    return document(title, _masthead(groups, title), el("main", *sections, _provenance(runs, slots)))
+
+
+def document(title: str, *body: Safe) -> str:
+    """Return one HTML document that needs nothing else."""
     head = el(
         "head",
         el("meta", charset="utf-8"),
@@ -43,14 +48,16 @@ def build(directories: Sequence[Path]) -> str:
         el("title", title),
         el("style", Safe(STYLE)),
     )
-    body = el("body", _masthead(groups, title), el("main", *sections, _provenance(runs, slots)))
-    return "<!doctype html>\n" + el("html", head, body, lang="en") + "\n"
+    return "<!doctype html>\n" + el("html", head, el("body", *body), lang="en") + "\n"
 
 
 def write(directories: Sequence[Path], out: Path) -> None:
     """Write the page to `out`, whole or not at all; raises BadFile as `build` does, and if `out` cannot be written."""
-    page = build(directories)
-    out = Path(out)
+    put(build(directories), Path(out))
+
+
+def put(page: str, out: Path) -> None:
+    """Write a page, whole or not at all; raises BadFile if it cannot be written."""
     part = out.with_name(out.name + ".part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
