@@ -76,6 +76,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "_measure", dies)
+        patch.setattr(Run, "_once", lambda self, what, key, work: work())  # a new process knows nothing of the base
         with pytest.raises(Killed):
             Run(plan(independent=independent), lm, CASES, tmp_path / "cut").go()
     with (tmp_path / "cut" / "rows.jsonl").open("ab") as file:
@@ -93,6 +94,28 @@ def test_the_control_changes_nothing_and_the_unedited_model_comes_first(lm: LM, 
     last = summary["checkpoints"][-1]["metrics"]
     assert last["locality_unchanged"]["mean"] == 1
     assert json.loads((tmp_path / "none" / "summary.json").read_text())["method"] == CONTROL
+
+
+def test_the_unedited_model_is_asked_once_for_all_methods(
+    lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, asked, measured = CASES[:2], [], Run._measure
+
+    def counted(self: Run, *given: Any) -> list[dict[str, Any]]:
+        asked.append((self._plan.method, given[1]))
+        return measured(self, *given)
+
+    monkeypatch.setattr(Run, "_measure", counted)
+    for key in [key for key in lm.memory if isinstance(key, tuple) and key[0] == "benchmark of the base"]:
+        del lm.memory[key]
+    for method, seed in (("ft", 0), (CONTROL, 0), (CONTROL, 1)):
+        given = plan(method=method, options={}, edits=2, checkpoints=(2,), seed=seed)
+        Run(given, lm, few, tmp_path / f"{method}{seed}").go()
+    assert asked == [("ft", 0), ("ft", 2), (CONTROL, 2), (CONTROL, 0), (CONTROL, 2)]  # another seed asks other probes
+    one, other = (read_rows(tmp_path / name / "rows.jsonl") for name in ("ft0", f"{CONTROL}0"))
+    bases = [[{**row, "method": "", "config": ""} for row in found if row["checkpoint"] == 0] for found in (one, other)]
+    assert bases[0] == bases[1]
+    assert {row["method"] for row in other} == {CONTROL}
 
 
 def test_every_number_of_a_summary_has_a_row_in_the_table_of_metrics(lm: LM, tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from errata import methods
 from errata.delta import Dense, Site
 from errata.errors import BadConfig, BadFile, StatsMissing, UnknownSite
 from errata.model.lm import LM
+from errata.model.loading import load
 from errata.stats import accumulate, moments, stopping, store
 from errata.stats.accumulate import Ended
-from errata.stats.corpus import open_corpus
+from errata.stats.corpus import BUILT_IN, open_corpus, suited
 from errata.stats.moments import SecondMoment, keys_of, of_batch
 from errata.stats.store import Key, described, merge_parts, read_part, sample_size, second_moments, take
 from tests import tiny
@@ -469,7 +470,7 @@ def test_a_corpus_that_cannot_be_read_is_named(lm: LM, tmp_path: Path, name: str
 
 def test_no_such_corpus(lm: LM, tmp_path: Path) -> None:
     for name in (str(tmp_path / "none"), str(tmp_path), "primr"):
-        with pytest.raises(BadFile, match="give 'primer' or a text or JSONL file"):
+        with pytest.raises(BadFile, match="give auto, prose, primer, or a text or JSONL file"):
             second_moments(lm, SITES, corpus=name)
 
 
@@ -480,3 +481,14 @@ def test_text_the_tokenizer_makes_nothing_of_is_an_error(tmp_path: Path) -> None
     lm.tokenizer.backend_tokenizer.pre_tokenizer = tiny.pre_tokenizers.Split("x", "removed")
     with pytest.raises(StatsMissing):
         second_moments(lm, SITES, corpus=str(path), tokens=50)
+
+
+def test_a_model_is_judged_by_text_of_its_own_kind(lm: LM) -> None:
+    assert suited(lm) == "prose"
+    assert (open_corpus("auto", lm).name, open_corpus("auto", load("primer")).name) == ("prose", "primer")
+    texts = list(open_corpus("prose").documents())
+    assert len(texts) == len(set(texts)) > 100
+    assert sum(map(len, texts)) > 60_000
+    found = methods.make("memit", {}).resolve(lm)
+    assert (found.corpus, methods.make("memit", {"corpus": "primer"}).resolve(lm).corpus) == ("prose", "primer")
+    assert set(open_corpus("auto").revision.split("+")) == set(BUILT_IN.values())

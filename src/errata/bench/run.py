@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from errata import methods
 from errata.bench.run_files import append, begun_as, costs, keep, marks, peak_bytes, same_run
@@ -41,6 +41,7 @@ CONTROL = "none"  # writes nothing; what every method is to be compared with
 ALL = 300  # up to this many edits every case is asked at a checkpoint, beyond it the groups of retention
 TEXTS = 60  # texts of the perplexity
 Tell = Callable[[int, int], None]
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ class Plan:
     seed: int = 0
     generation: bool = False
     stop_at_perplexity: float | None = None
-    text: str = "primer"
+    text: str = "auto"
     command: str = ""
     harness: tuple[str, ...] = ()
     judge: str = ""
@@ -96,6 +97,7 @@ class Run:
     """
 
     def __init__(self, plan: Plan, lm: LM, cases: Sequence[Case], out: Path) -> None:
+        plan = replace(plan, text=open_corpus(plan.text, lm).name)
         self._plan, self._lm, self._out = plan, lm, out
         given = list(islice(cases, plan.edits))
         located = plan.method != CONTROL and methods.get(plan.method).located
@@ -149,8 +151,8 @@ class Run:
         """
         try:
             self._lm.weights.stand([])
-            self._before: Read = measure(self._scorer, self._texts)
-            self._unit("base", 0, lambda: self._measure(self._cases, 0, {}, None))
+            self._before: Read = self._once("text", (self._plan.text,), lambda: measure(self._scorer, self._texts))
+            self._unit("base", 0, self._unedited)
             self._general_ability(0)
             self._base = at(read_rows(self._out / "rows.jsonl"), checkpoint=0)
             if self._plan.independent:
@@ -239,6 +241,19 @@ class Run:
         matrices = last.matrices if last else []
         return rows + (site_rows(self._lm, matrices, self._texts[:8], about=about) if matrices else [])
 
+    def _unedited(self) -> list[dict[str, Any]]:
+        key = (tuple(self._cases), self._plan.generation, self._plan.seed, self._plan.text, self._plan.judge)
+        kept = self._once("rows", key, lambda: self._measure(self._cases, 0, {}, None))
+        return [{**row, **self._about.fields(row["case"])} for row in kept]
+
+    def _once(self, what: str, key: tuple[Any, ...], work: Callable[[], _Found]) -> _Found:
+        """Return what was measured of the unedited model: the next method's run need not ask it again, if it asks the same."""
+        name = ("benchmark of the base", what)
+        if name not in self._lm.memory or self._lm.memory[name][0] != key:
+            self._lm.memory[name] = key, work()
+        found: _Found = self._lm.memory[name][1]
+        return found
+
     def _general_ability(self, checkpoint: int) -> None:
         harness, about = self._harness, replace(self._about, checkpoint=checkpoint)
         if harness is None:
@@ -247,10 +262,8 @@ class Run:
         def rows() -> list[dict[str, Any]]:
             if checkpoint:
                 return harness.rows(self._scorer, about)
-            kept = self._lm.memory  # the next method's run need not ask the unedited model again
-            if (known := ("harness", *harness.names)) not in kept:
-                kept[known] = harness.rows(self._scorer, about)
-            return [{**row, **about.fields(row["case"])} for row in kept[known]]
+            kept = self._once("harness", harness.names, lambda: harness.rows(self._scorer, about))
+            return [{**row, **about.fields(row["case"])} for row in kept]
 
         self._unit(f"harness T={checkpoint}", checkpoint, rows)
 

@@ -34,7 +34,9 @@ def bench(
     independent: Annotated[bool, typer.Option("--independent", help="Each case alone, then taken back.")] = False,
     generation: Annotated[bool, typer.Option("--generation", help="Also generate freely; slow.")] = False,
     stop: Annotated[float | None, typer.Option("--stop-at-perplexity", help="End a run that has collapsed.")] = None,
-    text: Annotated[str, typer.Option("--text", help="Text of the perplexity: primer, or a file.")] = "primer",
+    text: Annotated[
+        str, typer.Option("--text", help="Text of the perplexity: auto, prose, primer, or a file.")
+    ] = "auto",
     data: Annotated[Path | None, typer.Option("--data", help="Where benchmark files lie; else $ERRATA_DATA.")] = None,
     judge: Annotated[
         str, typer.Option("--judge", help="Who also reads what is said: exact, contains, model:DIR, URL#NAME.")

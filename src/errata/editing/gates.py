@@ -54,7 +54,7 @@ class Gates:
     norm_ratio: float | None = field(default=None, metadata={"help": "most ‖ΔW‖/‖W‖ of a matrix, all edits together"})
     sentinels: str = field(default="", metadata={"help": "file of facts that must not move"})
     asked: int = field(default=20, metadata={"help": "how many of the oldest edits are asked"})
-    text: str = field(default="primer", metadata={"help": "text of the perplexity: primer, or a file"})
+    text: str = field(default="auto", metadata={"help": "text of the perplexity: prose, primer, or a file"})
     texts: int = field(default=40, metadata={"help": "how many documents of it"})
 
     def __post_init__(self) -> None:
@@ -274,7 +274,7 @@ class GateCheck:
         return {prompt: text or "" for prompt, text in self._scorer.said(prompts, length).items()}
 
     def _read(self) -> float:
-        texts = list(islice(open_corpus(self._gates.text).documents(), self._gates.texts))
+        texts = list(islice(open_corpus(self._gates.text, self._scorer.lm).documents(), self._gates.texts))
         found = measure(self._scorer, texts)
         read = [nll for nll, tokens in zip(found.nll, found.tokens, strict=True) if tokens]  # others are too short
         mean = fsum(read) / sum(found.tokens) if read and all(map(isfinite, read)) else nan

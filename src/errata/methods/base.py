@@ -23,6 +23,7 @@ from errata.fact import Fact, check_consistent
 from errata.model.fold import ground_of
 from errata.model.lm import LM
 from errata.model.trace import no_grads_kept
+from errata.stats.corpus import suited
 from errata.stats.profile import kept
 from errata.stats.store import Progress
 
@@ -72,7 +73,12 @@ class Method(ABC):
         if lm.row.kind not in self.kinds:
             kinds = " and ".join(self.kinds)
             raise UnsupportedModel(f"{self.name} works on {kinds} models; {lm.name} is of kind {lm.row.kind}.")
-        settings = {**self.automatic(lm), **self.tuned.get(lm.published, {}), **kept(lm).settings.get(self.name, {})}
+        settings = {
+            "corpus": suited(lm),
+            **self.automatic(lm),
+            **self.tuned.get(lm.published, {}),
+            **kept(lm).settings.get(self.name, {}),
+        }
         found = replace(self, **{k: v for k, v in settings.items() if getattr(self, k, None) == "auto"})
         layers = lm.depth if self.anywhere else lm.reachable
         for site in found.sites():

@@ -56,7 +56,7 @@ class UltraEdit(Method):
     centred: bool = field(default=False, metadata={"help": "take the mean off gradients, too (the paper's)"})
     contexts: int = field(default=0, metadata={"help": "texts put before the prompt, beside none", "least": 0})
     corpus: str = field(
-        default="primer", metadata={"help": "text that gives the scale to begin with: primer, or a file"}
+        default="auto", metadata={"help": "text that gives the scale to begin with: prose, primer, a file"}
     )
     tokens: int = field(default=1000, metadata={"help": "tokens of it to read", "least": 1})
 

@@ -64,7 +64,7 @@ class Wise(Method):
     )
     replay: int = field(default=8, metadata={"help": "earlier edits learned again with each one", "least": 0})
     stop: float = field(default=0.01, metadata={"help": "loss at which to stop", "least": 0})
-    corpus: str = field(default="primer", metadata={"help": "text no edit is about: primer, or a file"})
+    corpus: str = field(default="auto", metadata={"help": "text no edit is about: prose, primer, a file"})
 
     name: ClassVar[str] = "wise"
     located: ClassVar[bool] = False

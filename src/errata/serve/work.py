@@ -23,6 +23,7 @@ from errata.serve import trying
 from errata.serve.jobs import Job, Jobs, Work
 from errata.serve.owner import Owner
 from errata.serve.service import check_seen
+from errata.stats.corpus import AUTO, BUILT_IN
 
 CHANGES: Final = frozenset({"write", "drop", "restore", "tag", "untag", "checkout", "check"})
 MARK: Final = "job-"  # before a job's id, in the tag of what it wrote
@@ -31,7 +32,7 @@ _T = TypeVar("_T")
 
 def settled(method: str, settings: Mapping[str, Any]) -> Method:
     """Return a method with settings that a client chose; raises BadConfig, also for a corpus, which would be a file here."""
-    if settings.get("corpus", "primer") != "primer":
+    if settings.get("corpus", AUTO) not in (AUTO, *BUILT_IN):
         raise BadConfig("corpus names a file of the server, which clients cannot choose; leave it out.")
     return methods.make(method, dict(settings))
 
@@ -40,7 +41,7 @@ def gates_of(given: Mapping[str, Any] | None) -> Gates | None:
     """Return the gates a client has asked for; raises BadConfig, also for files."""
     if given is None:
         return None
-    if given.get("sentinels") or given.get("text", "primer") != "primer":
+    if given.get("sentinels") or given.get("text", AUTO) not in (AUTO, *BUILT_IN):
         raise BadConfig("sentinels and text name files of the server, which clients cannot choose; leave them out.")
     return from_dict(Gates, given)
 

@@ -1,7 +1,8 @@
 """A text corpus as token batches, by name and revision.
 
-Two kinds: ``"primer"``, written by the world generator and always at hand, and a file of the user's own (plain text
-with blank lines between documents, or JSONL with a ``text`` field; either may be gzipped).
+Two are always at hand: ``"primer"``, written by the world generator for the model that knows that world, and ``"prose"``,
+ordinary text of many kinds, for every other; ``"auto"`` is whichever suits a model. Else it is a file of the user's own (plain
+text with blank lines between documents, or JSONL with a ``text`` field; either may be gzipped).
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import hashlib
 import json
 import random
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.resources import files
 from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -25,7 +28,10 @@ from errata.model.tokens import pad_right
 from errata.primer import prose
 from errata.primer.world import World
 
-BUILT_IN = "primer"
+PRIMER: Final = "primer"
+PROSE: Final = "prose"  # `data/prose.txt`, written for errata
+AUTO: Final = "auto"
+BUILT_IN: Final = {PRIMER: "1", PROSE: "1"}  # with their revisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,9 @@ class Corpus:
 
     def documents(self) -> Iterator[str]:
         """Yield the documents, the same in every run."""
-        return _built_in() if self.name == BUILT_IN else _read(Path(self.name))
+        if self.name == PRIMER:
+            return _of_the_world()
+        return _paragraphs(_prose().splitlines()) if self.name == PROSE else _read(Path(self.name))
 
     def batches(
         self, lm: LM, tokens: int, *, context: int = 256, rows: int = 16
@@ -61,14 +69,24 @@ class Corpus:
                 yield pad_right(part, lm.tokens.pad), real
 
 
-def open_corpus(name: str) -> Corpus:
-    """Return the corpus of that name: ``"primer"`` or a file.
+def suited(lm: LM) -> str:
+    """Return the name of the built-in corpus that a model is to be judged by: what its own texts are like."""
+    return PRIMER if lm.published == PRIMER else PROSE
+
+
+def open_corpus(name: str, lm: LM | None = None) -> Corpus:
+    """Return the corpus of that name: a built-in one or a file.
+
+    Args:
+        lm: the model that ``"auto"`` is to suit; without one it is known by its revision only.
 
     Raises:
         BadFile: no such file, or it has no text.
     """
-    if name == BUILT_IN:
-        return Corpus(name, "1")
+    if name == AUTO:
+        name = name if lm is None else suited(lm)
+    if name in BUILT_IN or name == AUTO:
+        return Corpus(name, BUILT_IN.get(name) or "+".join(BUILT_IN.values()))
     path = Path(name)
     if next(_read(path), None) is None:
         raise BadFile(f"the corpus {name} has no text in it; name one that has.")
@@ -76,7 +94,11 @@ def open_corpus(name: str) -> Corpus:
         return Corpus(name, hashlib.file_digest(file, "sha256").hexdigest()[:16])
 
 
-def _built_in() -> Iterator[str]:
+def _prose() -> str:
+    return (files("errata.data") / "prose.txt").read_text(encoding="utf-8")
+
+
+def _of_the_world() -> Iterator[str]:
     """Facts of the world in every phrasing, one scene of prose for each twelve."""
     rng = random.Random("corpus")
     told, scenes = World().told, prose.scenes(2)
@@ -97,7 +119,7 @@ def _read(path: Path) -> Iterator[str]:
         yield from _documents(path)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise BadFile(
-            f"cannot read the corpus {str(path)!r} ({type(error).__name__}); give 'primer' or a text or JSONL file."
+            f"cannot read the corpus {str(path)!r} ({type(error).__name__}); give auto, prose, primer, or a text or JSONL file."
         ) from error
 
 
@@ -108,15 +130,20 @@ def _documents(path: Path) -> Iterator[str]:
         if ".jsonl" in path.suffixes:
             yield from (_text_of(line, path, number) for number, line in enumerate(file, 1) if line.strip())
             return
-        paragraph: list[str] = []
-        for line in file:
-            if line.strip():
-                paragraph.append(line.strip())
-            elif paragraph:
-                yield " ".join(paragraph)
-                paragraph = []
-        if paragraph:
+        yield from _paragraphs(file)
+
+
+def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    """Yield what stands between blank lines."""
+    paragraph: list[str] = []
+    for line in lines:
+        if line.strip():
+            paragraph.append(line.strip())
+        elif paragraph:
             yield " ".join(paragraph)
+            paragraph = []
+    if paragraph:
+        yield " ".join(paragraph)
 
 
 def _text_of(line: str, path: Path, number: int) -> str:

@@ -68,7 +68,8 @@ class LocateThenEdit(Regularised):
     def prepare(self, lm: LM, progress: Progress | None = None) -> None:
         """Compute the covariance of every site written to, in one pass, and what a constraint asks for."""
         super().prepare(lm, progress)
-        ensure(lm, self.resolve(lm).sites(), self.corpus, self.tokens, progress)
+        how = self.resolve(lm)
+        ensure(lm, how.sites(), how.corpus, how.tokens, progress)
 
     def statistics(self, lm: LM) -> dict[str, dict[str, Any]]:
         """Return the name of the covariance of every site written to, how many tokens it is of and why no more."""
@@ -95,7 +96,8 @@ class LocateThenEdit(Regularised):
             )
         if not self.tokens:
             raise BadConfig("parts of a text need a number of tokens: set tokens=N, for every part and when writing.")
-        common = (lm, self.resolve(lm).sites(), self.corpus, self.tokens)
+        how = self.resolve(lm)
+        common = (lm, how.sites(), how.corpus, how.tokens)
         return merge_parts(*common, int(of)) if which == "all" else read_part(*common, part, progress)
 
     def ridge(self, lm: LM, site: Site, weight: float = 1.0) -> Ridge:

@@ -32,7 +32,7 @@ from errata.stats.store import Progress, gradients
 class Constrained(Method):
     """A method whose update may be kept orthogonal to earlier edits and to the model's implicit knowledge."""
 
-    corpus: str = field(default="primer", metadata={"help": "text statistics are estimated on: primer, or a file"})
+    corpus: str = field(default="auto", metadata={"help": "text statistics are estimated on: prose, primer, a file"})
     tokens: int = field(default=0, metadata={"help": "tokens of it to read; 0: until they tell no more", "least": 0})
     constraint: Literal["none", "o-edit", "o-edit+"] = field(
         default="none", metadata={"help": "keep updates off earlier ones: by a penalty, or by projection too"}

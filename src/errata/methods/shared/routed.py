@@ -41,7 +41,9 @@ class Routed(Method):
     search: Backend = field(
         default="size", metadata={"help": "how keys are searched: exact, faiss, or by their number"}
     )
-    corpus: str = field(default="primer", metadata={"help": "text no edit is about, for the radius: primer, or a file"})
+    corpus: str = field(
+        default="auto", metadata={"help": "text no edit is about, for the radius: prose, primer, a file"}
+    )
 
     def keyed_at(self) -> tuple[Site, bool]:
         """Return the site keys are read at, and whether they are what goes into it."""
