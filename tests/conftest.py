@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 
@@ -33,6 +34,12 @@ FIRST = ("e2e/test_kill", "e2e/test_main_job", "bench/", "data/test_recipes", "c
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="a choice of architectures, and no tests of many seconds")
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector of garbage no longer look at what was imported and collected: it stays."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -32,7 +32,7 @@ LEVELS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # On one level rooms do not know each other, but for these: what a room of level 1 may import of its neighbours.
-MAY = {"data": {"primer"}, "model": {"index"}, "stats": {"model", "primer"}}
+MAY = {"data": {"primer"}, "model": {"index"}, "stats": {"data", "model", "primer"}}
 
 # The primer is data: these may open the box, and nobody else.
 OPENS_PRIMER = {"stats.corpus", "data.readers.own", "cli.demo"}

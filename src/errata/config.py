@@ -19,6 +19,7 @@ import tomllib
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from errata.errors import BadConfig, did_you_mean
@@ -150,7 +151,12 @@ def _type_of(cls: type[Any], key: object) -> Any:
     if key not in known:
         shown = f"Known: {', '.join(known)}." if known else "It has no settings."
         raise BadConfig(f"{cls.__name__} has no setting {key!r}.{did_you_mean(str(key), known)} {shown}")
-    return get_type_hints(cls)[str(key)]
+    return _types(cls)[str(key)]  # type: ignore[arg-type]  # a class is hashable
+
+
+@cache
+def _types(cls: type[Any]) -> dict[str, Any]:
+    return get_type_hints(cls)  # asked once a class: it compiles every annotation anew
 
 
 def _hint(kind: Any, value: object) -> str:

@@ -56,31 +56,32 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("independent", [False, True])
-@pytest.mark.parametrize("units", [1, 2, 3])
-def test_an_interrupted_run_goes_on_to_the_same_bytes(
+def test_a_run_interrupted_again_and_again_goes_on_to_the_same_bytes(
     lm: LM,
     uncut: Callable[[bool], tuple[Path, dict[str, Any]]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     independent: bool,
-    units: int,
 ) -> None:
     out, whole = uncut(independent)
     measure, calls = Run._measure, []
 
     def dies(self: Run, *arguments: object) -> object:
         calls.append(1)
-        if len(calls) > units:
+        if len(calls) > 1:
             raise Killed
         return measure(self, *arguments)  # type: ignore[arg-type]
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "_measure", dies)
-        patch.setattr(Run, "_once", lambda self, what, key, work: work())  # a new process knows nothing of the base
-        with pytest.raises(Killed):
-            Run(plan(independent=independent), lm, CASES, tmp_path / "cut").go()
-    with (tmp_path / "cut" / "rows.jsonl").open("ab") as file:
-        file.write(b'{"case": "torn')
+    for units in (1, 2, 3):  # done when it is killed, one by each go
+        calls.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "_measure", dies)
+            patch.setattr(Run, "_once", lambda self, what, key, work: work())  # a new process knows nothing of the base
+            with pytest.raises(Killed):
+                Run(plan(independent=independent), lm, CASES, tmp_path / "cut").go()
+        assert len((tmp_path / "cut" / "marks.jsonl").read_text().splitlines()) == units
+        with (tmp_path / "cut" / "rows.jsonl").open("ab") as file:
+            file.write(b'{"case": "torn')
     resumed = Run(plan(independent=independent), lm, CASES, tmp_path / "cut").go()
     assert rows(tmp_path / "cut") == rows(out)
     assert [p["metrics"] for p in resumed["checkpoints"]] == [p["metrics"] for p in whole["checkpoints"]]
@@ -119,7 +120,7 @@ def test_the_unedited_model_is_asked_once_for_all_methods(
 
 
 def test_every_number_of_a_summary_has_a_row_in_the_table_of_metrics(lm: LM, tmp_path: Path) -> None:
-    given = plan(generation=True)
+    given = plan(generation=True, checkpoints=())
     summary = Run(given, lm, CASES, tmp_path / "run").go()
     numbers = {name: value for point in summary["checkpoints"] for name, value in point["metrics"].items()}
     assert len(numbers) > 20

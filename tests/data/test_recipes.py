@@ -51,12 +51,13 @@ def test_a_small_model_learns_and_is_exported_as_it_was_trained(
     kind: str, recipe: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
     small = recipe("scripts/small_lm.py")
+    small.ROWS = 3  # type: ignore[attr-defined]
     told = [small.Statement(who, tuple((w.format(who), where) for w in WORDINGS)) for who, where in FACTS.items()]
     texts = [f"{prompt} {answer}." for s in told for prompt, answer in s.wordings]
     tokenizer = small.train_tokenizer([*texts, PROSE], 400)
     shape = small.Shape(kind=kind, vocabulary=tokenizer.get_vocab_size(), width=48, inner=96, heads=3, layers=2)
     telling = small.Telling(told, tokenizer, lambda rng: PROSE, iter(lambda: PROSE, None))
-    trained = small.train(telling, shape, 100, {})
+    trained = small.train(telling, shape, 120, {})
     small.export(trained, tokenizer, shape, tmp_path)
     lm = load(str(tmp_path), dtype="float32")
     assert lm.model.config.model_type == kind

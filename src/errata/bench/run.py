@@ -237,7 +237,8 @@ class Run:
         rows = rows if self._judge is None else judged(rows, self._judge)
         if self._plan.independent and checkpoint:
             return rows  # what one edit does to general text is too little to measure for each of them
-        rows += text_rows(self._texts, measure(self._scorer, self._texts), before=self._before, about=about)
+        read = measure(self._scorer, self._texts) if checkpoint else self._before
+        rows += text_rows(self._texts, read, before=self._before, about=about)
         matrices = last.matrices if last else []
         return rows + (site_rows(self._lm, matrices, self._texts[:8], about=about) if matrices else [])
 
@@ -281,8 +282,10 @@ class Run:
 
     def _collapsed(self, checkpoint: int) -> bool:
         limit = self._plan.stop_at_perplexity
+        if limit is None:
+            return False
         found = summarize(at(read_rows(self._out / "rows.jsonl"), checkpoint=checkpoint)).get("perplexity")
-        if limit is None or found is None or found.mean <= limit:
+        if found is None or found.mean <= limit:
             return False
         self._stopped = f"perplexity {found.mean:.4g} at {checkpoint} edits"
         return True
