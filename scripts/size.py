@@ -18,7 +18,7 @@ FILE_LINES, METHOD_FILE_LINES = 400, 220
 # What each room may grow to. A room that needs more says why in the commit that raises its number.
 ROOMS = {
     "the nouns": 2_350,  # the files beside the rooms: fact, answers, delta, edit, identity, errors, config, wire
-    "data": 1_540, "primer": 780, "index": 680, "model": 4_830, "stats": 1_230,
+    "data": 1_540, "primer": 780, "index": 680, "model": 4_830, "stats": 1_270,
     "solve": 2_400,
     "methods": 3_580, "evaluate": 2_310, "book": 3_020, "export": 1_290,
     "editing": 3_810,

@@ -23,7 +23,7 @@ from errata.model.lm import LM
 from errata.model.loading import load
 from errata.stats import accumulate, moments, stopping, store
 from errata.stats.accumulate import Ended
-from errata.stats.corpus import BUILT_IN, open_corpus, suited
+from errata.stats.corpus import BUILT_IN, LEAST, open_corpus, sampled, suited
 from errata.stats.moments import SecondMoment, keys_of, of_batch
 from errata.stats.store import Key, described, merge_parts, read_part, sample_size, second_moments, take
 from tests import tiny
@@ -410,7 +410,7 @@ def test_where_it_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".txt.gz", ".jsonl", ".jsonl.gz"])
-def test_a_corpus_is_a_text_or_jsonl_file(tmp_path: Path, suffix: str) -> None:
+def test_a_corpus_is_a_text_or_jsonl_file(lm: LM, tmp_path: Path, suffix: str) -> None:
     documents = ["Anna Lindgren\nwas born in Oslo.", "Zoë läuft 🎉."]
     lines = [json.dumps({"text": d}) for d in documents]
     text = "\n\n\n".join(documents) + "\n" if ".txt" in suffix else "\n".join([*lines, "", " "])
@@ -418,7 +418,7 @@ def test_a_corpus_is_a_text_or_jsonl_file(tmp_path: Path, suffix: str) -> None:
     path.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode())
     wanted = [d.replace("\n", " ") for d in documents] if ".txt" in suffix else documents
     corpus = open_corpus(str(path))
-    assert list(corpus.documents()) == list(corpus.documents()) == wanted
+    assert list(corpus.documents(lm)) == list(corpus.documents(lm)) == wanted
 
 
 def test_a_corpus_gives_the_tokens_wanted_or_all_it_has(lm: LM, tmp_path: Path) -> None:
@@ -470,7 +470,7 @@ def test_a_corpus_that_cannot_be_read_is_named(lm: LM, tmp_path: Path, name: str
 
 def test_no_such_corpus(lm: LM, tmp_path: Path) -> None:
     for name in (str(tmp_path / "none"), str(tmp_path), "primr"):
-        with pytest.raises(BadFile, match="give auto, prose, primer, or a text or JSONL file"):
+        with pytest.raises(BadFile, match="give auto, own, prose, primer, or a text or JSONL file"):
             second_moments(lm, SITES, corpus=name)
 
 
@@ -484,11 +484,27 @@ def test_text_the_tokenizer_makes_nothing_of_is_an_error(tmp_path: Path) -> None
 
 
 def test_a_model_is_judged_by_text_of_its_own_kind(lm: LM) -> None:
-    assert suited(lm) == "prose"
+    assert (suited(lm), sampled(lm), sampled(load("primer"))) == ("prose", "own", "primer")
     assert (open_corpus("auto", lm).name, open_corpus("auto", load("primer")).name) == ("prose", "primer")
-    texts = list(open_corpus("prose").documents())
+    texts = list(open_corpus("prose").documents(lm))
     assert len(texts) == len(set(texts)) > 100
     assert sum(map(len, texts)) > 60_000
     found = methods.make("memit", {}).resolve(lm)
-    assert (found.corpus, methods.make("memit", {"corpus": "primer"}).resolve(lm).corpus) == ("prose", "primer")
+    assert (found.corpus, methods.make("memit", {"corpus": "primer"}).resolve(lm).corpus) == ("own", "primer")
+    assert methods.make("ultraedit", {}).resolve(lm).corpus == "prose"
     assert set(open_corpus("auto").revision.split("+")) == set(BUILT_IN.values())
+
+
+def test_a_models_own_text_is_the_bases_sampled_once(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm.memory.pop("own", None)
+    with lm.weights.trial([{Site(1, "down"): Dense(torch.ones_like(lm.weights[Site(1, "down")]))}]):
+        texts = list(open_corpus("own").documents(lm))
+    lm.memory.pop("own")
+    assert texts == list(open_corpus("own").documents(lm))  # whatever stands
+    monkeypatch.setattr(LM, "sample", None)
+    assert texts == list(open_corpus("own").documents(lm))
+    assert LEAST <= sum(len(lm.tokens.ids(text)) for text in texts) < 4 * LEAST
+    lm.memory.pop("own")
+    monkeypatch.setattr(LM, "sample", lambda *_: [""])
+    assert not list(open_corpus("own").documents(lm))  # it ends each text at once: no endless loop
+    lm.memory.pop("own")

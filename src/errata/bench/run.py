@@ -111,7 +111,7 @@ class Run:
         self._base_name = begun_as(out / "run.json", lm)
         self._about = About(method=plan.method, config=config_hash(config), model=self._base_name, seed=plan.seed)
         self._harness, self._judge = self._tasks(), named(plan.judge) if plan.judge else None
-        self._scorer, self._texts = Scorer(lm), list(islice(open_corpus(plan.text).documents(), TEXTS))
+        self._scorer, self._texts = Scorer(lm), list(islice(open_corpus(plan.text).documents(lm), TEXTS))
         probes = (*Options().probes, "generation") if plan.generation else Options().probes
         self._options = Options(probes=probes, seed=plan.seed, idf=TfIdf(t for c in self._cases for t in c.references))
         self._identity = {

@@ -13,7 +13,7 @@ from errata.errors import BadFile, BookOfAnotherModel
 from errata.identity import Identity
 from errata.model import where
 
-_BUILT_IN: Final = ("", "auto", "prose", "primer")  # as `errata.stats.corpus` has them, without torch
+_BUILT_IN: Final = ("", "auto", "own", "prose", "primer")  # as `errata.stats.corpus` has them, without torch
 # What makes two models of another size or kind. Other settings may mean one thing in a file and another once they are loaded.
 _TELLING: Final = (
     "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -32,7 +32,7 @@ def foresee(model: str, book: str | os.PathLike[str], corpus: object = None, use
     config, path = where.config_of(model), as_path(book, "the book")
     if isinstance(corpus, str) and corpus not in _BUILT_IN and not os.path.exists(corpus):
         raise BadFile(
-            f"cannot read the corpus {corpus!r}: there is no such file; give auto, prose, primer, or a text or JSONL file."
+            f"cannot read the corpus {corpus!r}: there is no such file; give auto, own, prose, primer, or a text or JSONL file."
         )
     if not config or not (path / "book.sqlite").is_file():
         return

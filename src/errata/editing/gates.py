@@ -274,7 +274,9 @@ class GateCheck:
         return {prompt: text or "" for prompt, text in self._scorer.said(prompts, length).items()}
 
     def _read(self) -> float:
-        texts = list(islice(open_corpus(self._gates.text, self._scorer.lm).documents(), self._gates.texts))
+        texts = list(
+            islice(open_corpus(self._gates.text, self._scorer.lm).documents(self._scorer.lm), self._gates.texts)
+        )
         found = measure(self._scorer, texts)
         read = [nll for nll, tokens in zip(found.nll, found.tokens, strict=True) if tokens]  # others are too short
         mean = fsum(read) / sum(found.tokens) if read and all(map(isfinite, read)) else nan

@@ -74,7 +74,7 @@ class Method(ABC):
             kinds = " and ".join(self.kinds)
             raise UnsupportedModel(f"{self.name} works on {kinds} models; {lm.name} is of kind {lm.row.kind}.")
         settings = {
-            "corpus": suited(lm),
+            "corpus": self.text(lm),
             **self.automatic(lm),
             **self.tuned.get(lm.published, {}),
             **kept(lm).settings.get(self.name, {}),
@@ -86,6 +86,10 @@ class Method(ABC):
                 raise UnknownSite(f"{lm.name} has layers 0 to {layers - 1}; set one of them, not {site.layer}.")
             lm.module(site)
         return found
+
+    def text(self, lm: LM) -> str:
+        """Return the name of the corpus that ordinary text is taken from where nobody says."""
+        return suited(lm)
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
         """Return values for settings left at "auto", from the model's size."""

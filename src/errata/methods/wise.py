@@ -117,7 +117,7 @@ class Wise(Method):
         self, lm: LM, site: Site, batch: Batch, start: Float[Tensor, "out in"], places: Int[Tensor, " m"]
     ) -> tuple[Float[Tensor, " m"], Float[Tensor, "b in"], dict[str, Any]]:
         hidden, keys, size = _seen(lm, site, batch)
-        texts = (" ".join(text.split()[:WORDS]) for text in islice(open_corpus(self.corpus).documents(), OTHERS))
+        texts = (" ".join(text.split()[:WORDS]) for text in islice(open_corpus(self.corpus).documents(lm), OTHERS))
         other_keys = _seen(lm, site, lm.tokens.batch([Query(clipped(lm, text)) for text in texts]).to(lm.device))[1]
         unit = size / BETA if self.unit is None else self.unit
         values = torch.zeros(len(places), device=start.device).requires_grad_()

@@ -25,6 +25,7 @@ from errata.model.fold import fold_in_blocks
 from errata.model.lm import LM
 from errata.solve.subspace import Basis, FreeSpace, Over, Similarity, Span, left_vectors, similarity, without
 from errata.solve.values import Constraint, Project
+from errata.stats.corpus import sampled
 from errata.stats.store import Progress, gradients
 
 
@@ -32,7 +33,7 @@ from errata.stats.store import Progress, gradients
 class Constrained(Method):
     """A method whose update may be kept orthogonal to earlier edits and to the model's implicit knowledge."""
 
-    corpus: str = field(default="auto", metadata={"help": "text statistics are estimated on: prose, primer, a file"})
+    corpus: str = field(default="auto", metadata={"help": "text of the statistics: own, prose, primer, a file"})
     tokens: int = field(default=0, metadata={"help": "tokens of it to read; 0: until they tell no more", "least": 0})
     constraint: Literal["none", "o-edit", "o-edit+"] = field(
         default="none", metadata={"help": "keep updates off earlier ones: by a penalty, or by projection too"}
@@ -74,6 +75,10 @@ class Constrained(Method):
         penalty = 5.0 if found.constraint == "o-edit+" else 50.0
         lambda1, lambda2 = (penalty if own == "auto" else own for own in (found.lambda1, found.lambda2))
         return replace(found, directions=directions, spare=spare, lambda1=lambda1, lambda2=lambda2)
+
+    def text(self, lm: LM) -> str:
+        """Return the name of the corpus that statistics are of where nobody says: what the model says by itself."""
+        return sampled(lm)
 
     def prepare(self, lm: LM, progress: Progress | None = None) -> None:
         """Compute the gradients of every site written to, in one pass, if they are to be protected."""

@@ -78,7 +78,7 @@ class Routed(Method):
         words = max(2, sorted(len(fact.prompt.split()) for fact in facts)[len(facts) // 2])
         memory = ("unrelated keys", index, self.corpus, words, entering)
         if memory not in lm.memory:
-            texts = islice(open_corpus(self.corpus).documents(), UNRELATED)
+            texts = islice(open_corpus(self.corpus).documents(lm), UNRELATED)
             asked = [Query(clipped(lm, " ".join(text.split()[:words]))) for text in texts]
             lm.memory[memory] = read_keys(lm, index, asked, entering)
         own = read_keys(lm, index, [Query.asked(fact) for fact in facts], entering)
