@@ -20,7 +20,7 @@ ROOMS = {
     "the nouns": 2_350,  # the files beside the rooms: fact, answers, delta, edit, identity, errors, config, wire
     "data": 1_540, "primer": 780, "index": 680, "model": 4_830, "stats": 1_270,
     "solve": 2_400,
-    "methods": 3_580, "evaluate": 2_310, "book": 3_020, "export": 1_290,
+    "methods": 3_680, "evaluate": 2_310, "book": 3_020, "export": 1_290,
     "editing": 3_810,
     "bench": 490, "report": 2_180,
     "cluster": 1_170, "serve": 2_945,

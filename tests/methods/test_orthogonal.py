@@ -23,9 +23,9 @@ from tests import tiny
 TOKENS = 300
 MORE = (*tiny.FACTS, Fact(prompt="The profession of Bruno Keller is", subject="Bruno Keller", target="baker"))
 SMALL: dict[str, dict[str, Any]] = {
-    "rome": {"layer": 1, "tokens": TOKENS, "steps": 5},
-    "oedit": {"layer": 1, "tokens": TOKENS, "steps": 5},
-    "memit": {"layers": (0, 1), "tokens": TOKENS, "steps": 5, "weight": 2.0},
+    "rome": {"layer": 1, "tokens": TOKENS, "steps": 5, "corpus": "primer"},
+    "oedit": {"layer": 1, "tokens": TOKENS, "steps": 5, "corpus": "primer"},
+    "memit": {"layers": (0, 1), "tokens": TOKENS, "steps": 5, "weight": 2.0, "corpus": "primer"},
 }
 BASES = ("rome", "memit")
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from errata.delta import Site
+from errata.edit import Edit
 from errata.errors import BadConfig
+from errata.fact import Fact
 from errata.methods.base import Auto, filled, layer_at
+from errata.methods.shared.delta_edit import FIRST, HELD, NOISE, Running, directions, stirred
+from errata.methods.shared.orthogonal import OrthogonalRoom, OrthogonalSettings, history_of
 from errata.methods.shared.regularised import Regularised
 from errata.model.lm import LM
+from errata.solve.keys import gather, queries
 from errata.solve.least_squares import Ridge
+from errata.solve.subspace import FreeSpace
 from errata.solve.values import Values, ValueTraining
 from errata.stats.remembered_layer import remembered
 from errata.stats.store import Progress, described, ensure, merge_parts, read_part, take
@@ -52,6 +58,18 @@ class LocateThenEdit(Regularised):
         default="auto", metadata={"help": "or how many nats the answer leads by in every context", "least": 0}
     )
     follows: bool | Auto = field(default="auto", metadata={"help": "learn that the text goes on as the base would"})
+    constraint: Literal["none", "o-edit", "o-edit+", "deltaedit"] = field(  # type: ignore[assignment]  # one more
+        default="none",
+        metadata={
+            "help": "keep updates off earlier ones: by a penalty, by projection too, or where those stir the key"
+        },
+    )
+    strays: float = field(
+        default=3.0, metadata={"help": "deltaedit: deviations from the usual noise at which δ is held", "above": 0}
+    )
+    floor: float = field(
+        default=0.1, metadata={"help": "deltaedit: least squared singular value of a direction", "least": 0}
+    )
     damping: float = field(default=1e-3, metadata={"help": "share of C's mean diagonal added to it; 0: the papers' C"})
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
@@ -70,6 +88,23 @@ class LocateThenEdit(Regularised):
         super().prepare(lm, progress)
         how = self.resolve(lm)
         ensure(lm, how.sites(), how.corpus, how.tokens, progress)
+
+    def hold_for(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> OrthogonalRoom:
+        """Return what v* of facts on top of `past` is held to; on a resolved method. Raises what `hold` raises."""
+        if self.constraint != "deltaedit":
+            return self.hold(lm, past)
+        site = self.sites()[-1]
+        span = history_of(lm, site, past)
+        if not len(span.values):
+            return OrthogonalRoom(OrthogonalSettings(False, "learned", (0.0, 0.0), self.similarity), lm, {})
+        found, _ = gather(lm, queries(lm, facts, [""], answers=False), inputs=[site])
+        noise = stirred(span, found[site])
+        size = float(noise.norm(dim=1).mean())
+        held = len(past) >= FIRST and Running.of(past).strays(size, self.strays)
+        taken = directions(span, noise, self.floor)
+        rooms = {site: FreeSpace(taken, taken[:, :0])} if held else {}
+        how = OrthogonalSettings(True, "learned", (0.0, 0.0), self.similarity)
+        return OrthogonalRoom(how, lm, rooms, {NOISE: size, HELD: held})
 
     def statistics(self, lm: LM) -> dict[str, dict[str, Any]]:
         """Return the name of the covariance of every site written to, how many tokens it is of and why no more."""

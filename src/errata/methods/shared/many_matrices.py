@@ -64,7 +64,7 @@ class ManyMatrices(LocateThenEdit):
         """Return the update of a batch of facts."""
         sites = self.sites()
         top = Site(sites[-1].layer, "down" if lm.row.post_norm else "block")
-        contexts, hold = keys.contexts_for(lm, facts, keys.contexts(lm, self.seed)), self.hold(lm, past)
+        contexts, hold = keys.contexts_for(lm, facts, keys.contexts(lm, self.seed)), self.hold_for(lm, facts, past)
         with ExitStack() as stack:
             deltas: dict[Site, Change] = dict(self.first(lm, facts, past))
             carry: dict[str, Tensor] = {}

@@ -44,7 +44,7 @@ class OneMatrix(LocateThenEdit):
         """Return the update."""
         (site,) = self.sites()
         contexts = keys.contexts_for(lm, facts, keys.contexts(lm, self.seed))
-        hold = self.hold(lm, past)
+        hold = self.hold_for(lm, facts, past)
         values = optimise(lm, facts, site, contexts.texts, self.goal(), hold.restraint())
         values = self.anchored(lm, facts, site, values)
         averaged = keys.mean_keys(lm, [site], facts, contexts.texts)[site]

@@ -84,7 +84,7 @@ class Constrained(Method):
         """Compute the gradients of every site written to, in one pass, if they are to be protected."""
         super().prepare(lm, progress)
         resolved = self.resolve(lm)
-        if resolved.constraint != "none" and resolved.protect != "history":
+        if resolved.constraint in ("o-edit", "o-edit+") and resolved.protect != "history":
             gradients(lm, resolved.sites(), resolved.corpus, resolved.tokens, progress)
 
     def hold(self, lm: LM, past: Sequence[Edit]) -> OrthogonalRoom:
@@ -124,12 +124,12 @@ class OrthogonalSettings:
     """How an edit is held: settings of `Constrained`.
 
     Args:
-        hard: project what is written (O-Edit+). projection: how.
+        hard: project what is written (O-Edit+). projection: how; "learned" projects δ and nothing that is written.
         weights: λ1, λ2. kind: the similarity they weigh. over: what is taken of the directions'.
     """
 
     hard: bool
-    projection: Literal["inside", "project", "rescaled"]
+    projection: Literal["inside", "project", "rescaled", "learned"]
     weights: tuple[float, float]
     kind: Similarity
     over: Over = "mean"
@@ -138,12 +138,17 @@ class OrthogonalSettings:
 class OrthogonalRoom:
     """What one edit is held to: a room for each site, none if there is no constraint.
 
+    Args:
+        rooms: by site, what is taken. told: what else is to be reported.
+
     Attributes:
         kept: by site, ‖(I − QQᵀ)ΔW‖ / ‖ΔW‖ of what was to be written.
     """
 
-    def __init__(self, how: OrthogonalSettings, lm: LM, rooms: Mapping[Site, FreeSpace]) -> None:
-        self._how, self._rooms = how, rooms
+    def __init__(
+        self, how: OrthogonalSettings, lm: LM, rooms: Mapping[Site, FreeSpace], told: Mapping[str, Any] | None = None
+    ) -> None:
+        self._how, self._rooms, self._told = how, rooms, dict(told or {})
         self.kept: dict[str, float] = {}
         weights = (lm.weights[site] for site in rooms)
         like = (torch.empty(0, dtype=torch.promote_types(w.dtype, torch.float32), device=w.device) for w in weights)
@@ -154,7 +159,7 @@ class OrthogonalRoom:
         how = self._how
         if not self._rooms:
             return None
-        if how.hard and how.projection == "inside":
+        if how.hard and how.projection in ("inside", "learned"):
             return Constraint(project=self._live[-1].project)
         return Constraint(self._penalty) if any(how.weights) else None
 
@@ -175,7 +180,7 @@ class OrthogonalRoom:
     def fit(self, site: Site, rows: Tensor) -> Tensor:
         """Return what may be written of `rows` (n, out), outputs an update at `site` is to add; reported in `kept`."""
         room = self._rooms.get(site)
-        if room is None:
+        if room is None or self._how.projection == "learned":
             return rows
         wanted = rows.double().cpu()
         free = room.project(wanted)
@@ -189,12 +194,12 @@ class OrthogonalRoom:
     def report(self) -> dict[str, Any]:
         """Return, by site, how many directions are taken and free, and how much of the update lies in the free ones."""
         if not self._rooms:
-            return {}
+            return self._told
         room = {
             str(s): {"history": r.history.shape[1], "implicit": r.implicit.shape[1], "free": r.free}
             for s, r in self._rooms.items()
         }
-        return {"room": room, "kept": dict(self.kept)}
+        return {**self._told, "room": room, "kept": dict(self.kept)}
 
 
 def gradient_basis(lm: LM, site: Site, corpus: str, tokens: int) -> Basis:
