@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 import torch
 from torch import Tensor
 
+from errata import plugins
 from errata.config import to_dict
 from errata.delta import Change, Graft, Site
 from errata.edit import Edit, Report
@@ -157,7 +158,7 @@ class Method(ABC):
             report=Report(solution.report).plus(
                 norm_ratio=ratios(lm, solution.deltas), statistics=method.statistics(lm)
             ),
-            versions=versions(),
+            versions={**versions(), **plugins.made_by("errata.methods", type(self).__module__)},
         )  # fmt: skip
 
 
