@@ -84,13 +84,13 @@ JUPYTER = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 
 notebooks: $(READY)
 	$(JUPYTER)
-	$(BIN)/jupyter execute --inplace docs/notebooks/*.ipynb
+	PYTHONWARNINGS=ignore $(BIN)/jupyter execute --inplace docs/notebooks/*.ipynb
 
 test-notebooks: $(READY)
 	$(JUPYTER)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m notebooks tests/test_notebooks.py
 
-# The documentation as a site, in build/site: open build/site/index.html.
+# The documentation as a site, in build/site. Pages open from the disk; its search wants a server: python -m http.server -d build/site
 site: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'
 	$(BIN)/python scripts/site.py

@@ -45,8 +45,7 @@ def open(  # noqa: PLR0913
 
     Raises:
         InputError: not such an argument. BadModel, UnknownArchitecture: the model cannot be loaded.
-        BookOfAnotherModel: the book belongs to other weights.
-        CorruptEdit: a standing edit's file was altered.
+        BookOfAnotherModel: the book belongs to other weights. CorruptEdit: a standing edit's file was altered.
     """
     _check(settings, device, dtype, separator)
     path = os.fspath(model) if isinstance(model, str | os.PathLike) else ""
