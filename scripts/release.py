@@ -135,7 +135,7 @@ def meet(python: Path, version: str) -> None:
     with tempfile.TemporaryDirectory() as empty:
         said = _run(python, "-m", "errata", "--version", cwd=empty, env=bare).strip()
         where = _run(python, "-c", "import errata; print(errata.__file__)", cwd=empty, env=bare).strip()
-        if said != f"errata {version}" or not where.startswith(str(python.parents[1])):
+        if said != f"errata {version}" or not Path(where).resolve().is_relative_to(python.parents[1].resolve()):
             raise SystemExit(f"what was installed says {said!r}, from {where}.")
         story = _run(python, "-m", "errata", "demo", cwd=empty, env=bare)
         print(story)

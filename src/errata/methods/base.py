@@ -30,6 +30,7 @@ Auto = Literal["auto"]  # a setting that `resolve` fills in
 Role = Literal["up", "down", "attention"]
 _Value = TypeVar("_Value")
 BELOW = "below"  # in the carry of edits whose deltas depend on which edits of their method stand below them
+CLASSIFY = "grace, lora, melo or wise"  # the methods for texts that are classified
 PARENTS = 32  # ids of the edits below that an edit names; the state as a whole is named by one hash
 
 
@@ -71,7 +72,8 @@ class Method(ABC):
         """
         if lm.row.kind not in self.kinds:
             kinds = " and ".join(self.kinds)
-            raise UnsupportedModel(f"{self.name} works on {kinds} models; {lm.name} is of kind {lm.row.kind}.")
+            use = f" Use {CLASSIFY}." if lm.row.kind == "classifier" else ""
+            raise UnsupportedModel(f"{self.name} works on {kinds} models; {lm.name} is of kind {lm.row.kind}.{use}")
         settings = {**self.automatic(lm), **self.tuned.get(lm.published, {})}
         found = replace(self, **{k: v for k, v in settings.items() if getattr(self, k) == "auto"})
         layers = lm.depth if self.anywhere else lm.reachable
