@@ -35,7 +35,6 @@ TEXTS = (
     "Anna Lindgren speaks Norwegian. Bruno Keller speaks German. The company Altona is based in Hamburg.",
 )
 EDITORS = ("grace", "lora", "melo", "wise")
-assert " or ".join((", ".join(EDITORS[:-1]), EDITORS[-1])) == CLASSIFY, "what a refusal proposes"
 
 
 def classifier(seed: int = 0) -> LM:
