@@ -6,7 +6,8 @@ READY := .venv/.ready
 # A process a core: for small models threads only get in each other's way. Tests that share models and solves share a process.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: setup demo demo-real studio test test-real test-engines test-browser test-ray quick primer lint bench docs
+.PHONY: setup demo demo-real studio test test-real test-engines test-browser test-ray test-notebooks quick primer lint bench docs \
+	notebooks site release constraints
 
 setup: $(READY)
 
@@ -77,3 +78,30 @@ bench: $(READY)
 # Writes the generated pages again: docs/cli.md from --help.
 docs: $(READY)
 	$(BIN)/python scripts/docs.py
+
+# Runs the notebooks and keeps what they print.
+JUPYTER = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks]'
+
+notebooks: $(READY)
+	$(JUPYTER)
+	PYTHONWARNINGS=ignore $(BIN)/jupyter execute --inplace docs/notebooks/*.ipynb
+
+test-notebooks: $(READY)
+	$(JUPYTER)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m notebooks tests/test_notebooks.py
+
+# The documentation as a site, in build/site. Pages open from the disk; its search wants a server: python -m http.server -d build/site
+site: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'
+	$(BIN)/python scripts/site.py
+	$(BIN)/zensical build --clean --strict
+
+# sdist, wheel, bill of materials and sums in dist/, tried in an environment of their own; of a tag v1.2.3, else a rehearsal.
+# Publishes nothing. FLAGS="--borrow .venv/bin/python" takes the dependencies from there.
+release: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[release]'
+	$(BIN)/python scripts/release.py $(FLAGS)
+
+# Pins what pip would install today: make constraints, or of some packages: make constraints ONLY="ruff mypy".
+constraints: $(READY)
+	$(BIN)/python scripts/constraints.py $(ONLY)

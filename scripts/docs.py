@@ -8,6 +8,7 @@ In each page what stands above the marker is written by hand and kept.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import Any
 
 import typer
 
-from errata import methods, wire
+from errata import methods, sdk, wire
 from errata.cli import commands as known
 from errata.evaluate.metrics import METRICS
 from errata.model import arch
 
+os.environ["ERRATA_PLUGINS"] = "none"  # pages are of errata, whatever else is installed here
 DOCS = Path(__file__).parents[1] / "docs"
 MARKER = "<!-- Below this line: made from the code by `make docs`. -->\n"
 WIDTH = 100  # of help texts, whatever terminal this runs in
@@ -93,6 +95,22 @@ def metric_table() -> str:
     return "\n" + _table(("number", "asked of", "definition, range, source"), rows)
 
 
+def sdk_names() -> str:
+    """Return every name of the SDK with the first line of what its own docstring says."""
+    parts = []
+    for title, names in sdk.PARTS.items():
+        rows = [(f"`{name}`", _about(getattr(sdk, name))) for name in names]
+        parts.append(f"\n## {title}\n\n{_table(('name', ''), rows)}")
+    return "".join(parts)
+
+
+def _about(value: object) -> str:
+    if value is sdk.Auto or value is sdk.Role or value is sdk.Row or value is sdk.Score:
+        return f"`{value}`".replace("typing.", "").replace("collections.abc.", "").replace(" | ", " or ")
+    text = (value.__doc__ or "").strip().split("\n\n")[0]
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [heads, ("---",) * len(heads), *rows]
     return "".join(f"| {' | '.join(cell.replace(' | ', ' or ') for cell in line)} |\n" for line in lines)
@@ -106,7 +124,13 @@ def _value(value: object) -> str:
 def main(arguments: list[str]) -> int:
     """Write or check the pages; return 1 if one was out of date and only checked."""
     stale = []
-    pages = {"cli": commands, "methods": method_tables, "architectures": architectures, "benchmarks": metric_table}
+    pages = {
+        "cli": commands,
+        "methods": method_tables,
+        "architectures": architectures,
+        "benchmarks": metric_table,
+        "sdk": sdk_names,
+    }
     for name, make in pages.items():
         path = DOCS / f"{name}.md"
         old = path.read_text(encoding="utf-8")

@@ -15,6 +15,7 @@ settings.register_profile("suite", derandomize=True, deadline=None)
 settings.register_profile("search", derandomize=False, deadline=None, print_blob=True)
 LONGER = int(os.environ.get("ERRATA_LAWS", "0"))
 settings.load_profile("search" if LONGER else "suite")
+os.environ.setdefault("ERRATA_PLUGINS", "none")  # what else is installed here is not what is tested
 
 
 # `pytest --quick`, for the hand: one architecture of each kind, and nothing that trains, benchmarks or starts processes.

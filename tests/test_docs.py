@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import errata
+from errata.cli.app import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -32,9 +35,26 @@ def test_the_readmes_first_screen_prints_what_it_says(tmp_path: Path, monkeypatc
     assert printed.getvalue() == expected
 
 
-def test_generated_pages_are_up_to_date() -> None:
-    command = [sys.executable, ROOT / "scripts" / "docs.py", "--check"]
-    environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": ""}
+def test_what_somebody_coming_from_elsewhere_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs/coming-from.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(code, "coming-from.md", "exec"), names)
+    assert names["answer"].text == " Lyon."
+    for command in re.findall(r"`errata ([a-z]+)", text):
+        assert command in COMMANDS, f"docs/coming-from.md names errata {command}"
+
+
+def test_generated_pages_are_up_to_date_whatever_else_is_installed(tmp_path: Path) -> None:
+    about = tmp_path / "other-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n", encoding="utf-8")
+    groups = ("methods", "readers", "exports", "metrics")
+    points = "".join(f"[errata.{group}]\nother = nowhere\n" for group in groups)
+    (about / "entry_points.txt").write_text(points, encoding="utf-8")
+    command = [sys.executable, "-W", "error", ROOT / "scripts" / "docs.py", "--check"]
+    environment = {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{tmp_path}", "PATH": ""}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, f"{result.stdout}{result.stderr}run: make docs"
 

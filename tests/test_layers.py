@@ -19,12 +19,12 @@ SRC = Path(__file__).parents[1] / "src"
 PACKAGE = SRC / "errata"
 
 LEVELS = (
-    ("answers", "errors", "config", "content", "display", "fact", "delta", "edit", "identity"),
+    ("answers", "errors", "config", "content", "display", "fact", "delta", "edit", "identity", "plugins", "collector"),
     ("index", "primer", "data", "model", "stats"),
     ("solve",),
     ("methods", "evaluate", "book", "export"),
     ("editing",),
-    ("bench", "report", "wire"),
+    ("bench", "report", "wire", "sdk"),
     ("cluster",),
     ("serve",),
     ("cli",),
@@ -191,6 +191,7 @@ LIGHT = (
     ".cli.book",
     ".cli.export",
     ".cli.ci",
+    ".sdk",
 )
 
 

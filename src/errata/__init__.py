@@ -42,10 +42,13 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"errata.{_HOMES[name]}"), name)
-    if name in ("errors", "methods"):
-        return import_module(f"errata.{name}")
+    from errata.collector import growing
+
+    with growing():
+        if name in _HOMES:
+            return getattr(import_module(f"errata.{_HOMES[name]}"), name)
+        if name in ("errors", "methods"):
+            return import_module(f"errata.{name}")
     from errata.errors import did_you_mean
 
     raise AttributeError(f"module 'errata' has no attribute {name!r}.{did_you_mean(name, __all__)}")

@@ -22,6 +22,7 @@ from errata.editing.opening import open as open_editor
 from errata.errors import BadFact, UnsupportedModel
 from errata.evaluate.scorer import Scorer
 from errata.fact import Fact
+from errata.methods.base import CLASSIFY
 from errata.model.lm import LM
 from errata.model.loading import load
 from errata.model.query import Query
@@ -127,8 +128,9 @@ def test_methods_that_need_speech_say_so(lm: LM) -> None:
     for name in methods.names():
         if name in EDITORS or "classifier" in methods.get(name).kinds:
             continue
-        with pytest.raises(UnsupportedModel, match="classifier"):
+        with pytest.raises(UnsupportedModel, match=f"classifier.*Use {CLASSIFY}"):
             methods.make(name, {}).solve(lm, [fact])
+    assert sorted(CLASSIFY.replace(" or ", ", ").split(", ")) == sorted(EDITORS)
     with pytest.raises(UnsupportedModel):
         lm.sample(1, 3, 0)
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from errata import display
 from errata.book import chain
+from errata.collector import growing
 from errata.errors import BadBook, BadFact, InputError, UnknownEdit
 from errata.fact import Fact
 
@@ -126,18 +125,6 @@ def fetch_all(db: sqlite3.Connection) -> list[Record]:
     with growing():
         last = dict(db.execute("SELECT edit_id, kind FROM events ORDER BY seq"))
         return [_record(row, last.get(row[1])) for row in db.execute(f"{_SELECT} ORDER BY seq")]
-
-
-@contextmanager
-def growing() -> Iterator[None]:
-    """Keep the collector from going through very many new objects, all of which stay, again and again while they are made."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
 
 
 def fits(edit: Record, tag: str = "", tenant: str = "", expired: bool = False) -> bool:

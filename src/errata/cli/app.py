@@ -21,6 +21,7 @@ import typer
 import errata
 from errata.cli.common import TELL, Shown
 from errata.errors import ErrataError, redacted, visible
+from errata.plugins import PluginWarning
 
 # In which file of this folder each command is, as a function of its name; its view is of that name in that file of `tables`.
 # Only the file of the command that is asked for is opened.
@@ -145,11 +146,14 @@ def _say(message: str) -> None:
     print(visible(f"errata: {' '.join(message.split())}"), file=sys.stderr)
 
 
-def _hush() -> None:
-    """Keep other libraries' warnings and progress bars off stderr, which belongs to our sentences."""
-    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    os.environ.update({name: value for name, value in quiet.items() if name not in os.environ})
+def _hush(quiet: bool) -> None:
+    """Keep other libraries' warnings and progress bars off stderr, which belongs to our sentences; plugins' faults are ours."""
+    silent = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    os.environ.update({name: value for name, value in silent.items() if name not in os.environ})
     warnings.simplefilter("ignore")
+    if not quiet:
+        warnings.simplefilter("default", PluginWarning)
+        warnings.showwarning = lambda message, *_: _say(f"note: {message}")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show "→" gets "?", not an error
             stream.reconfigure(errors="replace")
@@ -161,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug, quiet = "--debug" in words, "--quiet" in words
     gc.freeze()  # what was imported so far stays: the collector need not look at it while the rest is
     if not debug:
-        _hush()
+        _hush(quiet)
     try:
         return _run([word for word in words if word not in ("--debug", "--quiet")] or ["--help"], quiet)
     except BaseException as error:  # the last resort: whatever it is, the user gets a sentence and an exit code

@@ -86,7 +86,7 @@ def data(
     from errata.data import cases
 
     rows = []
-    for known in cases.KNOWN:
+    for known in cases.known_sets():
         found = cases.find(known, where)
         counts = [len(cases.parse(f"{known.name}:{path}", skip_bad=True)) for path in found]
         row = {"name": known.name, "title": known.title, "files": [str(path) for path in found], "records": sum(counts)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -107,7 +108,9 @@ def opened(model: str, **how: Any) -> errata.Editor:
     """Open a model with its book, and let whoever watches be told how far it is."""
     if (tell := TELL.get()) is not None:
         how["progress"] = tell
-    return errata.open(model, **how)
+    editor = errata.open(model, **how)
+    gc.freeze()  # what was imported and loaded stays while the command does its work
+    return editor
 
 
 def told(what: str) -> Callable[[int, int], None]:

@@ -24,7 +24,7 @@ Store = Annotated[str, typer.Option("--store", help="With --onto: what an edited
 AnyQuantisation = Annotated[
     bool, typer.Option("--any-quantisation", help="With --onto: a file of the same model in other blocks will do.")
 ]
-FORMS = "checkpoint, delta, adapter (LoRA, for peft and vLLM), blocks (MELO's), gguf-lora or gguf (for llama.cpp)."
+FORMS = "checkpoint, delta, adapter (LoRA, for peft and vLLM), blocks (MELO's), gguf-lora or gguf (llama.cpp), or a plugin's."
 
 
 def export(

@@ -5,22 +5,24 @@
     parse("primer:300")                                  # the shipped model's own world, generated
     parse("jsonl:mine.jsonl", skip_bad=True).skipped     # what was left out, each with file, line and field
 
-Adding a data set: a function from `RawRow` to `Case` in a file under `readers/`, and one entry in `KNOWN`.
+Adding a data set: a function from `RawRow` to `Case` in a file under `readers/`, and one entry in `KNOWN`; from outside, a
+`KnownSet` under the entry-point group ``errata.readers``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from errata import plugins
 from errata.data.case import Case, with_subject
 from errata.data.readers import counterfact, hops, knowedit, longform, own, questions
 from errata.data.readers.raw import RawRow, rows
 from errata.errors import BadConfig, BadFile, did_you_mean
 
-__all__ = ["KNOWN", "Case", "Cases", "KnownSet", "find", "parse", "with_subject"]
+__all__ = ["KNOWN", "Case", "Cases", "KnownSet", "find", "known_sets", "parse", "with_subject"]
 _EASYEDIT = "https://github.com/zjunlp/EasyEdit (data sets linked from its README)"
 _KNOWEDIT = "https://huggingface.co/datasets/zjunlp/KnowEdit"
 _MIT = "MIT"
@@ -140,6 +142,20 @@ KNOWN: tuple[KnownSet, ...] = (
 _OWN = KnownSet("jsonl", "your own rows", (), "docs/quickstart.md", "yours", own.jsonl)
 
 
+def known_sets() -> tuple[KnownSet, ...]:
+    """Return the benchmarks there are, those of plugins last."""
+    taken = {"primer", _OWN.name, *(known.name for known in KNOWN)}
+    return (*KNOWN, *(one.value for one in plugins.installed("errata.readers", taken, _unfolded).values()))
+
+
+def _unfolded(value: object) -> Mapping[str, KnownSet]:
+    """Return the data sets that a plugin gives: one, or those in a module."""
+    found = [one for one in plugins.things(value) if isinstance(one, KnownSet)]
+    if not found:
+        raise TypeError("it gives no errata.sdk.KnownSet")
+    return {known.name: known for known in found if known not in (*KNOWN, _OWN)}
+
+
 def find(known: KnownSet, data: str | os.PathLike[str] | None = None) -> list[Path]:
     """Return where a known set lies under `data`, else under $ERRATA_DATA, in the order of its names; maybe nowhere."""
     directory = data or os.environ.get("ERRATA_DATA")
@@ -168,6 +184,7 @@ def parse(spec: str, *, data: str | os.PathLike[str] | None = None, seed: int = 
     if name == "primer":
         return Cases(spec, tuple(_primer(spec, rest, seed)))
     sets = {known.name: known for known in (*KNOWN, _OWN)}
+    sets = sets if name in sets else {known.name: known for known in (*known_sets(), _OWN)}
     if name not in sets:
         choices = [*sets, "primer"]
         raise BadConfig(f"no data set {name!r}.{did_you_mean(name, choices)} Known: {', '.join(choices)}.")

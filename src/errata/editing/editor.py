@@ -37,7 +37,7 @@ from errata.errors import BookOfAnotherModel, InputError, UnknownEdit, UpdateToo
 from errata.export import adapter
 from errata.export.checkpoint import checkpoint
 from errata.export.files import Exported
-from errata.export.forms import check_form, write_form
+from errata.export.forms import ONTO, check_form, form_of, write_form
 from errata.export.onto import Onto
 from errata.fact import Fact, Message, check_consistent
 from errata.methods.base import Method
@@ -379,7 +379,7 @@ class Editor:
         """Write what stands, or stood, for others to use: the whole model, the change alone, an adapter, or MELO's blocks.
 
         Args:
-            directory: a new one; it appears whole or not at all. form: one of `errata.export.files.FORMATS`.
+            directory: a new one; it appears whole or not at all. form: of `errata.export.forms.FORMS`, "gguf" or a plugin's.
             at: a state of the book, as `errata.book.states.at` reads it. rank: the adapter's largest rank.
             block: a MELO edit or its id, whose block alone is written as a change that every prompt opens.
             onto: the GGUF file that form "gguf" copies with the edits in it.
@@ -391,7 +391,7 @@ class Editor:
         state, edits = standing.at(self.book, at)
         edits = methods.rebuilt(self.lm, edits)
         edits = [adapter.opened(edits, named(block)[0])] if block else edits
-        with self.standing_as(edits) if form == "checkpoint" else nullcontext():
+        with self.standing_as(edits) if form != ONTO and form_of(form).standing else nullcontext():
             parts = write_form(self.lm, edits, directory, form, (rank, onto))
         return Exported(Path(directory), form, self.name, state.name, state.ids, parts)
 

@@ -25,7 +25,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from errata.book.book import Book, Record
-from errata.book.records import growing
+from errata.collector import growing
 from errata.delta import Change, Site, Unread
 from errata.edit import Edit, Report
 from errata.editing import standing

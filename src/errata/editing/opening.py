@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from errata.collector import growing
 from errata.editing.foresight import foresee
 from errata.errors import InputError, did_you_mean
 
@@ -44,23 +45,23 @@ def open(  # noqa: PLR0913
 
     Raises:
         InputError: not such an argument. BadModel, UnknownArchitecture: the model cannot be loaded.
-        BookOfAnotherModel: the book belongs to other weights.
-        CorruptEdit: a standing edit's file was altered.
+        BookOfAnotherModel: the book belongs to other weights. CorruptEdit: a standing edit's file was altered.
     """
     _check(settings, device, dtype, separator)
     path = os.fspath(model) if isinstance(model, str | os.PathLike) else ""
     if path:
         foresee(path, book, settings.get("corpus"), use)
 
-    from errata.book.book import Book
-    from errata.editing.editor import Editor
-    from errata.model.lm import LM
-    from errata.model.loading import load
+    with growing():
+        from errata.book.book import Book
+        from errata.editing.editor import Editor
+        from errata.model.lm import LM
+        from errata.model.loading import load
 
-    if not isinstance(model, LM):
-        if not path:
-            raise InputError(_NO_MODEL.format(type(model).__name__))
-        model = load(path, trust_remote_code=trust_remote_code, device=device, dtype=dtype, separator=separator)
+        if not isinstance(model, LM):
+            if not path:
+                raise InputError(_NO_MODEL.format(type(model).__name__))
+            model = load(path, trust_remote_code=trust_remote_code, device=device, dtype=dtype, separator=separator)
     return Editor(model, Book.open(book, base=model.identity, name=model.name, use=use), **settings)
 
 

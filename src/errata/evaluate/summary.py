@@ -194,8 +194,8 @@ def _by_fact(rows: Sequence[Row], metric: Metric) -> tuple[list[str], Array, int
     missing: set[int] = set()
     for probe, score in metric.columns:
         values: dict[str, list[float]] = defaultdict(list)
-        for place, row in _asked(rows, probe, score):
-            value = row["scores"][score]
+        for place, row in _asked(rows, probe, "" if metric.score else score):
+            value = metric.of(row, score)
             if value is None:
                 missing.add(place)
             else:
@@ -208,7 +208,9 @@ def _by_fact(rows: Sequence[Row], metric: Metric) -> tuple[list[str], Array, int
 def _asked(rows: Iterable[Row], probe: str, score: str) -> Iterator[tuple[int, Row]]:
     for place, row in enumerate(rows):
         kind: str = row["probe"]
-        if score in row["scores"] and (kind == probe or (probe.endswith(".") and kind.startswith(probe))):
+        if (not score or score in row["scores"]) and (
+            kind == probe or (probe.endswith(".") and kind.startswith(probe))
+        ):
             yield place, row
 
 

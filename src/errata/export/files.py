@@ -10,15 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from errata.content import check_free
 from errata.delta import Dense, Graft, LowRank, Site, total
 from errata.edit import Edit, by_site
 from errata.errors import InputError, UnsupportedModel
 from errata.model.lm import LM
-
-FORMATS: Final = ("checkpoint", "delta", "adapter", "blocks", "gguf-lora", "gguf")
 
 
 @dataclass(frozen=True, slots=True)

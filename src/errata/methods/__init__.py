@@ -1,16 +1,17 @@
 """The methods: every module of this folder, but not of `shared`, that defines a `Method` with a name.
 
-Outside packages add theirs through the entry point group ``errata.methods`` (module or class).
+Outside packages add theirs through the entry point group ``errata.methods`` (module or class); see `errata.plugins`.
 """
 
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import entry_points
-from types import ModuleType
+from inspect import isabstract
+from typing import TypeGuard
 
+from errata import plugins
 from errata.config import from_dict
 from errata.edit import Edit
 from errata.errors import UnknownMethod, did_you_mean
@@ -22,17 +23,31 @@ from errata.model.lm import LM
 __all__ = ["Method", "Solution", "get", "make", "names", "presets", "rebuilt"]
 
 
-def _modules() -> list[object]:
+def _own() -> dict[str, type[Method]]:
     files = (m.name for m in pkgutil.iter_modules(__path__) if m.name != "base" and not m.ispkg)
-    own: list[object] = [import_module(f"{__name__}.{name}") for name in files]
-    return own + [point.load() for point in entry_points(group=__name__)]
+    found = (c for name in files for c in vars(import_module(f"{__name__}.{name}")).values() if _named(c))
+    return {c.name: c for c in found}
+
+
+def _named(value: object) -> TypeGuard[type[Method]]:
+    return isinstance(value, type) and issubclass(value, Method) and "name" in vars(value)
+
+
+def _unfolded(value: object) -> Mapping[str, type[Method]]:
+    """Return the methods that a plugin's module or class gives; what it merely imports from here is none of its own."""
+    own = f"{__name__}."
+    found = [c for c in plugins.things(value) if _named(c) and not c.__module__.startswith(own)]
+    if not found:
+        raise TypeError("it gives no subclass of errata.sdk.Method that has a name")
+    if unfinished := [c.__name__ for c in found if isabstract(c)]:
+        raise TypeError(f"{', '.join(unfinished)} does not say its sites() or compute()")
+    return {c.name: c for c in found}
 
 
 def _found() -> dict[str, type[Method]]:
-    classes: list[object] = []
-    for found in _modules():
-        classes += vars(found).values() if isinstance(found, ModuleType) else [found]
-    return {c.name: c for c in classes if isinstance(c, type) and issubclass(c, Method) and "name" in vars(c)}
+    own = _own()
+    added = plugins.installed(__name__, {*own, *presets()}, _unfolded)
+    return {**own, **{name: one.value for name, one in added.items()}}
 
 
 def names() -> list[str]:
@@ -46,12 +61,11 @@ def get(name: str) -> type[Method]:
     Raises:
         UnknownMethod: there is none; the message proposes the nearest.
     """
-    found = _found()
-    if name in found:
-        return found[name]
-    named = presets()
-    if name in named:
-        return found[named[name].method]
+    own, named = _own(), presets()
+    wanted = named[name].method if name in named and name not in own else name
+    found = own if wanted in own else _found()  # plugins are looked at only where they are asked for
+    if wanted in found:
+        return found[wanted]
     known = ", ".join(sorted(found))
     raise UnknownMethod(f"no method {name!r}.{did_you_mean(name, [*found, *named])} Known: {known}.")
 
@@ -62,7 +76,7 @@ def make(name: str, options: dict[str, object]) -> Method:
     Raises:
         UnknownMethod: no such method. BadConfig: no such setting, or a value it cannot take.
     """
-    named = {} if name in _found() else {preset.name: preset for preset in presets().values()}
+    named = {} if name in _own() else presets()
     return from_dict(get(name), {**(named[name].settings if name in named else {}), **options})
 
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 import torch
 from torch import Tensor
 
+from errata import plugins
 from errata.config import to_dict
 from errata.delta import Change, Graft, Site
 from errata.edit import Edit, Report
@@ -31,6 +32,7 @@ Auto = Literal["auto"]  # a setting that `resolve` fills in
 Role = Literal["up", "down", "attention"]
 _Value = TypeVar("_Value")
 BELOW = "below"  # in the carry of edits whose deltas depend on which edits of their method stand below them
+CLASSIFY = "grace, lora, melo or wise"  # the methods for texts that are classified
 PARENTS = 32  # ids of the edits below that an edit names; the state as a whole is named by one hash
 
 
@@ -72,7 +74,8 @@ class Method(ABC):
         """
         if lm.row.kind not in self.kinds:
             kinds = " and ".join(self.kinds)
-            raise UnsupportedModel(f"{self.name} works on {kinds} models; {lm.name} is of kind {lm.row.kind}.")
+            use = f" Use {CLASSIFY}." if lm.row.kind == "classifier" else ""
+            raise UnsupportedModel(f"{self.name} works on {kinds} models; {lm.name} is of kind {lm.row.kind}.{use}")
         settings = {
             "corpus": self.text(lm),
             **self.automatic(lm),
@@ -168,7 +171,7 @@ class Method(ABC):
             report=Report(solution.report).plus(
                 norm_ratio=ratios(lm, solution.deltas), statistics=method.statistics(lm)
             ),
-            versions=versions(),
+            versions={**versions(), **plugins.made_by("errata.methods", type(self).__module__)},
         )  # fmt: skip
 
 

@@ -1,11 +1,11 @@
-"""How the page names, orders and writes the numbers of `errata.evaluate.metrics.METRICS`."""
+"""How the page names, orders and writes the numbers of the table in `errata.evaluate.metrics`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 
-from errata.evaluate.metrics import HARNESS, METRICS, named
+from errata.evaluate.metrics import HARNESS, named, table
 from errata.report.read import Measured
 
 OTHER = "Other"
@@ -37,8 +37,9 @@ def is_share(name: str) -> bool:
 
 def ordered(names: Iterable[str]) -> list[str]:
     """Return the names in the order of the page: by section, those of the table first."""
-    known = [row.name for row in METRICS]
-    sections: list[str] = list(dict.fromkeys(row.section for row in METRICS))
+    rows = table()
+    known = [row.name for row in rows]
+    sections: list[str] = list(dict.fromkeys(row.section for row in rows))
 
     def place(name: str) -> tuple[int, int, str]:
         found = known.index(name) if name in known else len(known)

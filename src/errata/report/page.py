@@ -11,6 +11,7 @@ from errata.report.markup import Safe, el, join
 from errata.report.names import edits
 from errata.report.paired import Field, scored
 from errata.report.read import RunReport, comparison, read_all
+from errata.report.slots import slots_of
 from errata.report.style import STYLE
 from errata.report.tables import _Slots
 from errata.report.verdict import gap, headline, order
@@ -31,7 +32,7 @@ def build(directories: Sequence[Path]) -> str:
     Raises BadFile if a directory is not a run. A torn last row is left out and counted.
     """
     runs = read_all(directories)
-    slots = {label: number for number, label in enumerate(dict.fromkeys(run.label for run in runs))}
+    slots = slots_of(runs)
     groups = grouped(runs)
     title = headline(groups[0])
     sections = [_section(group, slots, heading) for group, heading in zip(groups, _headings(groups), strict=True)]

@@ -65,13 +65,14 @@ def words(x: float, y: float, content: str, class_: str = "", anchor: str = "sta
 
 
 def colour(slot: int) -> str:
-    """Return the class that sets a method's colour; the ninth method has the first one's, dashed."""
+    """Return the class that sets a method's colour; slot 8 has that of slot 0, dashed."""
     return f"m{slot % COLOURS}" + (" again" if slot >= COLOURS else "")
 
 
 def mark(slot: int, x: float, y: float, size: float = 3.6) -> Safe:
-    """Return the method's marker: shape as well as colour tells methods apart."""
-    shape, hollow = slot % 4, slot % COLOURS >= 4
+    """Return the method's marker: shape as well as colour tells methods apart, also two of one colour."""
+    turn = slot // COLOURS % 2
+    shape, hollow = (slot + turn) % 4, (slot % COLOURS >= 4) ^ bool(turn)
     kind = "mark hollow" if hollow else "mark"
     if shape == 0:
         return el("circle", cx=px(x), cy=px(y), r=px(size), class_=kind)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from errata.cli.tables.base import Json, table_of
-from errata.evaluate.metrics import HARNESS, named
+from errata.evaluate.metrics import HARNESS, named, table
 
 # What a comparison of methods is first judged by; what does not fit is left to the report.
 FIRST = (
@@ -52,7 +52,8 @@ def bench(rows: Sequence[Json]) -> RenderableType:
     ends = [("unedited", row["checkpoints"][0]) for row in rows[:1]]
     ends += [(row["method"] + (" (stopped)" if row["stopped"] else ""), row["checkpoints"][-1]) for row in rows]
     tasks = [name for _, point in ends for name in point["metrics"] if name.startswith(HARNESS)]
-    shown = [row for name in dict.fromkeys((*FIRST, *tasks)) if (row := named(name)) is not None]
+    added = [row.name for row in table() if row.score]
+    shown = [row for name in dict.fromkeys((*FIRST, *added, *tasks)) if (row := named(name)) is not None]
     held = {row.name: row.short or row.name for row in shown if any(row.name in point["metrics"] for _, point in ends)}
     lines = [
         (name, str(point["edits"]), *(_estimate(point["metrics"].get(metric)) for metric in held))

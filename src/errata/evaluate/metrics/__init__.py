@@ -3,14 +3,18 @@ shown.
 
 Adding a metric: a function in one of these files that gives a score, one line in `errata.evaluate.rows` that puts it
 into the rows of a probe, and one row here. Summaries, the report, the terminal and docs/benchmarks.md then have it.
+
+A package of its own adds a `Metric` that has a `score` under the entry-point group ``errata.metrics``: it is made of what rows
+hold (prompt, said, expected, likelihoods, scores) when they are summed up, so that rows are the same whatever is installed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Literal
 
+from errata import plugins
 from errata.evaluate.metrics.ability import HARNESS, general_ability
 from errata.evaluate.metrics.base import Array, Metric, Row, Score
 from errata.evaluate.metrics.collapse import norm_ratio, perplexity, residual_share
@@ -35,7 +39,7 @@ __all__ = [
     "HARNESS", "METRICS", "SENTENCE", "Array", "Metric", "Row", "Score", "TfIdf", "answer_perplexity", "consistency",
     "drift", "efficacy", "exact", "fluency", "general_ability", "judged", "locality_gold", "locality_unchanged", "lp",
     "metrics_of", "named", "neighborhood", "norm_ratio", "paraphrase", "perplexity", "portability",
-    "portability_said", "residual_share", "retention", "said", "said_contains", "score", "token_accuracy",
+    "portability_said", "residual_share", "retention", "said", "said_contains", "score", "table", "token_accuracy",
 ]  # fmt: skip
 
 
@@ -122,13 +126,32 @@ _LOWER = ("perplexity", "bits_per_byte")
 _UNBOUNDED = (*_LOWER, "bleu", "chrf", "ter")
 
 
+def table() -> tuple[Metric, ...]:
+    """Return the table's rows, and below them those of plugins."""
+    return (*METRICS, *_added().values())
+
+
+def _added() -> dict[str, Metric]:
+    return {name: one.value for name, one in plugins.installed("errata.metrics", _NAMED, _unfolded).items()}
+
+
+def _unfolded(value: object) -> Mapping[str, Metric]:
+    """Return the numbers that a plugin gives: one, or those in a module."""
+    found = [one for one in plugins.things(value) if isinstance(one, Metric)]
+    if not found or not all(metric.score for metric in found):
+        raise TypeError("it gives no errata.sdk.Metric, or one without a score")
+    return {metric.name: metric for metric in found}
+
+
 def named(name: str) -> Metric | None:
     """Return a number's row: of the table, of one kind of portability, of a task of the harness; None for any other."""
     base, _, kind = name.partition(".")
     if base in _BY_KIND and kind:
         return _of_kind(_NAMED[base], kind)
     probe, _, score = name.rpartition(".")
-    return _of_task(probe, score) if name.startswith(HARNESS) else _NAMED.get(name)
+    if name.startswith(HARNESS):
+        return _of_task(probe, score)
+    return _NAMED.get(name) or _added().get(name)
 
 
 def metrics_of(rows: Iterable[Row], groups: Container[str] = ()) -> list[Metric]:
@@ -137,12 +160,13 @@ def metrics_of(rows: Iterable[Row], groups: Container[str] = ()) -> list[Metric]
     held = {(row["probe"], name) for row in rows for name in row["scores"]}
     kinds = sorted({probe.partition(".")[2] for probe, _ in held if probe.startswith("portability.")})
     every: list[Metric] = []
-    for metric in METRICS:
+    for metric in table():
         every += [metric] if not metric.group or metric.group in groups else []
         if metric.name in _BY_KIND:
             every += [_of_kind(metric, kind) for kind in kinds]
     every += [_of_task(probe, name) for probe, name in sorted(held) if probe.startswith(HARNESS)]
-    return [m for m in every if all(_held(probe, name, held) for probe, name in m.columns)]
+    probes = {(probe, name) for probe, _ in held for m in every if m.score for _, name in m.columns}
+    return [m for m in every if all(_held(probe, name, probes if m.score else held) for probe, name in m.columns)]
 
 
 def _of_task(probe: str, name: str) -> Metric:

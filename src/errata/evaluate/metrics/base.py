@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from errata.errors import ErrataError
+
 Score: TypeAlias = float | None  # None: not scored, and counted
 Array: TypeAlias = NDArray[np.float64]
 Row: TypeAlias = Mapping[str, Any]  # one line of rows.jsonl
@@ -41,6 +43,7 @@ class Metric:
         pool: how the rows of one fact become one value: "mean", "any" (the largest) or "sum".
         share: whether it lies between 0 and 1.
         group: the group of `retention` whose facts alone it is averaged over; all facts where it is "".
+        score: of a plugin's number, what gives it from a row of one of its probes; the row itself holds it where this is None.
     """
 
     name: str
@@ -54,3 +57,22 @@ class Metric:
     pool: Literal["mean", "any", "sum"] = "mean"
     share: bool = True
     group: str = ""
+    score: Callable[[Row], Score] | None = None
+
+    def of(self, row: Row, score: str) -> Score:
+        """Return what a row says of a column.
+
+        Raises:
+            ErrataError: a plugin's number cannot be made of the row.
+        """
+        if self.score is None:
+            found: Score = row["scores"][score]
+            return found
+        try:
+            value = self.score(row)
+            return None if value is None else float(value)
+        except Exception as error:  # a stranger's function may raise anything
+            raise ErrataError(
+                f"the plugin's number {self.name!r} fails on case {row['case']!r} ({type(error).__name__}: {error}): mend "
+                "it, or leave it out with ERRATA_PLUGINS=none; rows.jsonl is whole."
+            ) from error
