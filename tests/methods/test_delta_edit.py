@@ -15,7 +15,7 @@ from errata.delta import Site
 from errata.edit import Report
 from errata.methods import make
 from errata.methods.shared import locate_then_edit
-from errata.methods.shared.delta_edit import Running, directions, stirred
+from errata.methods.shared.delta_edit import UsualNoise, directions, stirred
 from errata.model.query import Query
 from errata.solve.keys import gather
 from errata.solve.subspace import Span
@@ -54,11 +54,11 @@ def test_what_is_usual_is_a_running_mean_that_unusual_noise_does_not_move() -> N
     for noise in (1.2, 0.9, 1.1):
         mean = 0.9 * mean + 0.1 * noise
         variance = 0.9 * variance + 0.1 * (noise - mean) ** 2
-    found = Running.of(past)
+    found = UsualNoise.of(past)
     assert (found.mean, found.variance, found.seen) == (pytest.approx(mean), pytest.approx(variance), 4)
     assert not found.strays(mean + 2.9 * sqrt(variance), 3.0)
     assert found.strays(mean - 3.1 * sqrt(variance), 3.0)
-    assert not Running.of(past[:1]).strays(9.0, 3.0)  # one says nothing of what is usual
+    assert not UsualNoise.of(past[:1]).strays(9.0, 3.0)  # one says nothing of what is usual
 
 
 @pytest.mark.parametrize("method", ["rome", "memit"])
@@ -76,7 +76,7 @@ def test_delta_is_free_until_the_noise_strays_and_kept_off_then(method: str, mon
     assert "noise" not in edits[0].report
 
     monkeypatch.setattr(locate_then_edit, "FIRST", 2)
-    monkeypatch.setattr(Running, "strays", lambda *_: True)
+    monkeypatch.setattr(UsualNoise, "strays", lambda *_: True)
     held = write(lm, method, MORE[2:3], edits[:2], constraint="deltaedit", floor=0.0)[-1]
     assert held.report["held_off"]
     u, values, _ = torch.linalg.svd(torch.cat([noise.T, total], 1))

@@ -35,7 +35,7 @@ NOISE, HELD = "noise", "held_off"  # in an edit's report: what was found, and wh
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class UsualNoise:
     """Mean and variance of the noise of edits that stand, the newest weighing most."""
 
     mean: float = 0.0
@@ -43,7 +43,7 @@ class Running:
     seen: int = 0
 
     @classmethod
-    def of(cls, past: Sequence[Edit]) -> Running:
+    def of(cls, past: Sequence[Edit]) -> UsualNoise:
         """Return what the reports of edits come to, oldest first; unusual ones say nothing of what is usual."""
         found = cls()
         for edit in past:
@@ -52,10 +52,10 @@ class Running:
                 found = found.add(float(noise))
         return found
 
-    def add(self, noise: float) -> Running:
+    def add(self, noise: float) -> UsualNoise:
         """Return it with one more."""
         mean = DECAY * self.mean + (1 - DECAY) * noise if self.seen else noise
-        return Running(mean, DECAY * self.variance + (1 - DECAY) * (noise - mean) ** 2, self.seen + 1)
+        return UsualNoise(mean, DECAY * self.variance + (1 - DECAY) * (noise - mean) ** 2, self.seen + 1)
 
     def strays(self, noise: float, by: float) -> bool:
         """Say whether a noise is unusual: further from the mean than `by` standard deviations."""

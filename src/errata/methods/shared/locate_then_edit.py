@@ -11,7 +11,7 @@ from errata.edit import Edit
 from errata.errors import BadConfig
 from errata.fact import Fact
 from errata.methods.base import Auto, filled, layer_at
-from errata.methods.shared.delta_edit import FIRST, HELD, NOISE, Running, directions, stirred
+from errata.methods.shared.delta_edit import FIRST, HELD, NOISE, UsualNoise, directions, stirred
 from errata.methods.shared.orthogonal import OrthogonalRoom, OrthogonalSettings, history_of
 from errata.methods.shared.regularised import Regularised
 from errata.model.lm import LM
@@ -100,7 +100,7 @@ class LocateThenEdit(Regularised):
         found, _ = gather(lm, queries(lm, facts, [""], answers=False), inputs=[site])
         noise = stirred(span, found[site])
         size = float(noise.norm(dim=1).mean())
-        held = len(past) >= FIRST and Running.of(past).strays(size, self.strays)
+        held = len(past) >= FIRST and UsualNoise.of(past).strays(size, self.strays)
         taken = directions(span, noise, self.floor)
         rooms = {site: FreeSpace(taken, taken[:, :0])} if held else {}
         how = OrthogonalSettings(True, "learned", (0.0, 0.0), self.similarity)
