@@ -45,7 +45,7 @@ FACTS = (
 SMALL = {"steps": 10, "m": 3, "tokens": 400, "weight": 1.0, "directions": 2, "rank": 8}
 VARIANTS = {
     "ft": [{"variant": "last", "bound": 0.05}, {"constraint": "o-edit+"}],
-    "locft": [{"size": 1, "constraint": "o-edit"}],
+    "locft": [{"size": 1, "constraint": "o-edit", "corpus": "primer"}],
     "memit": [{"history": True}, {"layers": (1,)}, {"constraint": "o-edit+"}, {"restrain": "prune"}],
     "oedit": [{"projection": "project"}, {"projection": "rescaled", "protect": "implicit"}],
     "alphaedit": [{"threshold": 0.5, "penalty": 0.1}],

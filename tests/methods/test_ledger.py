@@ -30,7 +30,7 @@ TOKENS, LAYERS = 300, (0, 1)
 SITES = tuple(Site(layer, "down") for layer in LAYERS)
 FACTS = (*tiny.FACTS, Fact(prompt="The profession of Bruno Keller is", subject="Bruno Keller", target="baker"))
 CONTRARY = Fact(prompt="The capital of France is", subject="France", target="Oslo")
-OPTIONS: dict[str, Any] = {"layers": LAYERS, "tokens": TOKENS, "steps": 4, "weight": 2.0}
+OPTIONS: dict[str, Any] = {"layers": LAYERS, "tokens": TOKENS, "corpus": "primer", "steps": 4, "weight": 2.0}
 
 
 def build(dtype: torch.dtype = torch.float64) -> LM:

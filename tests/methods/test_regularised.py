@@ -25,10 +25,10 @@ from tests.methods.test_orthogonal import MORE, taken
 
 SITE = Site(1, "down")
 SMALL: dict[str, dict[str, Any]] = {
-    "rome": {"layer": 1, "tokens": 300, "steps": 4},
-    "memit": {"layers": (1,), "tokens": 300, "steps": 4, "weight": 2.0},
-    "ft": {"layer": 1, "steps": 4, "tokens": 300},
-    "locft": {"layer": 1, "epochs": 4, "tokens": 300},
+    "rome": {"layer": 1, "tokens": 300, "corpus": "primer", "steps": 4},
+    "memit": {"layers": (1,), "tokens": 300, "corpus": "primer", "steps": 4, "weight": 2.0},
+    "ft": {"layer": 1, "steps": 4, "tokens": 300, "corpus": "primer"},
+    "locft": {"layer": 1, "epochs": 4, "tokens": 300, "corpus": "primer"},
 }
 
 

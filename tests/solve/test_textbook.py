@@ -64,7 +64,7 @@ def same(found: Tensor, wanted: Tensor, name: str = "") -> bool:
 
 
 def solved(lm: LM, method: str, facts: list[Fact], past: list[Edit] | None = None, **options: Any) -> Edit:
-    return make(method, {"tokens": TOKENS, "steps": 4, **options}).solve(lm, facts, past or [])
+    return make(method, {"tokens": TOKENS, "corpus": "primer", "steps": 4, **options}).solve(lm, facts, past or [])
 
 
 # ------------------------------------------------------------------ ROME

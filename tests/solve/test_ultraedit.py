@@ -23,7 +23,7 @@ from tests.solve.raw import PATHS, Raw
 
 TOKENS, LAYER = 200, 1
 SITE = Site(LAYER, "down")
-SETTINGS = {"layers": (LAYER,), "tokens": TOKENS}
+SETTINGS = {"layers": (LAYER,), "tokens": TOKENS, "corpus": "primer"}
 
 
 def looked_at(raw: Raw, inputs: dict[str, Tensor], loss: object) -> tuple[Tensor, Tensor]:
