@@ -13,9 +13,9 @@ the batch.
 
 Differs from the papers: where a reply names the subject again, δ is added there too, since an edit answers to every mention.
 Facts about one subject in one batch share their δ and are learned together, because they share their key, and a key can be
-given one value only. ``lr="auto"`` is a fraction of the root mean square of z0, because a fixed step of 0.5 suits hidden states of
-norm 1 to 50 and no others. The margin is ours: decay · ‖δ‖ / ‖z0‖² alone keeps L above `stop` on models whose z0 is small, and
-then every step is taken however well the answer leads.
+given one value only. ``lr="auto"`` is a fraction of the root mean square of z0, because a fixed step of 0.5 suits hidden states
+of norm 1 to 50 and no others. The margin is ours: decay · ‖δ‖ / ‖z0‖² alone keeps L above `stop` on models whose z0 is small,
+and then every step is taken however well the answer leads.
 """
 
 from __future__ import annotations
