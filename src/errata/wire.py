@@ -71,11 +71,13 @@ def whole_record(kept: Record, history: Sequence[Event]) -> dict[str, Any]:
 
 
 def architecture(lm: LM, checks: Sequence[Check]) -> dict[str, Any]:
-    """Return {"model", "model_type", "by", "kind", "layers", "width", …, "blocks": […], "checks": [{"what", "holds", "seen"}]}.
+    """Return {"model", "model_type", "by", "kind", "layers", "width", …, "blocks": […], "checks": [{"what", "holds", "seen"}],
+    "profile": settings of methods that were found to suit it}.
 
     "by" is "row" where the table has one, else "shape"; a line of "blocks" is for layers that are alike.
     """
     from errata.delta import Site
+    from errata.stats.profile import kept
 
     row, kinds = lm.row, dict[Any, list[int]]()
     for layer in range(lm.depth):
@@ -91,6 +93,7 @@ def architecture(lm: LM, checks: Sequence[Check]) -> dict[str, Any]:
         "model": lm.name, "model_type": lm.model.config.model_type, "by": lm.found_by, "kind": row.kind, "layers": lm.depth,
         "width": lm.width, "transposed": row.transposed, "post_norm": row.post_norm, "experts": row.experts,
         "cache": row.cache, "blocks": blocks, "checks": [check._asdict() for check in checks],
+        "profile": {method: dict(settings) for method, settings in kept(lm).settings.items() if settings},
     }  # fmt: skip
 
 

@@ -136,6 +136,9 @@ def test_the_command_keeps_shares_takes_and_forgets(
     files[0].write_text(shared.toml())
     assert main(["tune", "primer", "--use", str(files[0])]) == 0
     assert profile.kept(shipped) == shared
+    capsys.readouterr()
+    assert main(["arch", "primer"]) == 0
+    assert "tuned: rome layer=3" in capsys.readouterr().out
     assert main(["tune", "primer", "--forget"]) == 0
     assert profile.kept(shipped) == Profile()
     capsys.readouterr()

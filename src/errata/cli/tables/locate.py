@@ -9,6 +9,7 @@ from rich.text import Text
 
 from errata.cli.tables.base import Json, mark, table_of
 from errata.errors import ranges
+from errata.report.tuned import worded
 
 
 def arch(row: Json) -> RenderableType:
@@ -29,7 +30,8 @@ def arch(row: Json) -> RenderableType:
     checks = table_of("", "check", "seen")
     for check in row["checks"]:
         checks.add_row(mark(check["holds"]), check["what"], check["seen"])
-    return Group(Text("; ".join(head)), Text("\n".join(lines)), checks)
+    tuned = [f"tuned: {method} {worded(settings)}" for method, settings in row["profile"].items()]
+    return Group(Text("; ".join(head)), Text("\n".join([*lines, *tuned])), checks)
 
 
 def _paths(found: str | list[str]) -> str:
