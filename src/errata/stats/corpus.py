@@ -92,7 +92,8 @@ def sampled(lm: LM) -> str:
     in a row, neighbours keep their answers in .83 (memit), .85 (rome) and .89 (ledger) of the cases with statistics of its own
     text, in .68, .77 and .79 with those of the primer's, in .69, .72 and .79 with those of prose: LOG.md, 2026-11-27.
     """
-    return OWN if lm.row.kind == "decoder" and lm.published != PRIMER else suited(lm)
+    says = lm.row.kind == "decoder" and lm.row.cache != "none"  # without a cache it would take too long
+    return OWN if says and lm.published != PRIMER else suited(lm)
 
 
 def open_corpus(name: str, lm: LM | None = None) -> Corpus:
