@@ -71,11 +71,14 @@ def _files(lm: Any, found: Any, out: Path | None, page: Path | None) -> list[str
     from errata.report import tuned
     from errata.stats import profile
 
+    kept = profile.keep(
+        lm, found.profile
+    )  # first: what took minutes is not lost because another file cannot be written
     if out is not None:
         out.write_text(found.profile.toml(), encoding="utf-8")
     if page is not None:
         tuned.write(found.to_dict(), page)
-    return [str(path) for path in (profile.keep(lm, found.profile), out, page) if path is not None]
+    return [str(path) for path in (kept, out, page) if path is not None]
 
 
 def _taken(lm: Any, given: Any) -> str:

@@ -218,9 +218,13 @@ class _Search:
     seed: int
     tell: Callable[[str, int, int], None]
     tried: list[Tried] = field(default_factory=list)
+    _before: Tensor = field(init=False)
     _cells: dict[tuple[str, str, Fact], _Cell] = field(default_factory=dict)
     _settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     _measured: dict[str, Ability] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._before = self._texts()
 
     def method(self, name: str) -> None:
         """Find the settings of one method."""
@@ -282,7 +286,7 @@ class _Search:
         return self._cells[key]
 
     def _written(self, how: Method, task: Task) -> _Cell:
-        fact, before = task.fact, self._texts()
+        fact = task.fact
         worded, near = ([p for p in fact.probes if p.kind == kind] for kind in ("paraphrase", "neighborhood"))
         try:
             edit = how.solve(self.lm, [fact])
@@ -296,7 +300,7 @@ class _Search:
             after = self._texts()
         answered = [says(text, probe.answer) for text, probe in zip(rest, (*worded, *near), strict=True)]
         reworded = [*answered[: len(worded)], *(says(text, fact.target, reply=True) for text in replies)]
-        drift = float((before.exp() * (before - after)).sum(-1).mean())
+        drift = float((self._before.exp() * (self._before - after)).sum(-1).mean())
         return _Cell([says(first, fact.target)], reworded, answered[len(worded) :], drift)
 
     @torch.no_grad()

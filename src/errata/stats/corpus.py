@@ -90,7 +90,8 @@ def sampled(lm: LM) -> str:
 
     What it was trained on, nobody knows as well as the model. On the CounterFact reference of GPT-2's kind, after 100 edits
     in a row, neighbours keep their answers in .83 (memit), .85 (rome) and .89 (ledger) of the cases with statistics of its own
-    text, in .68, .77 and .79 with those of the primer's, in .69, .72 and .79 with those of prose: LOG.md, 2026-11-27.
+    text, in .68, .77 and .79 with those of the primer's, in .69, .72 and .79 with those of prose (seed 1). That model chose
+    this; no second one has confirmed it in sequences: LOG.md, 2026-11-27.
     """
     says = lm.row.kind == "decoder" and lm.row.cache != "none"  # without a cache it would take too long
     return OWN if says and lm.published != PRIMER else suited(lm)

@@ -10,7 +10,6 @@ One small TOML file per model in the statistics' directory, named by the model's
 from __future__ import annotations
 
 import json
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from typing import Any, Final
 from errata.content import read_file
 from errata.errors import BadFile
 from errata.model.lm import LM
-from errata.stats.store import directory
+from errata.stats.store import directory, put
 
 FORMAT: Final = 1
 LARGEST: Final = 1 << 20  # bytes that are read
@@ -83,10 +82,7 @@ def _frozen(value: object) -> object:
 def keep(lm: LM, profile: Profile) -> Path:
     """Make a profile this model's from now on; return the file it is kept in."""
     path = _path(lm)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(profile.toml(), encoding="utf-8")
-    os.replace(temporary, path)
+    put(path, profile.toml().encode())
     lm.memory["profile"] = profile
     return path
 

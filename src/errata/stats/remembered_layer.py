@@ -10,13 +10,12 @@ was made by an older rule is found if the model is still called the same.
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 
 from errata.errors import UnknownSite
 from errata.model.lm import LM
-from errata.stats.store import directory
+from errata.stats.store import directory, put
 
 FORMAT = 1
 
@@ -34,11 +33,8 @@ def remember(lm: LM, layer: int) -> Path:
     if not 0 <= layer < lm.reachable:
         raise UnknownSite(f"{lm.name} has layers 0 to {lm.reachable - 1}; layer {layer} cannot be remembered.")
     path = _path(lm)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     content = {"format": FORMAT, "fingerprint": lm.fingerprint, "name": lm.name, "layer": layer}
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(temporary, path)
+    put(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
     return path
 
 

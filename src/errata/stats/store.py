@@ -257,7 +257,7 @@ def _save(key: Key, found: Sum, ended: Ended) -> None:
     _write(path, {"total": found.total}, {"key": json.dumps(asdict(key), sort_keys=True), "ended": json.dumps(how)})
     manifest = {**asdict(key), "count": found.count, **how, "tokens": key.tokens, "read": ended.tokens}
     manifest |= {"bytes": path.stat().st_size, "sha256": _hash(path)}
-    _replace(path.with_suffix(".json"), json.dumps(manifest, indent=1).encode())  # last: its presence means completion
+    put(path.with_suffix(".json"), json.dumps(manifest, indent=1).encode())  # last: its presence means completion
 
 
 def _read(key: Key) -> Known | None:
@@ -321,7 +321,9 @@ def _write(path: Path, tensors: dict[str, Tensor], meta: dict[str, str]) -> None
     os.replace(temporary, path)
 
 
-def _replace(path: Path, data: bytes) -> None:
+def put(path: Path, data: bytes) -> None:
+    """Write a file of the statistics' directory, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(data)
     os.replace(temporary, path)

@@ -93,17 +93,17 @@ class LocateThenEdit(Regularised):
         """Return what v* of facts on top of `past` is held to; on a resolved method. Raises what `hold` raises."""
         if self.constraint != "deltaedit":
             return self.hold(lm, past)
+        how = OrthogonalSettings(True, "learned", (0.0, 0.0), self.similarity)
         site = self.sites()[-1]
         span = history_of(lm, site, past)
         if not len(span.values):
-            return OrthogonalRoom(OrthogonalSettings(False, "learned", (0.0, 0.0), self.similarity), lm, {})
+            return OrthogonalRoom(how, lm, {})
         found, _ = gather(lm, queries(lm, facts, [""], answers=False), inputs=[site])
         noise = stirred(span, found[site])
         size = float(noise.norm(dim=1).mean())
         held = len(past) >= FIRST and UsualNoise.of(past).strays(size, self.strays)
-        taken = directions(span, noise, self.floor)
-        rooms = {site: FreeSpace(taken, taken[:, :0])} if held else {}
-        how = OrthogonalSettings(True, "learned", (0.0, 0.0), self.similarity)
+        taken = directions(span, noise, self.floor) if held else None
+        rooms = {} if taken is None else {site: FreeSpace(taken, taken[:, :0])}
         return OrthogonalRoom(how, lm, rooms, {NOISE: size, HELD: held})
 
     def statistics(self, lm: LM) -> dict[str, dict[str, Any]]:
