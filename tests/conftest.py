@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 
+import jaxtyping
 import pytest
 from hypothesis import settings
 
@@ -33,6 +34,12 @@ SLOW = (
 FIRST = ("e2e/test_kill", "e2e/test_main_job", "bench/", "data/test_recipes", "contract/", "e2e/", "test_peers", "cli/")
 
 
+# Shapes and types are checked at each call, which is a fifth of what a tiny model costs: not where the same calls were
+# checked already, nor where whole programs run and are judged by what they write.
+UNCHECKED = ("bench/", "cli/", "e2e/", "serve/", "test_accelerator", "test_peers", "test_references")
+CHECKED = ("bert", "gemma2", "gpt2", "llama", "mixtral", "t5")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="a choice of architectures, and no tests of many seconds")
 
@@ -57,6 +64,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if getattr(law, "is_hypothesis_test", False):
             known = law._hypothesis_internal_use_settings
             law._hypothesis_internal_use_settings = settings(known, max_examples=known.max_examples * LONGER)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check shapes and types in this test, or not."""
+    jaxtyping.config.update("jaxtyping_disable", not (LONGER or _checked(item)))
+
+
+def _checked(item: pytest.Item) -> bool:
+    case = getattr(item, "callspec", None)
+    if case and "contract/" in item.nodeid:
+        return case.params.get("name", CHECKED[0]) in CHECKED
+    return not any(f"tests/{part}" in item.nodeid for part in UNCHECKED)
 
 
 def _quick(item: pytest.Item) -> bool:

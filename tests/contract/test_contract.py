@@ -33,6 +33,7 @@ from errata.methods.shared.locate_then_edit import LocateThenEdit
 from errata.model.lm import LM
 from errata.model.query import Query
 from tests import tiny
+from tests.conftest import LONGER
 
 # A random model carries nothing from a subject to the end of its prompt, so these prompts end with theirs; and what an
 # update does beside its aim is luck there, so the seed is one with which it does not hide the aim.
@@ -42,6 +43,9 @@ FACTS = (
     Fact(prompt="The home town of Anna Lindgren", subject="Anna Lindgren", target="Paris"),
     Fact(prompt="The instrument of Carla Moreno", subject="Carla Moreno", target="tuba"),
 )
+# Here every method writes two facts and is solved twice; on other architectures, whose passes are tested one by one in
+# tests/model, once, and the second time by four methods. With ERRATA_LAWS (benchmarks/laws.py) everywhere.
+WHOLE = tiny.EDITABLE if LONGER else ("falcon", "gemma2", "gpt2", "llama", "t5")
 SMALL = {"steps": 10, "m": 3, "tokens": 400, "weight": 1.0, "directions": 2, "rank": 8}
 VARIANTS = {
     "ft": [{"variant": "last", "bound": 0.05}, {"constraint": "o-edit+"}],
@@ -70,9 +74,9 @@ def small(name: str, **options: Any) -> Method:
     return methods.make(name, {**{k: v for k, v in SMALL.items() if k in known}, **options})
 
 
-def grouped(how: Method) -> list[tuple[Fact, ...]]:
-    """Return what is written at once: two facts as a batch, or one by one."""
-    return [FACTS[:2]] if how.batched else [(fact,) for fact in FACTS[:2]]
+def grouped(how: Method, name: str) -> list[tuple[Fact, ...]]:
+    """Return what is written at once: two facts as a batch, or one by one; one alone where the rest is a sample."""
+    return [FACTS[:2]] if how.batched else [(fact,) for fact in FACTS[: 2 if name in WHOLE else 1]]
 
 
 def snapshot(lm: LM) -> dict[str, Any]:
@@ -136,7 +140,7 @@ def solved() -> Solved:
         key = (method, name, dtype, tuple(options.items()))
         if key not in made:
             lm, how = tiny.build(name, SEED, dtype), small(method, **options)
-            before, groups = snapshot(lm), grouped(how)
+            before, groups = snapshot(lm), grouped(how, name)
             edits = [how.solve(lm, group) for group in groups]
             made[key] = Case(lm, how, groups, edits, changed(before, snapshot(lm)))
         return made[key]
@@ -175,6 +179,12 @@ every_pair = pytest.mark.parametrize(
     [(m, n) for n in (*tiny.EDITABLE, *tiny.EXPERTS) for m in methods.names() if n in tiny.EDITABLE or m in ON_EXPERTS],
     ids=lambda part: part,
 )
+every_pair_of_whole = pytest.mark.parametrize(
+    ("method", "name"),
+    [(m, n) for n in (*tiny.EDITABLE, *tiny.EXPERTS) for m in (methods.names() if n in WHOLE else ON_EXPERTS)
+     if n in tiny.EDITABLE or m in ON_EXPERTS],
+    ids=lambda part: part,
+)  # fmt: skip
 every_variant = pytest.mark.parametrize(
     ("method", "options"), [(m, o) for m, all_ in VARIANTS.items() if m in methods.names() for o in all_]
 )
@@ -232,7 +242,7 @@ for name in ("llama", "t5"):
 # ------------------------------------------------------------------ 2 and 6: the same bytes, whatever went before
 
 
-@every_pair
+@every_pair_of_whole
 def test_same_inputs_same_bytes(solved: Solved, again: Callable[[str, str], Again], method: str, name: str) -> None:
     assert again(method, name).edit.to_bytes() == solved(method, name).edits[0].to_bytes()
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from errata import methods
-from errata.bench.run import CONTROL, Plan, Run, Tell
+from errata.bench.run import CONTROL, Plan, Run
 from errata.config import parse_flags
 from errata.data.cases import Cases
 from errata.errors import BadConfig
 from errata.model.loading import load
 
+TellOf = Callable[[str, int, int, float | None], None]
+
 
 def compare_methods(
-    plan: Plan, cases: Cases, model: str, settings: Sequence[str], out: Path, tell: Tell | None = None
+    plan: Plan,
+    cases: Cases,
+    model: str,
+    settings: Sequence[str],
+    out: Path,
+    tell: TellOf | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Run the methods of `plan.method` (names with commas) one after the other, each in `out`/NAME.
 
     Args:
         settings: KEY=VALUE for every method, or NAME.KEY=VALUE for one.
-        tell: called with (edits done, edits wanted) of each run.
+        tell: called with (what is done, edits done, edits wanted, seconds left of this method if that can be told).
 
     Returns:
         the summaries by method, in the order given.
@@ -38,9 +46,10 @@ def compare_methods(
         raise BadConfig(f"{plan.cases} has {len(cases)} cases, fewer than --edits {plan.edits}; ask for fewer.")
     lm = load(model)
     found = {}
-    for name in names:
+    for number, name in enumerate(names, 1):
         one = replace(plan, method=name, options=options[name])
-        found[name] = Run(one, lm, list(cases), out / name).go(tell)
+        what = name if len(names) == 1 else f"{name}, {number} of {len(names)}"
+        found[name] = Run(one, lm, list(cases), out / name).go(None if tell is None else partial(tell, what))
     return found
 
 

@@ -14,9 +14,11 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any, TypeVar
 
 from errata import methods
+from errata.bench.pace import Pace
 from errata.bench.run_files import append, begun_as, costs, keep, marks, peak_bytes, same_run
 from errata.book.book import Book
 from errata.config import to_dict
@@ -40,7 +42,7 @@ from errata.stats.corpus import open_corpus
 CONTROL = "none"  # writes nothing; what every method is to be compared with
 ALL = 300  # up to this many edits every case is asked at a checkpoint, beyond it the groups of retention
 TEXTS = 60  # texts of the perplexity
-Tell = Callable[[int, int], None]
+Tell = Callable[[int, int, float | None], None]  # edits done, edits wanted, seconds left if that can be told
 _Found = TypeVar("_Found")
 
 
@@ -147,29 +149,47 @@ class Run:
         """Do what is left of the run and return its summary.
 
         Args:
-            tell: called with (edits done, edits wanted).
+            tell: called with (edits done, edits wanted, seconds left: None while that cannot be told).
         """
+        self._tell, self._pace = tell, Pace(self._work())
         try:
             self._lm.weights.stand([])
-            self._before: Read = self._once("text", (self._plan.text,), lambda: measure(self._scorer, self._texts))
+            self._before: Read = self._once("text", (self._plan.text,), partial(self._read, wanted=False))
             self._unit("base", 0, self._unedited)
             self._general_ability(0)
             self._base = at(read_rows(self._out / "rows.jsonl"), checkpoint=0)
             if self._plan.independent:
-                self._independent(tell)
+                self._independent()
             else:
-                self._sequential(tell)
+                self._sequential()
         finally:
             self._lm.weights.stand([])
         return self._summary()
 
+    def _work(self) -> dict[str, int]:
+        """Return how much of each kind of work is left; edits that stand in the book are taken off when it is opened."""
+        done = {mark["unit"] for mark in self._marks}
+        if self._plan.independent:
+            left = sum(f"case {case.id}" not in done for case in self._cases)
+            return {"edit": left if self._method else 0, "case": left}
+        points = [point for point in self._points() if f"T={point}" not in done]
+        asked = sum(len(self._asked(point)) for point in points)
+        return {"edit": len(self._cases) if self._method else 0, "case": asked, "text": len(points)}
+
+    def _say(self, done: int) -> None:
+        if self._tell is not None:
+            self._tell(done, len(self._cases), self._pace.left)
+
     # ---------------------------------------------------------------- the two modes
 
-    def _independent(self, tell: Tell | None) -> None:
+    def _points(self) -> list[int]:
+        return sorted({c for c in self._plan.checkpoints if c < len(self._cases)} | {len(self._cases)})
+
+    def _independent(self) -> None:
         for number, case in enumerate(self._cases, 1):
+            self._say(number - 1)
             self._unit(f"case {case.id}", 1, partial(self._alone, case))
-            if tell is not None:
-                tell(number, len(self._cases))
+        self._say(len(self._cases))
 
     def _alone(self, case: Case) -> list[dict[str, Any]]:
         if self._method is None:
@@ -178,25 +198,25 @@ class Run:
         with self._lm.weights.trial([edit.deltas]):
             return self._measure([case], 1, {case.id: [edit.id]}, edit)
 
-    def _sequential(self, tell: Tell | None) -> None:
-        wanted = sorted({c for c in self._plan.checkpoints if c < len(self._cases)} | {len(self._cases)})
+    def _sequential(self) -> None:
         with Book.open(self._out / "book", base=self._lm.identity, name=self._lm.name) as book:
             edits = load(book, book.stand())
             self._lm.weights.stand([edit.deltas for edit in edits])
-            for target in wanted:
-                self._write_up_to(target, book, edits, tell)
+            self._pace.skip("edit", sum(len(edit.report.cases) for edit in edits))
+            for target in self._points():
+                self._write_up_to(target, book, edits)
                 self._unit(f"T={target}", target, partial(self._standing, edits, target))
                 if self._collapsed(target):
                     break
             self._general_ability(target)
 
-    def _write_up_to(self, target: int, book: Book, edits: list[Edit], tell: Tell | None) -> None:
+    def _write_up_to(self, target: int, book: Book, edits: list[Edit]) -> None:
         done = sum(len(edit.report.cases) for edit in edits)
+        self._say(done)
         while self._method is not None and done < target:
             edits.append(self._write(book, edits, self._cases[done : min(done + self._plan.batch, target)]))
             done += len(edits[-1].report.cases)
-            if tell is not None:
-                tell(done, len(self._cases))
+            self._say(done)
 
     def _standing(self, edits: Sequence[Edit], target: int) -> list[dict[str, Any]]:
         owners = {case: [edit.id] for edit in edits for case in edit.report.cases}
@@ -210,9 +230,10 @@ class Run:
         return edit
 
     def _solve(self, method: Method, cases: Sequence[Case], past: Sequence[Edit]) -> Edit:
-        facts = [fact for case in cases for fact in case.facts]
+        begun, facts = perf_counter(), [fact for case in cases for fact in case.facts]
         edit, seconds = solve(self._lm, method, facts, past, self._plan.max_norm_ratio, self._base_name)
         self._spent.append((seconds["solve"], len(edit.facts), len(edit.to_bytes())))
+        self._pace.took("edit", len(cases), perf_counter() - begun)
         return replace(edit, report=edit.report.plus(cases=[case.id for case in cases]))
 
     # ---------------------------------------------------------------- measuring
@@ -232,15 +253,22 @@ class Run:
         self, cases: Sequence[Case], checkpoint: int, owners: Mapping[str, Sequence[str]], last: Edit | None
     ) -> list[dict[str, Any]]:
         about = replace(self._about, checkpoint=checkpoint, edits=owners)
-        base = None if checkpoint == 0 else self._base
+        base, begun = None if checkpoint == 0 else self._base, perf_counter()
         rows = score(self._lm, cases, base=base, about=about, options=self._options, scorer=self._scorer)
         rows = rows if self._judge is None else judged(rows, self._judge)
+        self._pace.took("case", len(cases), perf_counter() - begun, wanted=checkpoint > 0)
         if self._plan.independent and checkpoint:
             return rows  # what one edit does to general text is too little to measure for each of them
-        read = measure(self._scorer, self._texts) if checkpoint else self._before
+        read = self._read() if checkpoint else self._before
         rows += text_rows(self._texts, read, before=self._before, about=about)
         matrices = last.matrices if last else []
         return rows + (site_rows(self._lm, matrices, self._texts[:8], about=about) if matrices else [])
+
+    def _read(self, wanted: bool = True) -> Read:
+        begun = perf_counter()
+        read = measure(self._scorer, self._texts)
+        self._pace.took("text", 1, perf_counter() - begun, wanted)
+        return read
 
     def _unedited(self) -> list[dict[str, Any]]:
         key = (tuple(self._cases), self._plan.generation, self._plan.seed, self._plan.text, self._plan.judge)

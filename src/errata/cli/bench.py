@@ -61,7 +61,7 @@ def bench(
         independent=independent, generation=generation, stop_at_perplexity=stop, text=text,
         command=redacted(shlex.join(["errata", *sys.argv[1:]])), harness=_words(harness), judge=judge,
     )  # fmt: skip
-    found = compare_methods(plan, known, model, settings or [], out, opt.told("editing"))
+    found = compare_methods(plan, known, model, settings or [], out, opt.TELL.get())
     report.write([out / name for name in found], out / "report.html")
     return Shown(list(found.values()), as_json)
 

@@ -17,7 +17,7 @@ from errata.book import Book
 AS_MESSAGE = (
     "the prompt is a question, and was put to the model as a message in its chat template; --plain leaves it as it is."
 )
-Tell = Callable[[str, int, int], None]  # at what, how much is done, of how much
+Tell = Callable[..., None]  # at what, how much is done, of how much, and seconds left where that can be told
 # Who is told how far a command is, where somebody watches; set by `app` for the time of a command.
 TELL: Final[ContextVar[Tell | None]] = ContextVar("tell", default=None)
 HERE = Path(".errata")  # the book unless --book names another

@@ -193,7 +193,7 @@ class Sweep:
             lm = self.models.get(job.model)
             given = cases[job.plan.cases, job.plan.seed][: job.plan.edits]
             where = self.directory(job)
-            found = work(job, lm, given, where, lambda edits, _: tell(JobState(job, "running", edits=edits)))
+            found = work(job, lm, given, where, lambda edits, *_: tell(JobState(job, "running", edits=edits)))
             return JobState(job, "done", found)
         except (ErrataError, OSError, MemoryError) as error:
             return JobState(job, "failed", why=explained(error))

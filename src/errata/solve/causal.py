@@ -10,14 +10,14 @@ alone does little).
 
 Differs from the paper: the noise is added to the input of the first block, where some models have added positions already, and
 its size is `noise` times the deviation of those very vectors; P is that of the whole answer, not of its first token. Rows that
-share a layer run together from that layer on, as everything below it is the corrupted run's.
+share a layer run together, from that layer and their token on, as everything below and before is the corrupted run's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +28,7 @@ from errata.errors import UnsupportedModel
 from errata.fact import Fact
 from errata.model.lm import LM
 from errata.model.query import Query
+from errata.model.suffix import Tail, suffix_of
 from errata.model.tokens import Batch
 from errata.model.trace import Trace, resume
 
@@ -130,6 +131,29 @@ def _place(token: int, subject: tuple[int, int], length: int) -> str:
     return _PLACES[6 if token == length - 1 else 4 if token == last + 1 else 5]
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class _Rows:
+    """Rows of one pass, each with the state of one token restored in one draw of the noise.
+
+    Args:
+        sample: which draw each row is of. at: row and column of what is restored, as it is run. token: which token that is.
+        batch: the rows, whole. tail: from that token on, where a model can be run so.
+    """
+
+    sample: Int[Tensor, " b"]
+    at: tuple[Int[Tensor, " b"], Int[Tensor, " b"]]
+    token: Int[Tensor, " b"]
+    batch: Batch
+    tail: Tail | None = None
+
+
+def _rows_of(sample: Int[Tensor, " b"], token: Int[Tensor, " b"], batch: Batch, tail: Tail | None) -> _Rows:
+    if tail is None:
+        return _Rows(sample, (torch.arange(len(token), device=token.device), token), token, batch)
+    row, column = (tail.real & (tail.place == token[tail.row])).nonzero(as_tuple=True)
+    return _Rows(sample, (row, column), tail.place[row, column], batch, tail)
+
+
 class _Runs:
     """The clean run, the corrupted one, and runs that restore."""
 
@@ -151,21 +175,40 @@ class _Runs:
         self.states = seen.outputs
         noisy = self._corrupted(seen.inputs[blocks[0]])
         rows = self._rows(how.samples)
+        cache = lm.cache() if lm.row.kind == "decoder" else None
         with Trace(lm, inputs=blocks) as seen, resume(lm, 0, noisy):
-            self.corrupted = self._answers(rows).mean().item()
+            logits = lm.answer_logits(rows, cache)
+        self.corrupted = _probability(rows, logits).mean().item()
         self.inputs = [
             noisy,
             *(seen.inputs[block] for block in blocks[1:]),
         ]  # what a resumed block was given is no input
+        # What is read from left to right is the corrupted run's up to the noise: restoring it there restores nothing.
+        self.first = self.subject[0] if lm.row.kind == "decoder" else 0
+        self.parts = self._parted(rows, (logits, cache))
 
     def _rows(self, count: int) -> Batch:
-        return self.lm.tokens.batch([self.query] * count)
+        return self.lm.tokens.batch([self.query] * count).to(self.lm.device)
+
+    def _parted(self, rows: Batch, whole: tuple[Float[Tensor, "a v"], Any]) -> list[_Rows]:
+        """Return the rows that are run for each layer, some at a time: all tokens from the noise on, all draws."""
+        device, samples, length = self.lm.device, self.how.samples, len(self.tokens)
+        token = torch.arange(self.first, length, device=device).repeat_interleave(samples)
+        sample = torch.arange(samples, device=device).repeat(length - self.first)
+        batch, suffix = replace(self._rows(len(token)), lookup=token), None
+        if whole[1] is not None:
+            last = replace(rows, lookup=torch.full_like(rows.lookup, length - 1))
+            suffix = suffix_of(self.lm, last, self.inputs[0], 0, whole)
+        if suffix is not None:
+            kept = {layer: (keys[sample], values[sample]) for layer, (keys, values) in suffix.kept.items()}
+            suffix = replace(suffix, batch=batch, hidden=suffix.hidden[sample], kept=kept)
+        every = torch.arange(len(token), device=device).split(ROWS)
+        return [_rows_of(sample[i], token[i], batch.take(i), suffix.take(i) if suffix else None) for i in every]
 
     def _answers(self, batch: Batch) -> Float[Tensor, " b"]:
         """Return the probability of the answer in each row."""
         batch = batch.to(self.lm.device)
-        logp = self.lm.answer_logits(batch).log_softmax(-1).gather(1, batch.labels[:, None])[:, 0]
-        return torch.zeros(len(batch), dtype=logp.dtype, device=logp.device).index_add(0, batch.rows, logp).exp()
+        return _probability(batch, self.lm.answer_logits(batch))
 
     def _corrupted(self, embedded: Float[Tensor, "1 t d"]) -> Float[Tensor, "samples t d"]:
         first, last = self.subject
@@ -179,7 +222,8 @@ class _Runs:
         """Return the effect matrix of one kind of state."""
         columns = [self._restored(layers, ROLES[state]) for layers in self._windows(state)]
         effect = torch.stack(columns, 1) - self.corrupted
-        return Traced(state, self.tokens, self.subject, effect, self.clean, self.corrupted)
+        before = effect.new_zeros(self.first, effect.shape[1])
+        return Traced(state, self.tokens, self.subject, torch.cat([before, effect]), self.clean, self.corrupted)
 
     def _windows(self, state: _State) -> Iterator[range]:
         width = 1 if state == "block" else self.how.window or max(1, round(len(self.layers) * 10 / 48))
@@ -189,26 +233,30 @@ class _Runs:
 
     def _restored(self, layers: range, role: str) -> Float[Tensor, " t"]:
         """Return the mean probability of the answer with the states of `layers` restored, token by token."""
-        samples, tokens = self.how.samples, len(self.tokens)
-        token = torch.arange(tokens).repeat_interleave(samples)
-        sample = torch.arange(samples).repeat(tokens)
-        found = [self._run(layers, role, token[i : i + ROWS], sample[i : i + ROWS]) for i in range(0, len(token), ROWS)]
-        return torch.cat(found).reshape(tokens, samples).double().cpu().mean(1)
+        found = torch.cat([self._run(layers, role, rows) for rows in self.parts])
+        return found.reshape(-1, self.how.samples).double().cpu().mean(1)
 
-    def _run(
-        self, layers: range, role: str, token: Int[Tensor, " b"], sample: Int[Tensor, " b"]
-    ) -> Float[Tensor, " b"]:
-        rows = torch.arange(len(token))
-
+    def _run(self, layers: range, role: str, rows: _Rows) -> Float[Tensor, " b"]:
         def restore(clean: _Hidden) -> Callable[[_Hidden], _Hidden]:
             def replace(output: _Hidden) -> _Hidden:
                 output = output.clone()
-                output[rows, token] = clean[0, token]
+                output[rows.at] = clean[0, rows.token]
                 return output
 
             return replace
 
         back = {Site(layer, role): restore(self.states[Site(layer, role)]) for layer in layers}
-        with Trace(self.lm, replace=back), resume(self.lm, layers[0], self.inputs[layers[0]][sample]):
-            answers = self._answers(self._rows(len(token)))
-        return answers
+        batch, hidden, cache = rows.batch, self.inputs[layers[0]][rows.sample], None
+        if rows.tail is not None:
+            kept = {layer: of for layer, of in rows.tail.kept.items() if layer >= layers[0]}
+            batch, hidden = rows.tail.batch, hidden[rows.tail.row, rows.tail.place]
+            cache = replace(rows.tail, kept=kept).cache(self.lm)
+        with Trace(self.lm, replace=back), resume(self.lm, layers[0], hidden):
+            logits = self.lm.answer_logits(batch, cache)
+        return _probability(rows.batch, logits)
+
+
+def _probability(batch: Batch, logits: Float[Tensor, "a v"]) -> Float[Tensor, " b"]:
+    """Return the probability of the answer in each row."""
+    logp = logits.log_softmax(-1).gather(1, batch.labels[:, None])[:, 0]
+    return torch.zeros(len(batch), dtype=logp.dtype, device=logp.device).index_add(0, batch.rows, logp).exp()

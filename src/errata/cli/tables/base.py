@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,12 @@ def console(*, stderr: bool = False) -> Console:
     if not found.is_terminal and "COLUMNS" not in os.environ:
         found.width = PIPED  # whoever reads a pipe is to find every word of a fact
     return found
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 @contextmanager
@@ -47,13 +54,15 @@ class Waiting:
         self._what, self._lock = what, threading.Lock()
         self._bar: Any = None
         self._now: tuple[str, int, int | None] = (what, 0, None)
+        self._until: float | None = None
         self._timer = threading.Timer(after, self._show)
         self._timer.daemon = True
 
-    def tell(self, what: str, done: int, wanted: int) -> None:
-        """Take in how far it is."""
+    def tell(self, what: str, done: int, wanted: int, left: float | None = None) -> None:
+        """Take in how far it is, and how many seconds are left if that can be told."""
         with self._lock:
             self._now = (f"{self._what}: {what}", done, wanted or None)
+            self._until = None if left is None else time.monotonic() + left
             if self._bar is not None:
                 self._draw(self._bar)
 
@@ -69,15 +78,29 @@ class Waiting:
 
     def _draw(self, bar: Any) -> None:
         description, completed, total = self._now
-        bar.update(self._task, description=description, completed=completed, total=total)
+        bar.update(self._task, description=description, completed=completed, total=total, until=self._until)
 
     def _show(self) -> None:
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # few wait so long
+        from rich.progress import (  # few wait so long
+            BarColumn,
+            Progress,
+            ProgressColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        class Left(ProgressColumn):
+            """What is left, counted down."""
+
+            def render(self, task: Any) -> Text:
+                until = task.fields.get("until")
+                return Text("" if until is None else f"{clock(max(0.0, until - time.monotonic()))} left", "dim")
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), Left())
         with self._lock:
             bar = Progress(*columns, console=console(stderr=True), transient=True)
-            self._task = bar.add_task("", total=None)
+            self._task = bar.add_task("", total=None, until=None)
             self._draw(bar)
             bar.start()
             self._bar = bar

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from errata.cli.tables.base import Json, console, many, shortened, table_of
+from errata.cli.tables.base import Json, clock, console, many, shortened, table_of
 from errata.cli.tables.bench import FIRST, _Fitting
 from errata.evaluate.metrics import named
 
@@ -72,9 +72,9 @@ class Board:
         spent = sum(state.done.seconds for state in done if state.done is not None)
         parts = [f"{len(done)} of {len(self._states)} jobs done" + (f", {len(failed)} failed" if failed else "")]
         cost = f" ({spent / 3600 * self._price:,.2f})" if self._price else ""
-        parts.append(f"{_clock(spent)} worked{cost}")
+        parts.append(f"{clock(spent)} worked{cost}")
         left = self._left()
-        return " · ".join([*parts, *([] if left is None else [f"about {_clock(left)} left"])])
+        return " · ".join([*parts, *([] if left is None else [f"about {clock(left)} left"])])
 
     def _left(self) -> float | None:
         """Return the seconds left: of each method the mean time of its finished jobs, by as many workers as there are."""
@@ -121,7 +121,7 @@ def sweep(row: Json) -> RenderableType:
     states = [job["state"] for job in row["jobs"]]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     seconds = sum(job["seconds"] for job in done)
-    parts.append(Text(f"{many(states, 'job')}: {counts}; {_clock(seconds)} worked."))
+    parts.append(Text(f"{many(states, 'job')}: {counts}; {clock(seconds)} worked."))
     return Group(*parts, *([Text(f"The report is {row['report']}.")] if row["report"] else []))
 
 
@@ -159,8 +159,3 @@ def _called(method: str, options: Mapping[str, Any]) -> str:
 def _ending(name: str, most: int = 24) -> str:
     """Return a name, of a long one its end: that is where paths differ."""
     return name if len(name) <= most else f"…{name[1 - most :]}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
