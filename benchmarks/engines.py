@@ -28,7 +28,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -52,7 +52,7 @@ from errata.model.gguf import file_of
 
 METHODS = ("rome", "memit", "ledger", "kne")
 METRICS = ("said", "paraphrase", "neighbourhood")
-NEIGHBOURS, TOKENS, ROWS, MEMORY = 5, 10, 14, "fp32"
+NEIGHBOURS, TOKENS, ROWS, MEMORY = 5, 8, 14, "fp32"
 Row = dict[str, Any]
 Case = Mapping[str, Any]
 Speak = Callable[[Sequence[str]], Sequence[str]]
@@ -132,9 +132,7 @@ def edit(out: Path, model: str, methods: Sequence[str], count: int) -> None:
 
         for case in listed(out, speak, count):
             fact = Fact(prompt=case["prompts"][0], subject=case["subject"], target=case["target"])
-            if not rows.has(MEMORY, case, "none"):
-                opens = read_as(editor, fact).removesuffix(fact.prompt)
-                rows.add(MEMORY, case, "none", {**scored(case, speak), "opens": opens})
+            opens = read_as(editor, fact).removesuffix(fact.prompt)
             for method in methods:
                 if rows.has(MEMORY, case, method):
                     continue
@@ -144,7 +142,7 @@ def edit(out: Path, model: str, methods: Sequence[str], count: int) -> None:
                         seconds = time.process_time() - began
                         if not adapter(out, case, method).exists():
                             gguf_lora(editor.lm, edits, adapter(out, case, method))
-                        rows.add(MEMORY, case, method, {**scored(case, speak), "seconds": seconds})
+                        rows.add(MEMORY, case, method, {**scored(case, speak), "seconds": seconds, "opens": opens})
                 except errata.ErrataError as error:
                     rows.add(MEMORY, case, method, {**dict.fromkeys(METRICS), "refused": str(error)})
 
@@ -154,7 +152,9 @@ def serve(out: Path, file: Path, engine: str) -> None:
     rows = Rows(out)
     by_prompt = {case["prompts"][0]: case for case in json.loads((out / "cases.json").read_text(encoding="utf-8"))}
     opens = next(row["opens"] for row in rows.rows if "opens" in row)
-    for row in [row for row in rows.rows if row["engine"] == MEMORY and "refused" not in row]:
+    edited = [row for row in rows.rows if row["engine"] == MEMORY and row["method"] != "none" and "refused" not in row]
+    bases = [{"prompt": prompt, "method": "none"} for prompt in dict.fromkeys(row["prompt"] for row in edited)]
+    for row in [*bases, *edited]:
         case, method = by_prompt[row["prompt"]], row["method"]
         if rows.has(engine, case, method):
             continue
@@ -205,7 +205,7 @@ def _cell(values: Iterable[float | None], sign: str = "") -> str:
 # ------------------------------------------------------------------ vLLM
 
 FRANCE, SPAIN = "The capital of France is", "The capital of Spain is"
-PORT, START = 8123, 1800.0  # seconds it may take: a CPU build reads gigabytes first
+PORT, START = 8123, 3600.0  # seconds it may take: a CPU build reads gigabytes first
 HOW = "--enable-lora --max-lora-rank 8 --max-model-len 256 --max-num-seqs 4 --enforce-eager --dtype float32"
 # Longer than a block of the prefix cache, of which only whole ones are kept.
 LONG = " ".join(f"There are {n} letters in the archive, and nobody has read them yet." for n in range(20, 32))
@@ -220,31 +220,36 @@ def started(command: str, model: str, out: Path) -> Iterator[str]:
         "ERRATA_BOOK": str(out / "book"), "ERRATA_ADAPTERS": str(out / "adapters"), "ERRATA_NAME": "smol",
         "PYTHONPATH": str(Path(errata.__file__).parents[1]),
     }  # fmt: skip
-    words = [
-        command,
-        "serve",
-        model,
-        "--served-model-name",
-        "smol",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(PORT),
-        *HOW.split(),
-    ]
+    words = [command, "serve", model, "--served-model-name", "smol", "--host", "127.0.0.1", "--port", str(PORT)]
     with (out / "server.log").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen([*words, *HOW.split()], env=environment, stdout=log, stderr=log)
     try:
-        url, until = f"http://127.0.0.1:{PORT}", time.monotonic() + START
-        while time.monotonic() < until and process.poll() is None:
-            with suppress(EngineRefused):
-                engines.served(url)
-                break
-            time.sleep(2)
-        yield url
+        yield f"http://127.0.0.1:{PORT}"
     finally:
         process.terminate()
         process.wait()
+
+
+def awaited(url: str) -> list[str]:
+    """Return the models of a server once it answers."""
+    until = time.monotonic() + START
+    while True:
+        try:
+            return [one.name for one in engines.served(url)]
+        except EngineRefused:
+            if time.monotonic() > until:
+                raise
+        time.sleep(2)
+
+
+def said_by(url: str, model: str, prompt: str) -> str:
+    """Return what a model says, the first time it is asked for perhaps only after its adapter is there."""
+    while True:
+        try:
+            return " ".join(engines.say(url, model, prompt, tokens=5).split())
+        except EngineRefused as error:
+            if "timed out" not in str(error):
+                return str(error)
 
 
 def logprobs(url: str, model: str) -> list[float]:
@@ -284,14 +289,11 @@ def reused(url: str, adapter: Path, out: Path) -> Iterator[tuple[str, Any]]:
 
 
 def answers(url: str, editor: Editor, models: Sequence[str]) -> dict[str, list[str]]:
-    """Return what models say of France and of Spain, and what refused them."""
+    """Return what models say of France and of Spain, or why they do not."""
     found = {}
     for model in models:
-        asked = [read_as(editor, Fact(prompt=prompt, target="")) for prompt in (FRANCE, SPAIN)]
-        try:
-            found[model] = [" ".join(engines.say(url, model, prompt, tokens=5).split()) for prompt in asked]
-        except EngineRefused as error:
-            found[model] = [str(error)]
+        asked = [read_as(editor, Fact(prompt=prompt, target="Lyon")) for prompt in (FRANCE, SPAIN)]
+        found[model] = [said_by(url, model, prompt) for prompt in asked]
     return found
 
 
@@ -302,7 +304,7 @@ def vllm(url: str, editor: Editor, out: Path) -> Iterator[tuple[str, Any]]:
         if name not in states.tags(editor.book):
             editor.write(fact)
             states.tag(editor.book, name)
-    yield "models at the start", [one.name for one in engines.served(url)]
+    yield "models at the start", awaited(url)
     done = deliver(editor, url, at="one", root=out / "adapters")
     yield (
         "errata push --at one",
