@@ -53,9 +53,7 @@ class Terminal:
             self.defined += f"{command}\n"
             return ""
         how = {"cwd": self.directory, "env": self.environment, "text": True}
-        done = subprocess.run(
-            ["bash", "-ec", self.defined + command], capture_output=True, timeout=1800, check=False, **how
-        )  # type: ignore[call-overload]
+        done = subprocess.run(["bash", "-ec", self.defined + command], capture_output=True, check=False, **how)  # type: ignore[call-overload]
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return str(done.stdout)
 
@@ -74,7 +72,7 @@ class Terminal:
 
     def end(self) -> None:
         if self.server is not None:
-            self.server.communicate("\n", timeout=60)
+            self.server.communicate("\n")
         self.server = None
 
 
