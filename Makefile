@@ -45,7 +45,7 @@ test-real: $(READY)
 test-engines: $(READY)
 	$(SMOLLM2)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[engines]'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real tests/export/test_gguf.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m real tests/export/test_gguf.py tests/export/test_deployment.py
 
 # The studio in a real browser: Debian's chromium (apt install chromium), or the one that $CHROMIUM names.
 test-browser: $(READY)

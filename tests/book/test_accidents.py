@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import sqlite3
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 from sample_edits import BASE, edit, key
 
 from errata.book import Book, Record, records
-from errata.errors import BadBook, CorruptEdit, UnknownEdit
+from errata.book.bundle import bundle
+from errata.errors import BadBook, CorruptEdit, NotWritten, UnknownEdit
 
 
 def file_of(book: Book, record: Record) -> Path:
@@ -39,6 +41,29 @@ def test_an_altered_file_is_named_and_can_be_dropped(book: Book, accident: str) 
     with pytest.raises(CorruptEdit):
         book.restore([record.id])
     assert [r.id for r in book.stand()] == [other.id]
+
+
+@pytest.mark.parametrize("accident", ["other", "cut"])
+def test_a_bundle_that_reads_back_otherwise_is_not_there(
+    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accident: str
+) -> None:
+    book.append([edit(1)])
+    (tmp_path / "new").mkdir()
+    write, close = zipfile.ZipFile.writestr, zipfile.ZipFile.close
+
+    def other(archive: zipfile.ZipFile, member: Any, data: bytes) -> None:
+        write(archive, member, data[:-1] + bytes([data[-1] ^ 1]) if member.filename.startswith("edits/") else data)
+
+    def cut(archive: zipfile.ZipFile) -> None:
+        file = archive.fp if archive.mode == "w" else None
+        close(archive)
+        if file is not None:
+            file.truncate(100)
+
+    monkeypatch.setattr(zipfile.ZipFile, *(("writestr", other) if accident == "other" else ("close", cut)))
+    with pytest.raises(NotWritten, match="reads back otherwise" if accident == "other" else "cannot be read"):
+        bundle(book, tmp_path / "new" / "b.zip")
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_what_a_killed_writer_left_behind_does_no_harm(book: Book) -> None:

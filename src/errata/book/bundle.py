@@ -35,7 +35,7 @@ from errata.book.files import read_whole
 from errata.book.records import Record
 from errata.book.schema import transaction
 from errata.book.verify import Findings, verify
-from errata.errors import BadBook, InputError, NewerBook
+from errata.errors import BadBook, InputError, NewerBook, NotWritten
 from errata.identity import Identity
 
 FORMAT: Final = 2  # 1, still read: of books without an id
@@ -78,7 +78,7 @@ def bundle(book: Book, file: str | os.PathLike[str]) -> Bundled:
 
     Raises:
         BadBook: the book is bound to no model, or `verify` finds that something in it is not as it was written.
-        InputError: the file is there already, or the disk refuses.
+        InputError: the file is there already, or the disk refuses. NotWritten: it does not read back; nothing is left of it.
     """
     target, found = Path(file), verify(book)
     if target.exists():
@@ -94,6 +94,7 @@ def bundle(book: Book, file: str | os.PathLike[str]) -> Bundled:
         with os.fdopen(handle, "wb") as out, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
             for member in sorted({*texts, *edits}):
                 archive.writestr(_entry(member), texts[member] if member in texts else book.read(edits[member]))
+        _check_written(name, texts, edits)
         os.chmod(name, 0o644)
         os.replace(name, target)
     except OSError as error:
@@ -140,6 +141,19 @@ def unbundle(
     except _BROKEN as error:
         raise InputError(f"{source} is no bundle, or a damaged one ({error}): get another copy.") from error
     return _told(target, found, str(base["name"]), str(base["fingerprint"]), size, said)
+
+
+def _check_written(name: str, texts: Mapping[str, bytes], edits: Mapping[str, Record]) -> None:
+    """Read a bundle back; raises NotWritten where a file in it is another than was meant."""
+    wanted = {member: hashlib.sha256(data).hexdigest() for member, data in texts.items()}
+    wanted |= {member: record.sha256 for member, record in edits.items()}
+    try:
+        with zipfile.ZipFile(name) as archive:
+            found = {member: hashlib.sha256(archive.read(member)).hexdigest() for member in archive.namelist()}
+    except _BROKEN as error:
+        raise NotWritten(f"the bundle was written and cannot be read ({error}); write it elsewhere.") from error
+    if found != wanted:
+        raise NotWritten("the bundle reads back otherwise than it was written; write it elsewhere.")
 
 
 def _told(path: Path, found: Findings, name: str, base: str, size: int, said: int) -> Bundled:

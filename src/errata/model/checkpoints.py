@@ -98,8 +98,13 @@ def unused(names: Collection[str]) -> tuple[str, ...]:
     if not names:
         return ()
     some = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
-    have = "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
-    return (f"{have} of the checkpoint ({some}) belong to no part of this model: they are not used, and not saved.",)
+    if len(names) == 1:
+        return (
+            f"1 tensor of the checkpoint ({some}) belongs to no part of this model: it is not used, and not saved.",
+        )
+    return (
+        f"{len(names)} tensors of the checkpoint ({some}) belong to no part of this model: they are not used, and not saved.",
+    )
 
 
 def copy_side_files(source: str, directory: Path) -> None:

@@ -68,7 +68,7 @@ def load(
             model, tokenizer, notes = _from_pretrained(str(path or name), file, device, dtype, trust_remote_code)
             lm = LM(model, tokenizer, name)
     except BadModel as error:
-        raise error if name in str(error) else BadModel(f"{name!r}: {error}") from error
+        raise error if repr(name) in str(error) else BadModel(f"{name!r}: {error}") from error
     except ErrataError:
         raise
     except Exception as error:  # whatever transformers, tokenizers and safetensors raise: they do not say

@@ -15,12 +15,15 @@ def bundle(row: Json) -> RenderableType:
 
 def unbundle(row: Json) -> RenderableType:
     """What is in the book, and who signed it."""
-    signed = [f"{count} events signed by {key}" for key, count in row["signers"].items()] or ["signed by nobody"]
+    signed = [f"{_counted(count, 'event')} signed by {key}" for key, count in row["signers"].items()] or [
+        "signed by nobody"
+    ]
     return _lines(row, "every hash and the history hold", *signed)
 
 
 def _lines(row: Json, *said: str) -> RenderableType:
-    about = f"{row['edits']} edits and {row['events']} events of {row['base']} ({row['fingerprint'][:12]})"
+    held = f"{_counted(row['edits'], 'edit')} and {_counted(row['events'], 'event')}"
+    about = f"{held} of {row['base']} ({row['fingerprint'][:12]})"
     lines = [
         f"{row['path']}: {about}",
         *said,
@@ -28,3 +31,7 @@ def _lines(row: Json, *said: str) -> RenderableType:
         f"head {row['head']}",
     ]
     return Group(*(Text(one_line(line), "" if i == 0 else "dim") for i, line in enumerate(lines)))
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
