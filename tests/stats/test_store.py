@@ -25,7 +25,7 @@ from errata.stats import accumulate, moments, stopping, store
 from errata.stats.accumulate import Ended
 from errata.stats.corpus import BUILT_IN, LEAST, open_corpus, sampled, suited
 from errata.stats.moments import SecondMoment, keys_of, of_batch
-from errata.stats.store import Key, described, merge_parts, read_part, sample_size, second_moments, take
+from errata.stats.store import Key, described, keys, merge_parts, read_part, sample_size, second_moments, take
 from tests import tiny
 
 SITES = (Site(0, "down"), Site(1, "down"))
@@ -169,13 +169,14 @@ def test_parts_read_apart_are_the_whole(passes: list[int]) -> None:
     for file in store.directory().iterdir():
         file.unlink()
     how = tiny.build("llama", dtype=torch.float64)
+    named = keys(how, SITES, tokens=TOKENS)
     for number in (3, 1):
-        read_part(tiny.build("llama", dtype=torch.float64), SITES, "primer", TOKENS, f"{number}/3")
+        read_part(other := tiny.build("llama", dtype=torch.float64), keys(other, SITES, tokens=TOKENS), f"{number}/3")
     with pytest.raises(StatsMissing, match=r"part 2/3 of 0\.down is not in"):
-        merge_parts(how, SITES, "primer", TOKENS, 3)
-    assert {row["by"] for row in read_part(how, SITES, "primer", TOKENS, "2/3").values()} == {"part"}
+        merge_parts(how, named, 3)
+    assert {row["by"] for row in read_part(how, named, "2/3").values()} == {"part"}
     assert len(passes) == alone
-    found = merge_parts(how, SITES, "primer", TOKENS, 3)
+    found = merge_parts(how, named, 3)
     assert {one["by"] for one in found.values()} == {"limit"}
     assert found == described(how, SITES, tokens=TOKENS)
     for lm in (how, tiny.build("llama", dtype=torch.float64)):
