@@ -29,6 +29,8 @@ from errata.errors import BadConfig, ClusterGone
 
 Job = TypeVar("Job", SweepJob, StatisticsPart)
 LOCAL: Final = "local"
+STARTS: Final = 3  # of a Ray here, before it is given up
+_SLOW: Final = "timed out during startup"
 DEATHS: Final = 8  # workers that may die with a job before it is given up
 _DIED: Final = f"its worker died {DEATHS} times: it may want more memory than there is, so use fewer workers."
 _TOKEN: Final = (
@@ -55,14 +57,23 @@ def pool(address: str = LOCAL, workers: int = 0, gpus: float = 0) -> Iterator[Po
     own: dict[str, Any] = {"include_dashboard": False, "num_cpus": workers or None} if address == LOCAL else {}
     with redirect_stdout(_Hushed(sys.stdout)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what will be other in a later ray
-        try:
-            ray.init(address=address, **quiet, **own)
-        except (Exception, SystemExit) as error:  # whatever it is that ray raises
-            raise _gone(ray, address, error) from error
+        _connect(ray, address, {**quiet, **own})
         try:
             yield Pool(ray, address, workers, gpus)
         finally:
             ray.shutdown()
+
+
+def _connect(ray: Any, address: str, options: Mapping[str, Any]) -> None:
+    """Connect; a Ray that is started here gives its own parts half a minute, which on a busy machine is not always enough."""
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(address=address, **options)
+            return
+        except (Exception, SystemExit) as error:  # whatever it is that ray raises
+            ray.shutdown()
+            if address != LOCAL or not left or _SLOW not in str(error):
+                raise _gone(ray, address, error) from error
 
 
 def _library() -> Any:
@@ -91,6 +102,8 @@ def _gone(ray: Any, address: str, error: BaseException) -> ClusterGone:
     text = " ".join(str(error).split())
     if isinstance(error, ray.exceptions.AuthenticationError) or "token" in text.lower():
         return ClusterGone(f"the Ray at {address} wants another token: {_TOKEN}.")
+    if _SLOW in text:
+        return ClusterGone("Ray did not start on this busy machine: run again when less runs here, or without --ray.")
     if address == "auto" and isinstance(error, ConnectionError):
         return ClusterGone("no Ray runs on this machine: start one with ray start --head, or use --ray local.")
     return ClusterGone(f"the Ray at {address} cannot be used ({type(error).__name__}: {text[:200]}).")
