@@ -1,11 +1,11 @@
-"""Whether a sweep gives the same bytes whatever happens to it: in one process, on Ray with workers killed, in shards with one killed.
+"""Whether a sweep gives the same bytes in one process, on Ray with workers killed, and in shards of which one is killed.
 
     python benchmarks/sweeps.py --plan five --how serial,shards,ray      # 5 methods × 2 models × 3 seeds
     python benchmarks/sweeps.py --plan many --how serial,ray             # 200 jobs
 
 Models are the primer and the primer with its weights 1 % larger; each job writes one fact and asks as little as can be asked.
 Workers on Ray are killed at random (SIGKILL), one after every fifth to tenth job that is done; the second of four shards is
-killed when its first job is done, and started again. A row says how many were killed and whether all rows are those of `serial`.
+killed when its first job is done, and started again. Lines say how many were killed, and whether rows are those of `serial`.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=2, help="on Ray")
     parser.add_argument(
-        "--room", type=Path, default=Path("sweeps-room"), help="where sweeps are kept; what is there is not done again"
+        "--room", type=Path, default=Path("sweeps-room"), help="where sweeps are kept, to be gone on with"
     )
     parser.add_argument("--out", type=Path, help="JSON lines to add rows to")
     options = parser.parse_args()
