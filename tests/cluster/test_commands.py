@@ -35,6 +35,7 @@ def test_every_command_of_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
     small.plan(tmp_path, methods=["none"], seeds=[0, 1])
     (tmp_path / "plan.toml").write_text(re.sub(r"\[settings.*", "", (tmp_path / "plan.toml").read_text(), flags=re.S))
     known = [shlex.split(line) for line in commands("sweeps.md") if line.startswith("errata")]
@@ -146,11 +147,12 @@ def test_the_benchmarks_of_the_page_on_scale(
     monkeypatch.setattr(materialised, "EVERY", 10)
     known = [shlex.split(line) for line in commands("scale.md")]
     assert [words[:2] for words in known] == [["python", "benchmarks/scale.py"], ["python", "benchmarks/merging.py"]]
-    monkeypatch.setattr(sys, "argv", [*known[0][1:], "--numbers", "10,20", "--out", "scale.jsonl"])
+    monkeypatch.setattr(sys, "argv", [*known[0][1:], "--numbers", "10,20", "--books", "2,3", "--out", "scale.jsonl"])
     scale.main()
     rows = [json.loads(line) for line in Path("scale.jsonl").read_text().splitlines()]
-    assert [(row["edits"], row["differences"]) for row in rows] == [(10, []), (20, [])]
-    assert all(row[name] > 0 for row in rows for name in scale.GROWING)
+    assert [(row["edits"], row["differences"]) for row in rows[:2]] == [(10, []), (20, [])]
+    assert all(row[name] > 0 for row in rows[:2] for name in scale.GROWING)
+    assert [(row["books"], row["edits"], row["at_once_s"] > 0) for row in rows[2:]] == [(2, 20, True), (3, 30, True)]
     monkeypatch.setattr(sys, "argv", [*known[1][1:], "--books", "2", "--edits", "1", "--out", "merging.jsonl"])
     merging.main()
     one, two = (json.loads(line) for line in Path("merging.jsonl").read_text().splitlines())

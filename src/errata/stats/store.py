@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -334,17 +336,31 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], meta: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary, meta)
-    with temporary.open("r+b") as file:  # Windows syncs only what may be written to
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with _whole(path) as temporary:
+        try:
+            save_file(tensors, temporary, meta)
+        except SafetensorError as error:  # which has the system's number in its text only
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        with temporary.open("r+b") as file:  # Windows syncs only what may be written to
+            os.fsync(file.fileno())
 
 
 def put(path: Path, data: bytes) -> None:
     """Write a file of the statistics' directory, whole or not at all."""
+    with _whole(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Give a file to write that takes its place when it is written; what a full disk cut short is not left there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
