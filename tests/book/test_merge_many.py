@@ -5,6 +5,7 @@ pytest tests/book/test_merge_many.py
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,11 @@ from errata.errors import BadBook, InputError
 
 PLACES = ("France", "Italy", "Spain", "Peru", "Chad")
 ANSWERS = ("Lyon", "Bari", "Lima")
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # what survives a power cut is tested elsewhere
 
 
 def about(number: int, subject: str, target: str) -> tuple[dict[str, Any], bytes]:
@@ -70,7 +76,7 @@ def told(plan: MergePlan) -> Sequence[object]:
 
 
 @pytest.mark.parametrize("policy", ["ours", "theirs", "both"])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_it_is_as_if_they_were_merged_one_after_the_other(tmp_path: Path, policy: str, seed: int) -> None:
     ours, others = books(tmp_path, random.Random(seed))
     copytree(ours, tmp_path / "single")
