@@ -188,6 +188,8 @@ def _merged(
     """Merge, with the model and dtype of `how` if it names any; only plan it without `how`."""
     from errata.book import merge as merging
 
+    for other in others:  # before a model is loaded
+        open_book(other, look=True).close()
     if how is None:
         with open_book(book, look=True) as opened:
             return merging.MergePlan.of_all(merging.plan_all(opened, others, policy))
