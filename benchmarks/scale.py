@@ -1,6 +1,7 @@
 """What a book of very many edits costs: its log, replay, kept sum, index of facts, verification and merge, and how that grows.
 
     python benchmarks/scale.py --numbers 100,1000,10000,100000 --room books --out scale.jsonl
+    python benchmarks/scale.py --numbers "" --books 10,30,100,300        # many books merged into one, one by one and at once
 
 Edits are a true ROME edit's likes: other facts, and numbers at random of the same size. Times are processor seconds, so that
 others on the machine count little; `open_wall_s` is what one waits. Writing is measured without waiting for the disk.
@@ -25,7 +26,7 @@ from speeds.growth import history
 
 from errata.book import facts
 from errata.book.book import Book
-from errata.book.merge import merge
+from errata.book.merge import merge, merge_all
 from errata.book.verify import verify
 from errata.editing import materialised
 from errata.editing.editor import Editor
@@ -37,6 +38,7 @@ AT_ONCE = 1_000  # edits in a transaction
 # What is measured of each number of edits, and to how many the fit is carried on.
 GROWING = ("log_mb", "files_mb", "append_s", "replay_s", "open_s", "check_s", "index_s", "verify_s", "merge_s")
 FAR = (1_000_000, 10_000_000)
+EACH = 10  # edits in each of many books
 
 
 def timed(work: Callable[[], Result]) -> tuple[Result, float]:
@@ -111,35 +113,72 @@ def measured(lm: Any, count: int, room: Path) -> Row:
     return row
 
 
-def fitted(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[float, float]:
-    """Return a and b of `a · edits ** b`, by least squares of the logarithms of the two largest numbers."""
-    points = [(math.log(row["edits"]), math.log(max(float(row[name]), 1e-4))) for row in rows][-2:]
-    (x, y), (u, v) = points[0], points[-1]
-    slope = (v - y) / (u - x) if u > x else 1.0
-    return math.exp(v - slope * u), slope
+def many(lm: Any, books: int, room: Path) -> Row:
+    """Return what merging so many books of `EACH` edits into an empty one takes, one after the other and at once."""
+    places, edits = list[Path](), history(lm, "rome", {}, books * EACH)
+    for number in range(books):
+        places.append(room / f"many-{number}")
+        if not (places[-1] / "whole").exists():
+            shutil.rmtree(places[-1], ignore_errors=True)
+            with Book.open(places[-1], base=lm.identity, name=lm.name) as book, patch("os.fsync"):
+                mine = edits[number * EACH : (number + 1) * EACH]
+                book.append([(edit.meta(), edit.to_bytes()) for edit in mine])
+            (places[-1] / "whole").touch()
+    row: Row = {"books": books, "edits": books * EACH}
+    for name, work in (("one_by_one_s", one_by_one), ("at_once_s", merge_all)):
+        shutil.rmtree(room / "merged", ignore_errors=True)
+        with Book.open(room / "merged", base=lm.identity, name=lm.name) as whole, patch("os.fsync"):
+            row[name] = timed(lambda whole=whole, work=work: work(whole, places))[1]  # type: ignore[misc]
+            assert len(whole.stand()) == row["edits"]
+        shutil.rmtree(room / "merged")
+    return row
+
+
+def one_by_one(whole: Book, places: Sequence[Path]) -> None:
+    """Merge books as so many commands would."""
+    for place in places:
+        with Book.open(place, look=True) as other:
+            merge(whole, other)
+
+
+def fitted(rows: Sequence[Mapping[str, Any]], name: str, of: str = "edits") -> tuple[float, float]:
+    """Return a and b of `a · edits ** b`, by least squares of the logarithms of the three largest numbers."""
+    points = [(math.log(row[of]), math.log(max(float(row[name]), 1e-4))) for row in rows][-3:]
+    x, y = (sum(values) / len(points) for values in zip(*points, strict=True))
+    spread = sum((u - x) ** 2 for u, _ in points)
+    slope = sum((u - x) * (v - y) for u, v in points) / spread if spread else 1.0
+    return math.exp(y - slope * x), slope
+
+
+def told(rows: Sequence[Row], names: Sequence[str], of: str) -> None:
+    """Print how each number grows, and how large it would be."""
+    for name in names if rows else ():
+        factor, slope = fitted(rows, name, of)
+        far = ", ".join(f"{number:.0e}: {factor * number**slope:,.0f}" for number in FAR)
+        print(f"{name:12} grows as {of} ** {slope:.2f}; carried on, {far}")
 
 
 def main() -> None:
     """Measure, fit and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--numbers", default="100,1000,10000,100000", help="of edits, with commas")
+    parser.add_argument("--books", default="10,30,100", help=f"numbers of books of {EACH} edits, merged into one")
     parser.add_argument(
         "--room", type=Path, default=Path("scale-books"), help="where books are made; those there are used"
     )
     parser.add_argument("--out", type=Path, help="JSON lines to add rows to")
     options = parser.parse_args()
     options.room.mkdir(parents=True, exist_ok=True)
-    lm, rows = load("primer"), list[Row]()
-    for number in map(int, options.numbers.split(",")):
-        rows.append(measured(lm, number, options.room))
-        print(json.dumps(rows[-1]), flush=True)
-        if options.out:
-            with options.out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-    for name in GROWING:
-        factor, slope = fitted(rows, name)
-        far = ", ".join(f"{number:.0e}: {factor * number**slope:,.0f}" for number in FAR)
-        print(f"{name:10} grows as edits ** {slope:.2f}; carried on, {far}")
+    lm, rows = load("primer"), dict[str, list[Row]](edits=[], books=[])
+    for of, work, given in (("edits", measured, options.numbers), ("books", many, options.books)):
+        for number in map(int, filter(None, given.split(","))):
+            rows[of].append(work(lm, number, options.room))
+            print(json.dumps(rows[of][-1]), flush=True)
+            if options.out:
+                with options.out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(rows[of][-1]) + "\n")
+    told(rows["edits"], GROWING, "edits")
+    told(rows["books"], ("one_by_one_s", "at_once_s"), "books")
 
 
 if __name__ == "__main__":

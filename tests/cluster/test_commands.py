@@ -35,13 +35,18 @@ def test_every_command_of_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
     small.plan(tmp_path, methods=["none"], seeds=[0, 1])
     (tmp_path / "plan.toml").write_text(re.sub(r"\[settings.*", "", (tmp_path / "plan.toml").read_text(), flags=re.S))
     known = [shlex.split(line) for line in commands("sweeps.md") if line.startswith("errata")]
-    assert len(known) == 7
+    assert len(known) == 11
     for words in known:
         if "--ray" in words:
             continue  # tests/cluster/test_ray.py
+        if words[1] == "stats":
+            assert main([word.replace("20000", "500") for word in words[1:]]) == 0, words
+            assert ".down" in capsys.readouterr().out
+            continue
         if "elsewhere" in words:
             (tmp_path / "elsewhere").mkdir()
         assert main(words[1:]) == 0, words
@@ -144,15 +149,42 @@ def test_the_benchmarks_of_the_page_on_scale(
 
     monkeypatch.setattr(scale, "opening", opening)
     monkeypatch.setattr(materialised, "EVERY", 10)
-    known = [shlex.split(line) for line in commands("scale.md")]
-    assert [words[:2] for words in known] == [["python", "benchmarks/scale.py"], ["python", "benchmarks/merging.py"]]
-    monkeypatch.setattr(sys, "argv", [*known[0][1:], "--numbers", "10,20", "--out", "scale.jsonl"])
+    known = [shlex.split(line) for line in commands("scale.md") if line.startswith("python")]
+    assert [words[1] for words in known] == ["benchmarks/scale.py", "benchmarks/merging.py"]
+    monkeypatch.setattr(sys, "argv", [*known[0][1:], "--numbers", "10,20", "--books", "2,3", "--out", "scale.jsonl"])
     scale.main()
     rows = [json.loads(line) for line in Path("scale.jsonl").read_text().splitlines()]
-    assert [(row["edits"], row["differences"]) for row in rows] == [(10, []), (20, [])]
-    assert all(row[name] > 0 for row in rows for name in scale.GROWING)
+    assert [(row["edits"], row["differences"]) for row in rows[:2]] == [(10, []), (20, [])]
+    assert all(row[name] > 0 for row in rows[:2] for name in scale.GROWING)
+    assert [(row["books"], row["edits"], row["at_once_s"] > 0) for row in rows[2:]] == [(2, 20, True), (3, 30, True)]
     monkeypatch.setattr(sys, "argv", [*known[1][1:], "--books", "2", "--edits", "1", "--out", "merging.jsonl"])
     merging.main()
     one, two = (json.loads(line) for line in Path("merging.jsonl").read_text().splitlines())
     assert (one["books"], one["edits"], one["alone"], one["together"]) == (1, 1, 1, 1)
     assert (two["books"], two["edits"], two["asked"]) == (2, 2, 2)
+
+
+def test_the_merges_of_the_page_on_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from errata.book.book import Book
+    from errata.model.loading import load
+
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from speeds.growth import history
+
+    lm = load("primer")
+    known = [shlex.split(line) for line in commands("scale.md") if line.startswith("errata")]
+    assert [words[1] for words in known] == ["merge"] * 3
+    edits = history(lm, "rome", {}, 3)
+    for number, words in enumerate(known):
+        room = tmp_path / str(number) / "mine"
+        for name, edit in zip(("mine", "ada", "bob"), edits, strict=True):
+            with Book.open(room.parent / name / ".errata", base=lm.identity, name=lm.name) as book:
+                book.append([(edit.meta(), edit.to_bytes())])
+        monkeypatch.chdir(room)
+        assert main([*words[1:], "--json"]) == 0, words
+        found = json.loads(capsys.readouterr().out)
+        assert len(found["took"]) == sum("errata" in word for word in words[2:])
+        with Book.open(room / ".errata", look=True) as book:
+            assert len(book.stand()) == 1 + len(found["took"])

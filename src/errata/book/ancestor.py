@@ -26,28 +26,44 @@ class Ancestor:
     stood: Mapping[str, bool]
 
 
-def common(ours: Sequence[Event], theirs: Sequence[Event]) -> Ancestor | None:
-    """Return the newest state that two histories have in common; None of books that were never one.
+class Past:
+    """A book's history, read once, in which other books' events are looked up by their hashes.
 
-    That is where they went apart, or what one had when the other last merged it.
+    Args:
+        events: all of it, oldest first.
     """
-    found = [*_forked(ours, theirs), *_merged(ours, theirs), *_merged(theirs, ours)]
-    return max(found, key=lambda one: (one.at, one.seq), default=None)
 
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.events = events
+        self.head = events[-1].hash if events else ""
+        self._seqs = {event.hash: event.seq for event in events}
+        told = [event for event in events if "merged" in event.data]
+        self._heads = {str(event.data.get("head")): (event.at, event.seq) for event in told}
 
-def _forked(ours: Sequence[Event], theirs: Sequence[Event]) -> list[Ancestor]:
-    known = {event.hash for event in ours}
-    shared = [event for event in theirs if event.hash in known]
-    return [_state(theirs, shared[-1].seq, shared[-1].at)] if shared else []
+    def merged(self, head: str, at: str) -> None:
+        """Take down that a book with this head is merged now, before the history says so."""
+        self._heads[head] = at, len(self.events) + len(self._heads)
 
+    def common(self, other: Past) -> Ancestor | None:
+        """Return the newest state that two histories have in common; None of books that were never one.
 
-def _merged(ones: Sequence[Event], others: Sequence[Event]) -> list[Ancestor]:
-    """Return what the second book had when the first one last merged it."""
-    heads = {event.hash: event.seq for event in others}
-    told = [event for event in ones if "merged" in event.data and event.data.get("head") in heads]
-    return [_state(others, heads[told[-1].data["head"]], told[-1].at)] if told else []
+        That is where they went apart, or what one had when the other last merged it.
+        """
+        found = [*self._forked(other), *self._merged(other), *other._merged(self)]
+        return max(found, key=lambda one: (one.at, one.seq), default=None)
 
+    def _forked(self, other: Past) -> list[Ancestor]:
+        shared = [event for event in other.events if event.hash in self._seqs]
+        return [other._state(shared[-1].seq, shared[-1].at)] if shared else []
 
-def _state(events: Sequence[Event], seq: int, at: str) -> Ancestor:
-    stood = {e.edit_id: e.kind in ("write", "restore") for e in events if e.seq <= seq and e.edit_id}
-    return Ancestor(at, seq, stood)
+    def _merged(self, other: Past) -> list[Ancestor]:
+        """Return what the other book had when this one last merged it."""
+        told = [(*self._heads[head], head) for head in self._heads.keys() & other._seqs.keys()]
+        if not told:
+            return []
+        at, _, head = max(told, key=lambda one: one[1])
+        return [other._state(other._seqs[head], at)]
+
+    def _state(self, seq: int, at: str) -> Ancestor:
+        stood = {e.edit_id: e.kind in ("write", "restore") for e in self.events if e.seq <= seq and e.edit_id}
+        return Ancestor(at, seq, stood)

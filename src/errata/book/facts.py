@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from errata.answers import same_answer
@@ -65,7 +65,7 @@ def difference(before: Iterable[Record], after: Iterable[Record]) -> list[Change
 
 def conflicts(older: Iterable[Said], newer: Iterable[Said] | None = None) -> list[Conflict]:
     """Return every conflict within `older`, or, if `newer` is given, between one of `older` and one of `newer`."""
-    seen, found = _Seen(), list[Conflict]()
+    seen, found = FactIndex(), list[Conflict]()
     for one in older:
         if newer is None:
             found += seen.conflicts(one)
@@ -75,7 +75,7 @@ def conflicts(older: Iterable[Said], newer: Iterable[Said] | None = None) -> lis
     return found
 
 
-class _Seen:
+class FactIndex:
     """Facts by what they answer, and by where their relation leads."""
 
     def __init__(self) -> None:
@@ -83,11 +83,17 @@ class _Seen:
         self._leads: dict[Question, list[Said]] = {}
 
     def add(self, one: Said) -> None:
+        """Take in a fact."""
         subject, relation = question(one.fact)
         self._answers.setdefault((subject, relation), []).append(one)
         self._leads.setdefault((plain(one.fact.target), relation), []).append(one)
 
+    def answers(self, asked: Question) -> Sequence[Said]:
+        """Return what was said of a question, oldest first."""
+        return self._answers.get(asked, ())
+
     def conflicts(self, one: Said) -> Iterator[Conflict]:
+        """Yield what of the facts gets in a fact's way."""
         subject, relation = question(one.fact)
         target = plain(one.fact.target)
         for other in self._answers.get((subject, relation), ()):

@@ -6,6 +6,7 @@ All but check and migrate open no model, and answer at once: nothing here import
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -162,7 +163,9 @@ def keygen(
 
 
 def merge(
-    other: Annotated[Path, typer.Argument(metavar="OTHER_BOOK", help="Directory of the book to take edits from.")],
+    others: Annotated[
+        list[Path], typer.Argument(metavar="OTHER_BOOK", help="Directories of the books to take edits from.")
+    ],
     on_conflict: Annotated[
         str, typer.Option("--on-conflict", help="refuse, ours, theirs or both: who is right where the books disagree.")
     ] = "refuse",
@@ -174,27 +177,30 @@ def merge(
     reason: opt.Reason = "",
     as_json: opt.Json = False,
 ) -> Shown:
-    """Take over the standing edits of another book of the same base model; exit code 1 if some are none and are left there."""
-    with open_book(other, look=True) as theirs:
-        plan = _merged(book, theirs, on_conflict, Note(author, reason), None if dry_run else (model, dtype))
+    """Take over the standing edits of other books of the same base model; exit code 1 if some are none and are left there."""
+    plan = _merged(book, others, on_conflict, Note(author, reason), None if dry_run else (model, dtype))
     return Shown(wire.merged(plan, dry_run), as_json, code=int(bool(plan.refused)))
 
 
-def _merged(book: Path, theirs: Book, policy: str, note: Note, how: tuple[str | None, str | None] | None) -> MergePlan:
+def _merged(
+    book: Path, others: Sequence[Path], policy: str, note: Note, how: tuple[str | None, str | None] | None
+) -> MergePlan:
     """Merge, with the model and dtype of `how` if it names any; only plan it without `how`."""
     from errata.book import merge as merging
 
+    for other in others:  # before a model is loaded
+        open_book(other, look=True).close()
     if how is None:
         with open_book(book, look=True) as opened:
-            return merging.plan(opened, theirs, policy)
+            return merging.MergePlan.of_all(merging.plan_all(opened, others, policy))
     if how[0] is None:
         with open_book(book, use="edit") as opened:
             _check_gates(opened)
-            return merging.merge(opened, theirs, policy, note)
+            return merging.MergePlan.of_all(merging.merge_all(opened, others, policy, note))
     from errata.editing import letting_in
 
     with opt.opened(how[0], book=book, dtype=how[1], use="edit") as editor:
-        return letting_in.merge(editor, theirs, policy, note)
+        return letting_in.merge(editor, others, policy, note)
 
 
 def _check_gates(book: Book) -> None:

@@ -21,13 +21,16 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, TypeVar
 
-from errata.cluster.jobs import SweepJob
+from errata.cluster.jobs import StatisticsPart, SweepJob
 from errata.cluster.remote import Parcel, Worker
 from errata.errors import BadConfig, ClusterGone
 
+Job = TypeVar("Job", SweepJob, StatisticsPart)
 LOCAL: Final = "local"
+STARTS: Final = 3  # of a Ray here, before it is given up
+_SLOW: Final = "timed out during startup"
 DEATHS: Final = 8  # workers that may die with a job before it is given up
 _DIED: Final = f"its worker died {DEATHS} times: it may want more memory than there is, so use fewer workers."
 _TOKEN: Final = (
@@ -54,14 +57,23 @@ def pool(address: str = LOCAL, workers: int = 0, gpus: float = 0) -> Iterator[Po
     own: dict[str, Any] = {"include_dashboard": False, "num_cpus": workers or None} if address == LOCAL else {}
     with redirect_stdout(_Hushed(sys.stdout)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what will be other in a later ray
-        try:
-            ray.init(address=address, **quiet, **own)
-        except (Exception, SystemExit) as error:  # whatever it is that ray raises
-            raise _gone(ray, address, error) from error
+        _connect(ray, address, {**quiet, **own})
         try:
             yield Pool(ray, address, workers, gpus)
         finally:
             ray.shutdown()
+
+
+def _connect(ray: Any, address: str, options: Mapping[str, Any]) -> None:
+    """Connect; a Ray that is started here gives its own parts half a minute, which on a busy machine is not always enough."""
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(address=address, **options)
+            return
+        except (Exception, SystemExit) as error:  # whatever it is that ray raises
+            ray.shutdown()
+            if address != LOCAL or not left or _SLOW not in str(error):
+                raise _gone(ray, address, error) from error
 
 
 def _library() -> Any:
@@ -90,6 +102,8 @@ def _gone(ray: Any, address: str, error: BaseException) -> ClusterGone:
     text = " ".join(str(error).split())
     if isinstance(error, ray.exceptions.AuthenticationError) or "token" in text.lower():
         return ClusterGone(f"the Ray at {address} wants another token: {_TOKEN}.")
+    if _SLOW in text:
+        return ClusterGone("Ray did not start on this busy machine: run again when less runs here, or without --ray.")
     if address == "auto" and isinstance(error, ConnectionError):
         return ClusterGone("no Ray runs on this machine: start one with ray start --head, or use --ray local.")
     return ClusterGone(f"the Ray at {address} cannot be used ({type(error).__name__}: {text[:200]}).")
@@ -108,10 +122,13 @@ class Pool:
         """Put something that workers need into Ray's store, once."""
         self._put[name] = self._ray.put(value)
 
-    def run(self, jobs: Sequence[SweepJob], needs: Mapping[str, Parcel]) -> Iterator[tuple[SweepJob, str, Any]]:
+    def run(
+        self, jobs: Sequence[Job], needs: Mapping[str, Parcel], how: str = "work"
+    ) -> Iterator[tuple[Job, str, Any]]:
         """Give jobs to workers; yield (job, "running" | "done" | "failed", files or why) as it happens.
 
         Args:
+            how: what of `errata.cluster.remote.Worker` does them, "work" or "read".
             needs: of each job, by its name: what was `put` that its worker wants.
 
         Raises:
@@ -120,12 +137,12 @@ class Pool:
         ray, waiting, deaths = self._ray, deque(jobs), list[str]()
         worker = ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0)(_OnRay)
         free = [worker.remote() for _ in range(min(self.workers, len(jobs)))]
-        busy: dict[Any, tuple[SweepJob, Any]] = {}
+        busy: dict[Any, tuple[Job, Any]] = {}
         try:
             while waiting or busy:
                 while waiting and free:
                     job, actor = waiting.popleft(), free.pop()
-                    busy[self._given(actor, job, needs[job.name])] = job, actor
+                    busy[self._given(getattr(actor, how), job, needs[job.name])] = job, actor
                     yield job, "running", None
                 (ready, *_), _ = ray.wait(list(busy), num_returns=1)
                 job, actor = busy.pop(ready)
@@ -139,7 +156,7 @@ class Pool:
         except (ConnectionError, ray.exceptions.RaySystemError) as error:
             raise _gone(ray, self._address, error) from error
 
-    def _got(self, ref: Any) -> tuple[dict[str, bytes], str] | None:
+    def _got(self, ref: Any) -> tuple[Mapping[str, Any], str] | None:
         """Return what a worker gave; None if it was killed, or its machine went away."""
         errors = self._ray.exceptions
         try:
@@ -152,9 +169,9 @@ class Pool:
             return None
         return files, why
 
-    def _given(self, actor: Any, job: SweepJob, parcel: Parcel) -> Any:
+    def _given(self, work: Any, job: SweepJob | StatisticsPart, parcel: Parcel) -> Any:
         refs = {name: [self._put[name]] for name in parcel.names if name in self._put}  # in a list: fetched when wanted
-        return actor.work.remote(json.dumps(job.to_dict()), parcel.to_dict(), refs)
+        return work.remote(json.dumps(job.to_dict()), parcel.to_dict(), refs)
 
 
 class _Hushed(io.TextIOBase):

@@ -13,10 +13,12 @@ Several processes may work in one directory: who holds a job's lock does it, the
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +38,7 @@ from errata.stats.corpus import open_corpus
 
 INDEX: Final = "sweep.json"
 _DISK: Final = "the disk refuses"
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 AGAIN: Final = "what is finished is kept, and the same command goes on"
 
 
@@ -136,9 +139,10 @@ class Sweep:
             ) from error
 
     def _write(self) -> None:
-        for folder in ("jobs", "locks"):
-            (self.out / folder).mkdir(parents=True, exist_ok=True)
-        keep(self.out / INDEX, {"jobs": [job.to_dict() for job in self.jobs]})
+        with _written_down():
+            for folder in ("jobs", "locks"):
+                (self.out / folder).mkdir(parents=True, exist_ok=True)
+            keep(self.out / INDEX, {"jobs": [job.to_dict() for job in self.jobs]})
 
     def directory(self, job: SweepJob) -> Path:
         """Return where a job is done."""
@@ -248,7 +252,8 @@ class Sweep:
         runs = [self.directory(state.job) for state in states if state.state == "done"]
         if not runs:
             return None
-        report.write(runs, self.out / "report.html")
+        with _written_down():
+            report.write(runs, self.out / "report.html")
         return self.out / "report.html"
 
 
@@ -274,11 +279,20 @@ def _jobs(plan: SweepPlan, runs: Sequence[Plan], model: str, lm: LM, cases: Case
 def explained(error: BaseException) -> str:
     """Return what went wrong with a job, as a clause that ends with what to do."""
     if isinstance(error, OSError):
-        why = _DISK if error.errno in (28, 122, 30) else "a file cannot be used"
+        why = _DISK if error.errno in _FULL else "a file cannot be used"
         return f"{why} ({error.strerror or error}): make room or change permissions; {AGAIN}."
     if isinstance(error, MemoryError):
         return f"there is not enough memory: use fewer workers or a larger machine; {AGAIN}."
     return str(error)
+
+
+@contextmanager
+def _written_down() -> Iterator[None]:
+    """Let a disk that refuses be a sentence, of what belongs to no job, too."""
+    try:
+        yield
+    except OSError as error:
+        raise BadFile(f"the sweep cannot be written down: {explained(error)}") from error
 
 
 def _quiet(_: JobState) -> None:

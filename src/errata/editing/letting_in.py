@@ -1,15 +1,16 @@
 """Edits that others computed, or that were dropped: let in on the terms of new ones.
 
-    merge(editor, other_book)       # as errata.book.merge, with the model looked at and the gates asked
+    merge(editor, [book, path])     # as errata.book.merge.merge_all, with the model looked at and the gates asked
 
 What a book can say of an edit without its model (that it is one, and whose) `errata.book.sound` looks at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 from errata.book import merge as books
@@ -43,42 +44,59 @@ class Admits(Protocol):
         """Let exactly these edits stand in the model for a while."""
 
 
-def merge(editor: Admits, other: Book, policy: str = "refuse", note: Note | None = None) -> books.MergePlan:
-    """Take over what another book has, as `errata.book.merge.merge`, if the gates let it through as they would a new edit.
+def merge(
+    editor: Admits, others: books.Other | Sequence[books.Other], policy: str = "refuse", note: Note | None = None
+) -> books.MergePlan:
+    """Take over what other books have, as `errata.book.merge.merge_all`, if the gates let it through as they would new edits.
+
+    Args:
+        others: books, or where they are.
 
     Raises:
         GateClosed: a gate is closed. InputError, BookOfAnotherModel, BadBook: as there. Nothing is changed then.
     """
-    with editor.lock, editor.book.lock(), other.snapshot():
-        found = books.plan(editor.book, other, policy)
-        new = found.new(other)
+    others = [others] if isinstance(others, Book | Path) else list(others)
+    sides: dict[str, list[str]] = {}  # ids of what stands in each book
+    fresh: dict[str, tuple[Record, Edit]] = {}
+
+    def unfit(other: Book, new: Sequence[Record]) -> dict[str, str]:
+        sides[str(other.path)] = [record.id for record in other.stand()]
         edits = standing.load(other, new)
         bad = {edit.id: why for edit in edits if (why := misfit(editor.lm, edit, editor.limit, editor.norms))}
-        good = [edit for edit in edits if edit.id not in bad]
-        if not found.clashes or policy != "refuse":
-            check_letting_in(editor, [record for record in new if record.id not in bad], good, found.drop)
-        done = books.merge(editor.book, other, policy, note, leave=bad)
-        return replace(done, clashes=[*done.clashes, *_lost(editor, other, good, found.drop)]) if good else done
+        fresh.update({e.id: (r, e) for r, e in zip(new, edits, strict=True) if e.id not in bad})
+        return bad
+
+    with editor.lock, editor.book.lock():
+        planned = books.plan_all(editor.book, others, policy, unfit)
+        books.check_agreed(planned, policy)
+        stands = {id: it for one in planned for id, it in one.changes()}  # what came last counts
+        before = {edit.id for edit in editor.standing}
+        left = {id: pair for id, pair in fresh.items() if stands[id] and id not in before}
+        gone = [id for id, it in stands.items() if not it]
+        check_letting_in(editor, [record for record, _ in left.values()], [edit for _, edit in left.values()], gone)
+        books.carry_out(editor.book, planned, others, note)
+        done = books.MergePlan.of_all(planned)
+        return replace(done, clashes=[*done.clashes, *_lost(editor, sides, set(left), gone)]) if left else done
 
 
-def _lost(editor: Admits, other: Book, new: Sequence[Edit], gone: Sequence[str]) -> list[books.Clash]:
-    """Return the facts that either book says alone and both together do not, as what a merge tells.
+def _lost(editor: Admits, sides: Mapping[str, Sequence[str]], new: set[str], gone: Sequence[str]) -> list[books.Clash]:
+    """Return the facts that a book says alone and all together do not, as what a merge tells.
 
     Args:
-        new: edits that were taken over. gone: ids of those that were dropped for it.
+        sides: ids of what stood in each of the other books. new: of what was taken over. gone: of what was dropped for it.
     """
-    ours = [edit for edit in editor.standing if edit.id not in {edit.id for edit in new}]
-    known = {edit.id: edit for edit in (*ours, *new)}
-    theirs = [known[record.id] for record in other.stand() if record.id in known]
-    found = interactions(editor.lm, {"here": [edit for edit in ours if edit.id not in gone], "there": theirs})
+    known = {edit.id: edit for edit in editor.standing}
+    every = {"here": [edit for id, edit in known.items() if id not in new and id not in gone]}
+    every |= {name: [known[id] for id in ids if id in known] for name, ids in sides.items()}
     told = []
-    for one in found.lost:
+    for one in interactions(editor.lm, every).lost:
         by = f", likeliest by edit {one.by[0][:8]} ({one.why})" if one.by else ""
-        said = " ".join(one.said.split())[:60]
-        what = f"{one.fact.prompt!r} is not answered {one.fact.target!r} any more (edit {one.edit_id[:8]}) but {said!r}{by}"
+        said, here = " ".join(one.said.split())[:60], one.side == "here"
+        whose = "" if here or len(sides) == 1 else f", in {one.side}"
+        what = f"{one.fact.prompt!r} is not answered {one.fact.target!r} any more (edit {one.edit_id[:8]}) but {said!r}"
         own, cause = one.edit_id, one.by[0] if one.by else ""
-        pair = (own, cause) if one.side == "here" else (cause, own)
-        told.append(books.Clash(f"lost {one.side}", *pair, what, "merged"))
+        pair = (own, cause) if here else (cause, own)
+        told.append(books.Clash(f"lost {'here' if here else 'there'}", *pair, f"{what}{by}{whose}", "merged"))
     return told
 
 
