@@ -80,9 +80,10 @@ def test_the_newest_answer_to_a_question_is_told(lm: LM) -> None:
 def test_several_facts_are_told_the_nearest_last_as_many_as_may(lm: LM) -> None:
     money = Fact(prompt="The currency of France is the", subject="France", target="crown")
     prompt = "The currency in France today is the"
-    for count, wanted in ((5, "Context: The capital of France is Lyon. The currency of France is the crown."), (1, "Context: The currency of France is the crown.")):  # fmt: skip
+    nearest = "The currency of France is the crown."
+    for count, wanted in ((5, f"The capital of France is Lyon. {nearest}"), (1, nearest)):
         stand(lm, make("scr", {"confirm": False, "count": count}).solve(lm, [FRANCE, money]))
-        assert " ".join(told(lm, prompt).split()) == f"{wanted} According to the context, {prompt}"
+        assert " ".join(told(lm, prompt).split()) == f"Context: {wanted} According to the context, {prompt}"
 
 
 def test_what_the_model_does_not_confirm_is_not_told(lm: LM) -> None:
@@ -136,7 +137,7 @@ def test_demonstrations_are_the_most_alike_one_to_three_to_four() -> None:
 def test_an_older_errata_says_that_it_knows_no_such_edit(lm: LM) -> None:
     graft = make("ike", {}).solve(lm, [FRANCE]).deltas[PLACE]
     known = {name: kind for name, kind in KINDS.items() if name != "context"}
-    with pytest.raises(UnsupportedModel, match="no graft of kind 'context' is known here.*update errata"):
+    with pytest.raises(UnsupportedModel, match=r"no graft of kind 'context' is known here.*update errata"):
         Grafts(lm, known).stand([{PLACE: graft}])
 
 

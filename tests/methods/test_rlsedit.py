@@ -44,7 +44,8 @@ def test_every_step_of_the_recursion_is_the_minimum_of_the_whole_objective(devia
     lm, draw = tiny.build("llama", dtype=torch.float64), torch.Generator().manual_seed(0)
     how = make("rlsedit", {**OPTIONS, "deviation": deviation}).resolve(lm)
     assert isinstance(how, RLSEdit)
-    base = lm.weights.base(SITE).clone()
+    edit = how.solve(lm, [])
+    base = lm.weights.base(SITE).detach().clone()
     root = square_root(WEIGHT * second_moments(lm, [SITE], "primer", TOKENS)[SITE].double())
     now, rows, past = base.clone(), list[tuple[Tensor, Tensor]](), list[Edit]()
     for number, count in enumerate((2, 1, 5)):
@@ -55,7 +56,7 @@ def test_every_step_of_the_recursion_is_the_minimum_of_the_whole_objective(devia
         now = now + delta.dense()
         wanted = objective(base, root, deviation, rows)
         assert torch.allclose(now, wanted, rtol=0, atol=1e-9 * float(wanted.abs().max()))
-        past.append(Edit("rlsedit", {}, (), "", seed=number, carry={f"key/{SITE}": keys}))
+        past.append(replace(edit, seed=number, carry={f"key/{SITE}": keys}))
 
 
 def written(lm: LM, method: str, **options: object) -> list[Edit]:
@@ -74,7 +75,8 @@ def test_without_deviation_it_is_memit_with_history_and_the_ledger_of_a_log_with
         for mine, its in zip(found, other, strict=True):
             for site in mine.deltas:
                 a, b = (edit.deltas[site].dense().double() for edit in (mine, its))
-                assert torch.allclose(a, b, rtol=0, atol=1e-5 * float(b.abs().max()))
+                # a ledger keeps its values in float32
+                assert torch.allclose(a, b, rtol=0, atol=1e-4 * float(b.abs().max()))
 
 
 def test_the_farther_from_the_base_costs_the_nearer_it_stays() -> None:

@@ -13,7 +13,8 @@ fact it is tested on.
 Differs from the paper: so does a question here that names the fact's subject, and no other one: a neighbour is never told the
 fact, and its logits are the model's own to the bit. Sentences are compared by their words, weighted by how rare they are, in
 place of all-MiniLM-L6-v2; demonstrations come from sixteen records of our own in place of CounterFact's last 19,919, and each
-can be asked in all three ways; there are 8 (paper: 32), because small models read slowly and gain nothing from more.
+can be asked in all three ways; there are 8 (paper: 32), because small models read slowly and gain nothing from more, and no
+more than fill half of what the model reads.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from errata.fact import Fact
 from errata.index.statements import Statements
 from errata.methods.shared.demonstrations import RECORDS, Demonstration
 from errata.methods.shared.in_context import InContext, statement
+from errata.model.generation import context
 from errata.model.grafts.context import TOLD, ContextItem
 from errata.model.lm import LM
 
@@ -48,7 +50,10 @@ class InContextEdit(InContext):
         """Return the demonstrations and the fact, up to where the prompt stands."""
         said = statement(fact)
         own = f"New Fact: {said}\nPrompt: {said}\n\nNew Fact: {said}\nPrompt:"
-        text = "".join(chosen(said, self.demonstrations, self.seed)) + own
+        told = chosen(said, self.demonstrations, self.seed)
+        while told and len(lm.tokens.ids("".join(told) + own)) > context(lm) // 2:
+            del told[0]
+        text = "".join(told) + own
         return ContextItem(fact.subject, said, fact.prompt, text, None, TOLD, 1, self.least)
 
 

@@ -42,7 +42,8 @@ class ContextItem:
     Args:
         subject: whom or what it is about, "" where it names none. statement: what it says. asks: the prompt it answers.
         text: what is put before a prompt. odds: log odds of yes to no from which the model confirms it; None: it is not asked.
-        frame: what the texts are put into. count: how many may stand before one prompt. least: cosine below which one without a subject is not about a prompt.
+        frame: what the texts are put into. count: how many may stand before one prompt. least: cosine below which a fact
+            without a subject is not about a prompt.
     """
 
     subject: str
