@@ -59,7 +59,11 @@ class ContextItem:
 def items_of(graft: Graft) -> list[ContextItem]:
     """Return the facts of a context graft."""
     config: Mapping[str, Any] = graft.config
-    shared = {"frame": str(config["frame"]), "count": int(config["count"]), "least": float(config["least"])}
+    shared: dict[str, Any] = {
+        "frame": str(config["frame"]),
+        "count": int(config["count"]),
+        "least": float(config["least"]),
+    }
     return [ContextItem(**item, **shared) for item in config["items"]]
 
 
