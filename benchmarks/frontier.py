@@ -37,6 +37,7 @@ RECIPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "alphaedit": ("alphaedit", {}),
     "ledger": ("ledger", {}),
     "ultraedit": ("ultraedit", {}),
+    "stableedit": ("stableedit", {}),
     "locft": ("locft", {}),
     "rlsedit": ("rlsedit", {}),
     "crispedit": ("crispedit", {}),

@@ -83,7 +83,7 @@ class Contexts(Bank):
     def __init__(self, index: Site, modules: Modules, before: Site | None = None) -> None:
         super().__init__(index, modules, before)
         self._items: list[ContextItem] = []
-        self._statements = Statements([])
+        self._newest: tuple[list[int], Statements] | None = None  # made when first asked: edits come one after another
         self._asleep = False
 
     @property
@@ -94,7 +94,7 @@ class Contexts(Bank):
     def add(self, grafts: Grafted) -> None:
         """Take in the facts of one more edit."""
         self._items += [item for graft in grafts.values() for item in items_of(graft)]
-        self._statements = Statements([item.asks for item in self._items])
+        self._newest = None
 
     def find(self, x: Tensor, y: Tensor, prompt: Prompt, noticed: Any = None) -> Tensor:
         """Never asked: a prompt is read with its text, or without."""
@@ -116,18 +116,28 @@ class Contexts(Bank):
 
     def retrieved(self, prompt: str) -> list[ContextItem]:
         """Return the facts a prompt asks about, the nearest first."""
-        newest = {(item.subject, item.asks): place for place, item in enumerate(self._items)}
-        named = [p for p in newest.values() if self._items[p].subject and occurrences(prompt, self._items[p].subject)]
-        nameless = [p for p in newest.values() if not self._items[p].subject]
-        like = [p for p in nameless if self._statements.cosine(prompt, p) >= self._items[p].least]
-        places = self._statements.nearest(prompt, [*named, *like], count=len(self._items))
+        places, statements = self._standing()
+        about = [place for place in places if self._asks(prompt, place, statements)]
+        places = statements.nearest(prompt, about, count=len(about))
         if not places:
             return []
-        first, *rest = (
-            self._items[place] for place in places
-        )  # one that stands alone does so only where it is the nearest
-        near = [first, *(item for item in rest if item.count > 1)][: first.count]
+        first, *rest = (self._items[place] for place in places)
+        with_it = (item for item in rest if item.count > 1)  # one that stands alone does so only where it is the nearest
+        near = [first, *with_it][: first.count]
         return [item for item in near if self._confirmed(item, prompt)]
+
+    def _standing(self) -> tuple[list[int], Statements]:
+        """Return the places of the newest fact of each question, and all facts' questions."""
+        if self._newest is None:
+            newest = {(item.subject, item.asks): place for place, item in enumerate(self._items)}
+            self._newest = [*newest.values()], Statements([item.asks for item in self._items])
+        return self._newest
+
+    def _asks(self, prompt: str, place: int, statements: Statements) -> bool:
+        item = self._items[place]
+        if item.subject:
+            return bool(occurrences(prompt, item.subject))
+        return statements.cosine(prompt, place) >= item.least
 
     def _confirmed(self, item: ContextItem, prompt: str) -> bool:
         if item.odds is None:
