@@ -18,9 +18,9 @@ FILE_LINES, METHOD_FILE_LINES = 400, 220
 # What each room may grow to. A room that needs more says why in the commit that raises its number.
 ROOMS = {
     "the nouns": 2_600,  # the files beside the rooms: fact, answers, delta, edit, identity, errors, config, wire, plugins, sdk
-    "data": 1_550, "primer": 780, "index": 680, "model": 4_830, "stats": 1_290,
-    "solve": 2_400,
-    "methods": 3_720, "evaluate": 2_310, "book": 3_150, "export": 1_340,
+    "data": 1_550, "primer": 780, "index": 740, "model": 5_000, "stats": 1_290,
+    "solve": 2_560,
+    "methods": 4_320, "evaluate": 2_310, "book": 3_150, "export": 1_340,
     "editing": 3_815,
     "bench": 490, "report": 2_180,
     "cluster": 1_370, "serve": 2_945,
