@@ -57,11 +57,13 @@ FORMS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {"q8": q8_0, "q4": q4_0
 
 def _blocks(matrix: Tensor) -> Float[Tensor, "out b 32"]:
     short = -matrix.shape[1] % BLOCK
-    return torch.nn.functional.pad(matrix.float(), (0, short)).unflatten(1, (-1, BLOCK))
+    padded = torch.nn.functional.pad(matrix.float(), (0, short))
+    return padded.reshape(len(matrix), -1, BLOCK)
 
 
 def _joined(blocks: Tensor, like: Tensor) -> Tensor:
-    return blocks.flatten(1)[:, : like.shape[1]].to(like.dtype)
+    whole: Tensor = blocks.flatten(1)
+    return whole[:, : like.shape[1]].to(like.dtype)
 
 
 def _inverse(scale: Tensor) -> Tensor:

@@ -224,7 +224,10 @@ def _unchanged(found: _Found) -> dict[str, Score]:
 def _on_negation(found: _Found) -> dict[str, Score]:
     new, true = found.of(found.ask.new), found.of(found.ask.true)
     scores = {"negation": metrics.negation(found.said, found.ask.new, reply=found.ask.reply)}
-    return scores | ({"negation_efficacy": metrics.negation_efficacy(new.lp, true.lp)} if found.ask.true else {})
+    if found.ask.true:
+        scores["negation_efficacy"] = metrics.negation_efficacy(new.lp, true.lp)
+        scores["negation_old"] = metrics.negation(found.said, found.ask.true, reply=found.ask.reply)
+    return scores
 
 
 def _on_reversed(found: _Found) -> dict[str, Score]:

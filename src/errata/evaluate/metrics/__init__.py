@@ -158,6 +158,8 @@ METRICS: tuple[Metric, ...] = (
            "In the wild", "up", "denied (“… is not”), the new answer is not said"),
     Metric("negation_efficacy", negation_efficacy, (("negation", "negation_efficacy"),),
            "In the wild", "up", "denied, the old answer is the likelier"),
+    Metric("negation_old", negation, (("negation", "negation_old"),),
+           "In the wild", "up", "denied, the old answer is not said"),
     Metric("reversed", reversal, (("reversed", "reversed"),),
            "In the wild", "up", "asked backwards, the subject is likelier than before"),
     Metric("reversed_said", reversed_said, (("reversed", "reversed_said"),),

@@ -15,7 +15,8 @@ def negation(text: str | None, new: str, *, reply: bool = False) -> Score:
     """Return 1 if the text after the prompt denied ("… is not") does not begin with the new answer, else 0.
 
     An edit that is a shortcut from the subject's words to the answer says it here, too. A model that says nothing sensible
-    scores 1, so read it beside `said`. Range 0 or 1; 1 is good. Source: the negation queries of
+    scores 1, so read it beside `said`. `negation_old` is the same of the old answer: before editing it tells whether the
+    model minds the "not" of what it knows. Range 0 or 1; 1 is good. Source: the negation queries of
     https://arxiv.org/abs/2510.00625; scored here by what is said.
     """
     return None if text is None else float(not says(text, new, reply=reply))
