@@ -8,7 +8,7 @@ from typing import Final, Literal
 from errata.evaluate.metrics import table
 from errata.report.markup import Safe, el, join
 from errata.report.names import half, mean
-from errata.report.read import Checkpoint, Measured, RunReport
+from errata.report.read import Measured, RunReport
 from errata.report.tables import swatch
 
 GOOD, POOR = 0.8, 0.5  # full from here on, hollow below; printed on the page
@@ -45,11 +45,11 @@ def lights(runs: Sequence[RunReport], slots: Mapping[str, int]) -> Safe:
         return Safe()
     shown = [name for name in SHOWN if name in held]
     heads = [el("th", "", scope="col"), *(el("th", SHOWN[name], scope="col") for name in shown)]
-    base = next((run.base for run in runs if run.base), None)
+    base = {name: value for run in reversed(runs) if run.base for name, value in run.base.metrics.items()}
     lines = [_line("unedited", base, shown)] if base else []
-    lines += [_line(swatch(run.label, slots), run.last, shown) for run in runs]
+    lines += [_line(swatch(run.label, slots), run.last.metrics if run.last else {}, shown) for run in runs]
     drawn = el("table", el("thead", el("tr", *heads)), el("tbody", *lines), class_="lights")
-    old = base.metrics.get("negation_old") if base else None
+    old = base.get("negation_old")
     rule = _RULE.format(good=GOOD, poor=POOR) + (_DENIED.format(old=mean("negation_old", old)) if old else "")
     return join(
         el("h3", "In the wild"),
@@ -75,8 +75,7 @@ def unsure(value: Measured) -> bool:
     )
 
 
-def _line(head: object, checkpoint: Checkpoint | None, shown: Sequence[str]) -> Safe:
-    metrics = checkpoint.metrics if checkpoint else {}
+def _line(head: object, metrics: Mapping[str, Measured], shown: Sequence[str]) -> Safe:
     return el("tr", el("th", head, scope="row"), *(_cell(name, metrics.get(name)) for name in shown))
 
 
