@@ -5,11 +5,11 @@
     found.phrase, found.before.said, found.after.said       # "unknown", ["Paris", …], ["unknown", …]
     editor.drop(*found.edits)                               # it is an edit as any other
 
-What is said instead is the model's own: of many ways not to answer, the one it finds likeliest where it cannot know, of subjects
-that do not exist. It is written at the prompt, at other wordings that give the answer away, and at the question asked backwards
-if that one does. Whether the answer is gone is more than whether it is said: a *membership check* compares its likelihood with
-that of other answers to the same question, which is how one who has the likelihoods would look for it (the truth ratio of TOFU,
-https://arxiv.org/abs/2401.06121). What is said of others, before and after, tells what it cost.
+What is said instead is the model's own: of many ways not to answer the one it finds likeliest where it cannot know, about
+subjects that do not exist, and comes to say. It is written at the prompt, at other wordings that give the answer away, and at
+the question asked backwards if that one does. Whether the answer is gone is more than whether it is said: a *membership check*
+compares its likelihood with that of other answers to the same question, which is how one who has the likelihoods would look
+for it (the truth ratio of TOFU, https://arxiv.org/abs/2401.06121). What is said of others, before and after, is what it cost.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from errata.editing.editor import Editor
 from errata.editing.gates import Gates
 from errata.errors import BadFact, InputError
 from errata.evaluate.scorer import Scorer
-from errata.fact import Fact, occurrences, question
+from errata.fact import Fact, answered, occurrences, question
 from errata.model.lm import LM
 from errata.model.query import Prompt, Query
 
@@ -51,6 +51,7 @@ _REFUSES: Final = re.compile(
     r"\b(unknown|unclear|know|sorry|cannot|can't|not (?:sure|aware|clear)|no information)\b", re.I
 )
 _STOP: Final = re.compile(r"(?<=[.!?])\s|\n")
+TRIED: Final = 4  # phrases tried, the likeliest first
 OTHERS: Final = 8  # other answers the membership check compares with, and neighbours asked
 
 
@@ -60,8 +61,8 @@ class Standing:
 
     Args:
         said: what it says to each question asked, the one asked backwards last. told: whether that tells it.
-        membership: of other answers to the same question, the share that the answer to be forgotten is likelier than; 1 is what a
-            model has that knows it, half of it chance. None where there is no other answer.
+        membership: of other answers to the same question, the share that the one to be forgotten is likelier than: 1 of a model
+            that knows it, about half where nothing is known. None where there is no other answer.
         truth_ratio: how likely other answers are on average, as a multiple of it (TOFU's); far below 1 where it is known.
         probability: of the answer after the prompt, per token.
     """
@@ -110,11 +111,9 @@ class Forgotten:
                 "it is no longer said, and yet likelier than every other answer: its likelihood gives it away."
             )
         if self.kept < len(self.neighbours):
-            lost = len(self.neighbours) - self.kept
-            found.append(
-                f"{lost} of {len(self.neighbours)} neighbours are answered otherwise: drop it, or try another --method."
-            )
-        return found
+            of = f"{len(self.neighbours) - self.kept} of {len(self.neighbours)} questions about others"
+            found.append(f"{of} are answered otherwise: drop it, or try another --method.")
+        return [*found, *(note for edit in self.edits for note in edit.report.notes)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-able values, edits by their ids."""
@@ -165,7 +164,7 @@ def forget(
                 "--answer, or leave --answer out."
             )
         phrases = {phrase: 0.0} if phrase else calibrate(editor.lm, wanted)
-        instead = max(phrases, key=lambda one: phrases[one])
+        instead = _takes(editor, held, before, phrases, method, settings)
         facts = held.facts(instead, before)
         near = held.neighbours()
         label = label or Label()
@@ -179,6 +178,25 @@ def forget(
             before=before, after=held.standing(), others=held.others,
             neighbours=tuple((prompt, was, now[prompt]) for prompt, was in near.items()), edits=tuple(edits),
         )  # fmt: skip
+
+
+def _takes(
+    editor: Editor,
+    held: _Held,
+    before: Standing,
+    phrases: Mapping[str, float],
+    method: str,
+    settings: Mapping[str, Any],
+) -> str:
+    """Return the likeliest phrase that the model comes to say, tried and taken back; the likeliest, if it says none of a few."""
+    ranked = sorted(phrases, key=lambda one: -phrases[one])[:TRIED]
+    for phrase in ranked if len(ranked) > 1 else ():
+        facts = held.facts(phrase, before)
+        with editor.trial(facts, method, **settings) as lm:
+            said = lm.generate([Query.asked(fact) for fact in facts])
+        if all(answered(fact, text) for fact, text in zip(facts, said, strict=True)):
+            return phrase
+    return ranked[0]
 
 
 def calibrate(lm: LM, wanted: Fact) -> dict[str, float]:
