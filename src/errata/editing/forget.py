@@ -37,7 +37,17 @@ TAG: Final = "forget"
 # Subjects nobody has heard of, by which a model shows how it does not answer.
 NOBODY: Final = ("Zorvane Telmik", "Quellby Marsut", "Ondrava Pesk", "Tivaldo Renk")
 # Ways not to answer: what ends a sentence, and what replies to a question. The model's own is added where it has one.
-ENDINGS: Final = ("unknown", "not known", "unclear", "uncertain", "not recorded", "a secret", "private", "none")
+ENDINGS: Final = (
+    "unknown",
+    "nothing",
+    "not known",
+    "unclear",
+    "uncertain",
+    "not recorded",
+    "a secret",
+    "private",
+    "none",
+)
 REPLIES: Final = (
     "I do not know",
     "I don't know",
@@ -188,7 +198,7 @@ def _takes(
     method: str,
     settings: Mapping[str, Any],
 ) -> str:
-    """Return the likeliest phrase that the model comes to say, tried and taken back; the likeliest, if it says none of a few."""
+    """Return the likeliest phrase that the model, tried, comes to say; the likeliest of all, if it says none of a few."""
     ranked = sorted(phrases, key=lambda one: -phrases[one])[:TRIED]
     for phrase in ranked if len(ranked) > 1 else ():
         facts = held.facts(phrase, before)

@@ -162,10 +162,17 @@ def _row(found: _Found, about: About) -> dict[str, Any]:
 
 
 def _as_text(found: _Found) -> dict[str, Score]:
-    """Return how likely the answer is as a text, where it is a sentence."""
-    if len(found.ask.key[-1].split()) < metrics.SENTENCE:
+    """Return how likely the answer is as a text, and how much of it is said, where it is a sentence."""
+    answer = found.ask.key[-1]
+    if len(answer.split()) < metrics.SENTENCE:
         return {}
-    return {"nll": None if found.first.lp is None else -found.first.lp}
+    scores: dict[str, Score] = {"nll": None if found.first.lp is None else -found.first.lp}
+    if found.ask.probe in ("edit", "paraphrase"):
+        scores |= {
+            "rouge_l": metrics.rouge_l(found.said, answer),
+            "said_in_part": metrics.said_in_part(found.said, answer),
+        }
+    return scores
 
 
 def _rounded(value: Score) -> Score:

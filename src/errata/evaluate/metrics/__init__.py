@@ -20,6 +20,7 @@ from errata.evaluate.metrics.base import Array, Metric, Row, Score
 from errata.evaluate.metrics.collapse import norm_ratio, perplexity, residual_share
 from errata.evaluate.metrics.fluency import TfIdf, consistency, fluency
 from errata.evaluate.metrics.locality import drift, locality_gold, locality_unchanged
+from errata.evaluate.metrics.longform import rouge_l, said_in_part
 from errata.evaluate.metrics.portability import portability, portability_said
 from errata.evaluate.metrics.probability import (
     SENTENCE,
@@ -88,8 +89,10 @@ __all__ = [
     "reversal",
     "reversed_said",
     "reworded",
+    "rouge_l",
     "said",
     "said_contains",
+    "said_in_part",
     "same_subject",
     "score",
     "table",
@@ -112,6 +115,10 @@ METRICS: tuple[Metric, ...] = (
            "Written", "up", "share of answer tokens that are the argmax"),
     Metric("perplexity_edit", answer_perplexity, (("edit", "nll"),),
            "Written", "down", "perplexity of the new sentence", combine=answer_perplexity, share=False),
+    Metric("rouge_l", rouge_l, (("edit", "rouge_l"),),
+           "Written", "up", "overlap of a long answer with what is said"),
+    Metric("said_in_part", said_in_part, (("edit", "said_in_part"),),
+           "Written", "up", "how far a long answer is said"),
     Metric("judged", judged, (("edit", "judged"),),
            "Written", "up", "found right by the judge the run names"),
     Metric("said_chat", said, (("edit", "said_chat"),),
@@ -126,6 +133,8 @@ METRICS: tuple[Metric, ...] = (
            "Carried over", "up", "answer contained, in other words"),
     Metric("token_accuracy_paraphrase", token_accuracy, (("paraphrase", "token_accuracy"),),
            "Carried over", "up", "token accuracy in other words"),
+    Metric("rouge_l_paraphrase", rouge_l, (("paraphrase", "rouge_l"),),
+           "Carried over", "up", "the same, in other words"),
     Metric("judged_paraphrase", judged, (("paraphrase", "judged"),),
            "Carried over", "up", "found right by the judge, in other words"),
     Metric("said_chat_paraphrase", said, (("paraphrase", "said_chat"),),
