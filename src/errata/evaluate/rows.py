@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from errata.data.case import Case
+from errata.data.case import WILD, Case
 from errata.evaluate import metrics
 from errata.evaluate.metrics import Row, Score, TfIdf
 from errata.evaluate.probes import Ask, Options, plan
@@ -105,7 +105,8 @@ def score(
     kept = None if base is None else list(base)
     before = _Before(kept)
     said = _speech(scorer, asks, options.length)
-    chat = _speech(scorer, asks, options.length, chat=True) if options.chat and scorer.lm.tokens.chat.exists else {}
+    twice = [ask for ask in asks if ask.probe not in WILD] if options.chat and scorer.lm.tokens.chat.exists else []
+    chat = _speech(scorer, twice, options.length, chat=True)
     pairs = dict.fromkeys(p for a in asks for p in sorted(a.pairs | _echo(a, before.get(a.key)), key=lambda p: p[1]))
     scored = scorer.answers(pairs)
     rows = [
