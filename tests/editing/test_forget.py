@@ -15,7 +15,7 @@ import torch
 
 from errata.delta import Site
 from errata.editing.editor import Editor
-from errata.editing.forget import ENDINGS, REPLIES, TAG, calibrate, forget, told_by
+from errata.editing.forget import ENDINGS, REPLIES, TAG, calibrate, check_told, forget, told_by
 from errata.editing.opening import open as open_editor
 from errata.errors import InputError
 from errata.fact import Fact
@@ -73,7 +73,8 @@ def test_the_membership_check_by_hand(editor: Editor) -> None:
     assert found.before == replace(found.after, said=found.before.said)
     assert found.after.told[0]
     assert any("still told after 'The capital of France is'" in note for note in found.notes)
-    assert any("gives it away" in note for note in found.notes)
+    silent = replace(found, after=replace(found.after, told=tuple(False for _ in found.asked)))
+    assert any("gives it away" in note for note in silent.notes)
     assert found.kept == len(found.neighbours)
 
     def lp(prompt: str, answer: str) -> float:
@@ -96,6 +97,9 @@ def test_what_the_model_does_not_tell_cannot_be_forgotten(editor: Editor) -> Non
     with pytest.raises(InputError, match=r"does not tell 'Oslo'.*it says 'Paris'"):
         forget(editor, replace(PARIS, target="Oslo"), **WORKS)
     assert not editor.log()
+    with pytest.raises(InputError, match="does not tell 'Oslo'"):
+        check_told(editor, replace(PARIS, target="Oslo"))
+    check_told(editor, PARIS)
     assert told_by(editor, replace(PARIS, target="?")) == "Paris"
 
 

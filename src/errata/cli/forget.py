@@ -56,6 +56,7 @@ def forget(
     from errata.data.facts import read_facts
     from errata.edit import Label
     from errata.editing import gates
+    from errata.editing.forget import check_told
     from errata.editing.forget import forget as forgotten
 
     if (prompt is None) == (facts is None):
@@ -68,6 +69,8 @@ def forget(
         if prompt is not None:
             turn = editor.lm.tokens.chat.invites(prompt) if chat is None else chat
             wanted = [_wanted(editor, (prompt, subject, answer), turn, phrasings or (), neighbours or ())]
+        for one in wanted if len(wanted) > 1 else ():  # all of them, before the first is written
+            check_told(editor, one)
         found = [forgotten(editor, one, method, **how) for one in wanted]
     notes = [*editor.notes, *(note for one in found for note in one.notes)]
     told = any(any(one.after.told) for one in found)

@@ -61,6 +61,7 @@ _REFUSES: Final = re.compile(
     r"\b(unknown|unclear|know|sorry|cannot|can't|not (?:sure|aware|clear)|no information)\b", re.I
 )
 _STOP: Final = re.compile(r"(?<=[.!?])\s|\n")
+LARGEST: Final = 700.0  # nats that two answers are told apart by: beyond it a float has no number for their ratio
 TRIED: Final = 4  # phrases tried, the likeliest first
 OTHERS: Final = 8  # other answers the membership check compares with, and neighbours asked
 
@@ -116,7 +117,7 @@ class Forgotten:
         """What the user should know although it was written."""
         told = [asked for asked, still in zip(self.asked, self.after.told, strict=True) if still]
         found = [f"{self.answer!r} is still told after {asked!r}: give it as a --phrasing." for asked in told]
-        if self.after.membership == 1:
+        if self.after.membership == 1 and not told:
             found.append(
                 "it is no longer said, and yet likelier than every other answer: its likelihood gives it away."
             )
@@ -165,14 +166,7 @@ def forget(
         InputError: the model does not tell it, in whatever wording. What `Editor.write_all` raises.
     """
     with editor.lock:
-        held = _Held(editor, wanted)
-        before = held.standing()
-        if not any(before.told):
-            said = _first(before.said[0])
-            raise InputError(
-                f"{editor.name} does not tell {wanted.target!r}: after {wanted.prompt!r} it says {said!r}. Give that as "
-                "--answer, or leave --answer out."
-            )
+        held, before = _told(editor, wanted)
         phrases = {phrase: 0.0} if phrase else calibrate(editor.lm, wanted)
         instead = _takes(editor, held, before, phrases, method, settings)
         facts = held.facts(instead, before)
@@ -188,6 +182,25 @@ def forget(
             before=before, after=held.standing(), others=held.others,
             neighbours=tuple((prompt, was, now[prompt]) for prompt, was in near.items()), edits=tuple(edits),
         )  # fmt: skip
+
+
+def check_told(editor: Editor, wanted: Fact) -> None:
+    """Raise InputError if the model does not tell something, in whatever wording: there is nothing to forget."""
+    with editor.lock:
+        _told(editor, wanted)
+
+
+def _told(editor: Editor, wanted: Fact) -> tuple[_Held, Standing]:
+    _ = editor.standing  # the model is what the book says now
+    held = _Held(editor, wanted)
+    before = held.standing()
+    if not any(before.told):
+        said = _first(before.said[0])
+        raise InputError(
+            f"{editor.name} does not tell {wanted.target!r}: after {wanted.prompt!r} it says {said!r}. Give that as "
+            "--answer, or leave --answer out."
+        )
+    return held, before
 
 
 def _takes(
@@ -251,7 +264,7 @@ class _Held:
             return None
         text = reverse(self._wanted.prompt, self._wanted.subject, self._wanted.target)
         subject = self._wanted.target if occurrences(text, self._wanted.target) else ""
-        return replace(bare, prompt=text, subject=subject, target=self._wanted.subject)
+        return replace(bare, prompt=text, subject=subject, target=self._wanted.subject, messages=(), joint=None)
 
     def _about_others(self, model: str) -> list[str]:
         """Return the same question about others: the caller's, the primer's, or those of a table of public facts."""
@@ -301,7 +314,7 @@ class _Held:
         if not whole:
             raise BadFact(f"{self._wanted.target!r} cannot be scored after {self._wanted.prompt!r}: shorten it.")
         share = [sum(own > other for other in rest) / len(rest) for own, *rest in whole if rest]
-        ratio = [sum(exp(other) for other in rest) / len(rest) / exp(own) for own, *rest in whole if rest]
+        ratio = [sum(exp(min(other - own, LARGEST)) for other in rest) / len(rest) for own, *rest in whole if rest]
         return Standing(
             tuple(said),
             told,
@@ -314,7 +327,7 @@ class _Held:
 def _as(fact: Fact, prompt: str) -> Fact | None:
     """Return the fact asked in another wording, None for one that does not name its subject."""
     try:
-        return replace(fact, prompt=prompt, messages=(), joint=fact.joint if prompt == fact.prompt else None)
+        return fact if prompt == fact.prompt else replace(fact, prompt=prompt, messages=(), joint=None)
     except BadFact:
         return None
 
