@@ -37,7 +37,6 @@ RECIPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "alphaedit": ("alphaedit", {}),
     "ledger": ("ledger", {}),
     "ultraedit": ("ultraedit", {}),
-    "stableedit": ("stableedit", {}),
     "locft": ("locft", {}),
     "rlsedit": ("rlsedit", {}),
     "crispedit": ("crispedit", {}),

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -64,45 +63,6 @@ class Spread:
         return found
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Cloud:
-    """How rows lie about their mean: sums that add up over edits, and go when an edit is dropped.
-
-    Args:
-        count: rows. total: (d,) float64, Σ x. products: (d, d) float64, Σ x xᵀ.
-    """
-
-    count: int
-    total: Float[Tensor, " d"]
-    products: Float[Tensor, "d d"]
-
-    @classmethod
-    def of(cls, rows: Float[Tensor, "n d"]) -> Cloud:
-        """Return that of some rows."""
-        rows = rows.double().cpu()
-        return cls(len(rows), rows.sum(0), rows.T @ rows)
-
-    def __add__(self, other: Cloud) -> Cloud:
-        return Cloud(self.count + other.count, self.total + other.total, self.products + other.products)
-
-    def normed(self, rows: Float[Tensor, "n d"], centred: bool = True) -> Float[Tensor, "n d"]:
-        """Return rows with mean 0, if `centred`, and the identity as covariance, as far as they are enough to tell it."""
-        mean = self.total / self.count
-        about = self.products - self.count * torch.outer(mean, mean)
-        left = self.count - len(mean) - 1
-        if left <= 0:
-            return Spread(
-                torch.stack([torch.full_like(mean, self.count), self.total, self.products.diagonal()])
-            ).normed(rows, centred)
-        values, vectors = torch.linalg.eigh((about + about.T) / (2 * left))
-        root = values.clamp(min=1e-6 * float(values.mean().clamp(min=1e-300))).rsqrt()
-        found: Tensor = ((rows - mean * centred) @ vectors * root) @ vectors.T
-        return found
-
-
-Scale: TypeAlias = Spread | Cloud
-
-
 def signals(lm: LM, sites: Sequence[Site], run: Callable[[], Tensor], pick: _Pick) -> tuple[float, dict[Site, Signal]]:
     """Return a loss and each site's signal, from one forward and one backward pass.
 
@@ -131,11 +91,9 @@ def signals(lm: LM, sites: Sequence[Site], run: Callable[[], Tensor], pick: _Pic
     return float(loss.detach()), {s: Signal(h.double().cpu(), g.double().cpu()) for s, (h, g) in picked.items()}
 
 
-def ordinary(
-    lm: LM, sites: Sequence[Site], corpus: str, tokens: int, measured: Callable[[Signal], tuple[Spread, Scale]]
-) -> dict[Site, tuple[Spread, Scale]]:
-    """Return how large inputs and gradients are on ordinary text, as `measured`; raises BadFile as `open_corpus`."""
-    sums: dict[Site, tuple[Spread, Scale]] = {}
+def ordinary(lm: LM, sites: Sequence[Site], corpus: str, tokens: int) -> dict[Site, tuple[Spread, Spread]]:
+    """Return how large inputs and gradients are on ordinary text; raises BadFile as `open_corpus`."""
+    sums: dict[Site, tuple[Spread, Spread]] = {}
     for ids, real in open_corpus(corpus).batches(lm, tokens):
         inputs, labels, asked = task(lm, ids, real)
         seen = real[:, : inputs["input_ids"].shape[1]]
@@ -144,17 +102,12 @@ def ordinary(
             return hidden[seen.to(hidden.device)]
 
         for site, signal in signals(lm, sites, partial(text_loss, lm, inputs, labels, asked), pick)[1].items():
-            new = measured(signal)
-            sums[site] = both(sums[site], new) if site in sums else new
+            new = Spread.of(signal.inputs), Spread.of(signal.gradients)
+            sums[site] = (sums[site][0] + new[0], sums[site][1] + new[1]) if site in sums else new
     return sums
 
 
-def both(one: tuple[Spread, Scale], other: tuple[Spread, Scale]) -> tuple[Spread, Scale]:
-    """Return the scale of the tokens of two, which are of one kind."""
-    return one[0] + other[0], one[1] + other[1]  # type: ignore[operator]  # both are of one kind
-
-
-def shift(signal: Signal, scale: tuple[Spread, Scale], centred: bool = True) -> LowRank:
+def shift(signal: Signal, scale: tuple[Spread, Spread], centred: bool = True) -> LowRank:
     """Return ΔW for η = 1, as factors of rank n: ``Hᵀ (H Hᵀ + I)⁻¹ V`` is ``(HᵀH + I)⁻¹ Hᵀ V`` without a system of size in.
 
     Args:
