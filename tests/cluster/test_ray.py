@@ -11,15 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from errata import methods
 from errata.cluster.ray import pool
 from errata.cluster.spread import spread
-from errata.cluster.statistics import Where, collect
-from errata.cluster.sweep import JobState, Sweep
-from errata.delta import Site
+from errata.cluster.sweep import Sweep
 from errata.errors import BadConfig, ClusterGone
-from errata.model.loading import load
-from errata.stats.store import gradients, second_moments
 from tests.cluster.small import Killer, finished, plan, rows, second_model
 
 pytestmark = pytest.mark.ray
@@ -56,22 +51,6 @@ def test_five_methods_on_two_models_with_three_seeds(tmp_path: Path) -> None:
     assert finished(serial.go())
     assert len(serial.jobs) == 30
     assert rows(on_ray) == rows(serial)
-
-
-def test_statistics_read_by_killed_workers_are_the_serial_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    site, found = Site(5, "down"), {}
-    tell = Killer("ray::_OnRay", every=2)
-    for place in ("serial", "parts"):
-        monkeypatch.setenv("ERRATA_CACHE", str(tmp_path / place))
-        lm = load("primer")
-        how = methods.make("oedit", {"tokens": 20_000, "layer": 5, "corpus": "primer"})
-        if place == "parts":
-            rows = collect(lm, how, Where("primer", workers=2), 6, lambda part, what: tell(JobState(part, what)))  # type: ignore[arg-type]
-            assert list(rows) == ["5.down", "5.down gradient"]
-            assert tell.killed
-        found[place] = [read(lm, [site], tokens=20_000)[site] for read in (second_moments, gradients)]
-    for one, other in zip(found["serial"], found["parts"], strict=True):
-        assert float((one - other).norm() / one.norm()) < 1e-6
 
 
 def test_a_job_that_fails_says_why_and_the_others_are_done(tmp_path: Path) -> None:

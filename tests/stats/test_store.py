@@ -21,26 +21,13 @@ from torch import Tensor
 from errata import methods
 from errata.delta import Dense, Site
 from errata.errors import BadConfig, BadFile, StatsMissing, UnknownSite
-from errata.methods.shared.locate_then_edit import LocateThenEdit
 from errata.model.lm import LM
 from errata.model.loading import load
 from errata.stats import accumulate, moments, stopping, store
 from errata.stats.accumulate import Ended
 from errata.stats.corpus import BUILT_IN, LEAST, open_corpus, sampled, suited
 from errata.stats.moments import SecondMoment, keys_of, of_batch
-from errata.stats.store import (
-    Key,
-    described,
-    gradients,
-    is_kept,
-    keys,
-    merge_parts,
-    part_names,
-    read_part,
-    sample_size,
-    second_moments,
-    take,
-)
+from errata.stats.store import Key, described, merge_parts, read_part, sample_size, second_moments, take
 from tests import tiny
 
 SITES = (Site(0, "down"), Site(1, "down"))
@@ -184,14 +171,13 @@ def test_parts_read_apart_are_the_whole(passes: list[int]) -> None:
     for file in store.directory().iterdir():
         file.unlink()
     how = tiny.build("llama", dtype=torch.float64)
-    named = keys(how, SITES, tokens=TOKENS)
     for number in (3, 1):
-        read_part(other := tiny.build("llama", dtype=torch.float64), keys(other, SITES, tokens=TOKENS), f"{number}/3")
+        read_part(tiny.build("llama", dtype=torch.float64), SITES, "primer", TOKENS, f"{number}/3")
     with pytest.raises(StatsMissing, match=r"part 2/3 of 0\.down is not in"):
-        merge_parts(how, named, 3)
-    assert {row["by"] for row in read_part(how, named, "2/3").values()} == {"part"}
+        merge_parts(how, SITES, "primer", TOKENS, 3)
+    assert {row["by"] for row in read_part(how, SITES, "primer", TOKENS, "2/3").values()} == {"part"}
     assert len(passes) == alone
-    found = merge_parts(how, named, 3)
+    found = merge_parts(how, SITES, "primer", TOKENS, 3)
     assert {one["by"] for one in found.values()} == {"limit"}
     assert found == described(how, SITES, tokens=TOKENS)
     for lm in (how, tiny.build("llama", dtype=torch.float64)):
@@ -220,42 +206,6 @@ def test_a_method_can_be_given_its_parts(lm: LM) -> None:
         (found,) = how.collect(lm, part=part).values()
     assert found["tokens"] >= 900
     assert how.collect(lm) == how.collect(lm, part="all/2")
-
-
-@pytest.mark.parametrize("kind", ["moment", "gradient"])
-def test_parts_that_were_interrupted_are_the_whole_to_a_millionth(
-    lm: LM, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    serial = (second_moments if kind == "moment" else gradients)(lm, SITES, tokens=TOKENS)
-    for file in store.directory().iterdir():
-        file.unlink()
-    monkeypatch.setattr(store, "SAVE_EVERY", 1)
-    monkeypatch.setattr(moments, "GATHERED", 1)
-    other = tiny.build("llama")
-    named = keys(other, SITES, tokens=TOKENS, kind=kind)
-    for part in ("1/2", "2/2"):
-        with pytest.raises(Interrupted):
-            read_part(other, named, part, interrupt_after(3))
-        names = part_names(named, part)
-        assert not any(map(is_kept, names.values()))
-        assert [row["name"] for row in read_part(tiny.build("llama"), named, part).values()] == list(names.values())
-        assert all(map(is_kept, names.values()))
-    rows = merge_parts(other, named, 2)
-    assert [row["name"] for row in rows.values()] == [key.name() for key in named.values()]
-    fresh = tiny.build("llama")
-    found = (second_moments if kind == "moment" else gradients)(fresh, SITES, tokens=TOKENS)
-    for site in SITES:
-        assert not torch.equal(found[site], torch.zeros_like(found[site]))
-        assert float((found[site] - serial[site]).norm() / serial[site].norm()) < 1e-6
-
-
-def test_parts_of_what_o_edit_protects_are_read_too(lm: LM) -> None:
-    how = methods.make("oedit", {"tokens": 900, "layer": 1})
-    for part in ("1/2", "2/2", "all/2"):
-        found = how.collect(lm, part=part)
-        assert list(found) == ["1.down", "1.down gradient"]
-    assert isinstance(how, LocateThenEdit)
-    assert list(how.part_names(lm, "1/2")) == list(found)
 
 
 def test_a_full_disk_is_said_by_the_system_and_leaves_nothing(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,8 +48,6 @@ Separator = Annotated[
     str,
     typer.Option("--separator", metavar="TOKEN", help="Token that texts open with: auto, none, or a special token."),
 ]
-Ray = Annotated[str, typer.Option("--ray", metavar="ADDRESS", help="On Ray: local, auto, HOST:PORT.")]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="How many on Ray; 0: one a processor.")]
 Corpus = Annotated[str | None, typer.Option("--corpus", help="Text file for statistics of the base model.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Method = Annotated[str, typer.Option("--method", help="Which method; `errata methods` lists them.")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,9 +15,7 @@ from errata.content import check_free
 from errata.errors import InputError
 
 if TYPE_CHECKING:
-    from errata.cluster.statistics import Where
     from errata.fact import Fact
-    from errata.methods.base import Method
 
 
 def edit(
@@ -108,8 +105,6 @@ def stats(
     method: opt.Method = "memit",
     settings: opt.Settings = None,
     part: Annotated[str, typer.Option("--part", help="Read only the second of four parts: 2/4; all/4 adds up.")] = "",
-    ray: opt.Ray = "",
-    workers: opt.Workers = 0,
     model: opt.Model = "primer",
     book: opt.BookPath = opt.HERE,
     corpus: opt.Corpus = None,
@@ -117,45 +112,19 @@ def stats(
     dtype: opt.Dtype = None,
     trust_remote_code: opt.Remote = False,
     as_json: opt.Json = False,
-) -> Shown:  # size: an option a line
+) -> Shown:
     """Compute the statistics of the base model that a closed-form method needs, and say how much was read for them.
 
     Once for each model and corpus; if interrupted, it goes on from there next time. Processes can share the work: each
-    reads a --part of the same number of tokens (--set tokens=N), and once their files lie in one directory one adds up;
-    or --ray does both.
+    reads a --part of the same number of tokens (--set tokens=N), and once their files lie in one directory one adds up.
     """
     from errata.config import parse_flags
 
-    if ray and trust_remote_code:
-        raise InputError("workers on Ray run no code of a model's own: leave --trust-remote-code or --ray out.")
     options = parse_flags(errata.methods.get(method), settings or [])
     loading: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     with opt.opened(model, book=book, corpus=corpus, **loading) as editor:
-        if ray:
-            from errata.cluster.statistics import Where
-            from errata.editing.given import method_of
-
-            where = Where(model, device, dtype, ray, workers)
-            found = _on_ray(editor, method_of(method, options, corpus), part, where)
-        else:
-            found = editor.stats(method, opt.told("statistics"), part, **options)
+        found = editor.stats(method, opt.told("statistics"), part, **options)
     return Shown(found, as_json, notes=editor.notes)
-
-
-def _on_ray(editor: errata.Editor, how: Method, part: str, where: Where) -> dict[str, Any]:
-    """Let Ray read a text in parts and add up; "all/8" says how many."""
-    from errata.cluster import statistics
-
-    found = re.fullmatch(r"all/([1-9][0-9]{0,5})", part or "all/8")
-    if found is None:
-        raise InputError(f"with --ray all parts are read: give --part all/N, or none; not {part!r}.")
-    parts, done, tell = int(found[1]), set[str](), opt.told("statistics")
-
-    def told(one: Any, what: str) -> None:
-        done.update([one.name] if what == "done" else [])
-        tell(len(done), parts)
-
-    return statistics.collect(editor.lm, how, where, parts, told)
 
 
 def demo(model: opt.Model = "primer", as_json: opt.Json = False) -> Shown:

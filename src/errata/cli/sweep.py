@@ -27,8 +27,8 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option("--out", help="Directory of the sweep; what is finished there is kept.")
     ] = None,
-    ray: opt.Ray = "",
-    workers: opt.Workers = 0,
+    ray: Annotated[str, typer.Option("--ray", metavar="ADDRESS", help="On Ray: local, auto, HOST:PORT.")] = "",
+    workers: Annotated[int, typer.Option("--workers", min=0, help="How many on Ray; 0: one a processor.")] = 0,
     shard: Annotated[str, typer.Option("--shard", metavar="I/N", help="Do one of N parts of the jobs.")] = "",
     slurm: Annotated[
         int | None, typer.Option("--slurm", metavar="N", help="Only print an sbatch file for N shards.")

@@ -104,46 +104,6 @@ class SweepJob:
         return shlex.join([*words, *([] if stop is None else ["--stop-at-perplexity", str(stop)])])
 
 
-@dataclass(frozen=True, kw_only=True)
-class StatisticsPart:
-    """A part of a text, to be read for the statistics that a method needs of a model.
-
-    Args:
-        model, fingerprint, device, dtype: as of a `SweepJob`. method, options: whose statistics. part: ``"2/8"``.
-        names: under which names its sums are kept, by site: they depend on the text itself and on all that is read with.
-        send: its files are to be sent back; else they are wanted where the worker keeps them.
-    """
-
-    model: str
-    fingerprint: str
-    method: str
-    options: Mapping[str, Any]
-    part: str
-    names: Mapping[str, str]
-    device: str | None = None
-    dtype: str | None = None
-    send: bool = True
-
-    @property
-    def name(self) -> str:
-        """What it is known by."""
-        return " ".join(self.names.values())
-
-    @property
-    def label(self) -> str:
-        """What to call it in a sentence."""
-        return f"part {self.part} of the statistics for {self.method} on {self.model}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-able values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> StatisticsPart:
-        """Read what `to_dict` gave."""
-        return cls(**values)
-
-
 def _flags(options: Mapping[str, Any]) -> list[str]:
     def text(value: Any) -> str:
         if isinstance(value, list | tuple):

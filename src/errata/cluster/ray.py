@@ -21,13 +21,12 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
-from typing import Any, Final, TextIO, TypeVar
+from typing import Any, Final, TextIO
 
-from errata.cluster.jobs import StatisticsPart, SweepJob
+from errata.cluster.jobs import SweepJob
 from errata.cluster.remote import Parcel, Worker
 from errata.errors import BadConfig, ClusterGone
 
-Job = TypeVar("Job", SweepJob, StatisticsPart)
 LOCAL: Final = "local"
 STARTS: Final = 3  # of a Ray here, before it is given up
 _SLOW: Final = "timed out during startup"
@@ -122,13 +121,10 @@ class Pool:
         """Put something that workers need into Ray's store, once."""
         self._put[name] = self._ray.put(value)
 
-    def run(
-        self, jobs: Sequence[Job], needs: Mapping[str, Parcel], how: str = "work"
-    ) -> Iterator[tuple[Job, str, Any]]:
+    def run(self, jobs: Sequence[SweepJob], needs: Mapping[str, Parcel]) -> Iterator[tuple[SweepJob, str, Any]]:
         """Give jobs to workers; yield (job, "running" | "done" | "failed", files or why) as it happens.
 
         Args:
-            how: what of `errata.cluster.remote.Worker` does them, "work" or "read".
             needs: of each job, by its name: what was `put` that its worker wants.
 
         Raises:
@@ -137,12 +133,12 @@ class Pool:
         ray, waiting, deaths = self._ray, deque(jobs), list[str]()
         worker = ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0)(_OnRay)
         free = [worker.remote() for _ in range(min(self.workers, len(jobs)))]
-        busy: dict[Any, tuple[Job, Any]] = {}
+        busy: dict[Any, tuple[SweepJob, Any]] = {}
         try:
             while waiting or busy:
                 while waiting and free:
                     job, actor = waiting.popleft(), free.pop()
-                    busy[self._given(getattr(actor, how), job, needs[job.name])] = job, actor
+                    busy[self._given(actor, job, needs[job.name])] = job, actor
                     yield job, "running", None
                 (ready, *_), _ = ray.wait(list(busy), num_returns=1)
                 job, actor = busy.pop(ready)
@@ -156,7 +152,7 @@ class Pool:
         except (ConnectionError, ray.exceptions.RaySystemError) as error:
             raise _gone(ray, self._address, error) from error
 
-    def _got(self, ref: Any) -> tuple[Mapping[str, Any], str] | None:
+    def _got(self, ref: Any) -> tuple[dict[str, bytes], str] | None:
         """Return what a worker gave; None if it was killed, or its machine went away."""
         errors = self._ray.exceptions
         try:
@@ -169,9 +165,9 @@ class Pool:
             return None
         return files, why
 
-    def _given(self, work: Any, job: SweepJob | StatisticsPart, parcel: Parcel) -> Any:
+    def _given(self, actor: Any, job: SweepJob, parcel: Parcel) -> Any:
         refs = {name: [self._put[name]] for name in parcel.names if name in self._put}  # in a list: fetched when wanted
-        return work.remote(json.dumps(job.to_dict()), parcel.to_dict(), refs)
+        return actor.work.remote(json.dumps(job.to_dict()), parcel.to_dict(), refs)
 
 
 class _Hushed(io.TextIOBase):

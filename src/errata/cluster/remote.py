@@ -13,18 +13,16 @@ import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from errata import methods
-from errata.cluster.jobs import KEPT, StatisticsPart, SweepJob, work
+from errata.cluster.jobs import KEPT, SweepJob, work
 from errata.cluster.sweep import Models, explained
 from errata.data.case import Case
-from errata.errors import BadConfig, BadModel, ErrataError
-from errata.methods.shared.locate_then_edit import LocateThenEdit
+from errata.errors import BadModel, ErrataError
 from errata.model.lm import LM
 from errata.stats import store
 
@@ -82,14 +80,14 @@ class Worker:
         """Return what was sent under a reference; here it is the thing itself."""
         return ref
 
-    def work(self, job: str, parcel: Mapping[str, Any], refs: Mapping[str, Any]) -> tuple[Files, str]:
+    def work(self, job: str, parcel: Mapping[str, Any], refs: Mapping[str, Any]) -> tuple[dict[str, bytes], str]:
         """Do a job; return the files of its directory, and "" or why there are none.
 
         Args:
             job: as JSON. parcel: what it needs, as `Parcel.to_dict`. refs: what of that was sent, by name.
         """
         what = SweepJob.from_dict(json.loads(job))
-        with _answered() as answer:
+        try:
             for name in parcel["statistics"]:
                 self._unpacked(store.directory(), self.fetch(refs[name]), over=False)
             if parcel["cases"] not in self._cases:
@@ -97,28 +95,16 @@ class Worker:
             lm = self._model(what, refs.get(parcel["model"]))
             with self._folder(what.name) as folder:
                 work(what, lm, self._cases[parcel["cases"]][: what.plan.edits], folder)
-                answer.files = {name: (folder / name).read_bytes() for name in KEPT}
-        return answer.files, answer.why
+                return {name: (folder / name).read_bytes() for name in KEPT}, ""
+        except BadModel as error:
+            return (
+                {},
+                f"the worker on {socket.gethostname()} has no such model ({error}) Put it there under the same name.",
+            )
+        except (ErrataError, OSError, MemoryError) as error:
+            return {}, f"{explained(error)} (on {socket.gethostname()})"
 
-    def read(self, part: str, parcel: Mapping[str, Any], refs: Mapping[str, Any]) -> tuple[Files, str]:
-        """Read a part of a text; as `work`, of a `StatisticsPart`."""
-        what = StatisticsPart.from_dict(json.loads(part))
-        with _answered() as answer:
-            lm = self._model(what, refs.get(parcel["model"]))
-            how = methods.make(what.method, dict(what.options))
-            assert isinstance(how, LocateThenEdit)
-            if how.part_names(lm, what.part) != what.names:
-                raise BadConfig(
-                    "the text, the model or errata itself is another here: put the same there, under the same name."
-                )
-            how.collect(lm, part=what.part)
-            if what.send:
-                answer.files = {
-                    file: data for one in what.names.values() for file, data in statistic_files(one).items()
-                }
-        return answer.files, answer.why
-
-    def _model(self, job: SweepJob | StatisticsPart, ref: Any) -> LM:
+    def _model(self, job: SweepJob, ref: Any) -> LM:
         """Return the job's model: this machine's own if it has the same, else what was sent."""
         models = self._models.setdefault((job.device, job.dtype), Models(job.device, job.dtype))
         here = ref is None or Path(os.path.expanduser(job.model)).is_dir()
@@ -158,26 +144,6 @@ class Worker:
             shutil.rmtree(self._home / name, ignore_errors=True)
         finally:
             lock.release()
-
-
-@dataclass
-class _Answer:
-    """What a worker gives: files, or why there are none."""
-
-    files: Files = field(default_factory=dict)
-    why: str = ""
-
-
-@contextmanager
-def _answered() -> Iterator[_Answer]:
-    """Let what is foreseen to go wrong be the answer."""
-    answer, here = _Answer(), socket.gethostname()
-    try:
-        yield answer
-    except BadModel as error:
-        answer.why = f"the worker on {here} has no such model ({error}) Put it there under the same name."
-    except (ErrataError, OSError, MemoryError) as error:
-        answer.why = f"{explained(error)} (on {here})"
 
 
 def _own_folder() -> Path:

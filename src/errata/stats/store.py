@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -146,62 +147,40 @@ def described(lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int
     return found
 
 
-def part_names(named: Mapping[Site, Key], part: str) -> dict[str, str]:
-    """Return, by site, under which name `read_part` keeps a part: what it depends on, the text's content among it."""
-    return {_label(key): key.name() for key in _parts(named, part).values()}
-
-
-def is_kept(name: str) -> bool:
-    """Say whether the statistic of that name is there, whole."""
-    manifest = _manifest(directory() / f"{name}.json")
-    try:
-        return manifest is not None and manifest.get("sha256") == _hash(directory() / f"{name}.safetensors")
-    except OSError:
-        return False
-
-
 def read_part(
-    lm: LM, named: Mapping[Site, Key], part: str, progress: Progress | None = None
+    lm: LM, sites: Sequence[Site], corpus: str, tokens: int, part: str, progress: Progress | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Read one of N parts of the text for each site: every N-th batch. Returns how each `Ended`, by ``"part"``.
+    """Read one of N parts of the text for C of each site: every N-th batch. Returns how each `Ended`, by ``"part"``.
 
     Args:
-        named: what `keys` gives. part: ``"I/N"``, I from 1.
+        part: ``"I/N"``, I from 1.
     """
-    _readable(lm, list(named))
-    mine = _parts(named, part)
-    found = _known(lm, mine, progress)
-    for key in mine.values():  # a worker reads many, and a large model's are gigabytes
-        lm.memory.pop(key, None)
-    return {_label(mine[site]): {"name": mine[site].name(), **asdict(how)} for site, (_, how) in found.items()}
+    named = _parts(keys(lm, _readable(lm, sites), corpus, tokens), part)
+    return {str(site): asdict(how) for site, (_, how) in _known(lm, named, progress).items()}
 
 
-def merge_parts(lm: LM, named: Mapping[Site, Key], of: int) -> dict[str, dict[str, Any]]:
-    """Add up N parts and keep the sum as what `second_moments` or `gradients` gives for this corpus and number of tokens.
+def merge_parts(lm: LM, sites: Sequence[Site], corpus: str, tokens: int, of: int) -> dict[str, dict[str, Any]]:
+    """Add up N parts and keep the sum as what `second_moments` gives for this corpus and number of tokens.
 
     It is what one process would have found, to the rounding of adding in another order. Returns how each site `Ended`.
 
     Raises:
         StatsMissing: a part is not there.
     """
-    rows = {}
-    for site, key in named.items():
-        total: Sum | None = None
+    whole = keys(lm, _readable(lm, sites), corpus, tokens)
+    for site, key in whole.items():
+        width = lm.weights[site].shape[1]
+        total = SecondMoment(torch.zeros(width, width, dtype=torch.float64), 0)
         for number in range(1, of + 1):
             found = _read(_parts({site: key}, f"{number}/{of}")[site])
             if found is None:
                 raise StatsMissing(f"part {number}/{of} of {site} is not in {directory()}: read it, or copy it there.")
-            total = found[0] if total is None else total + found[0]
-        assert total is not None
-        how = Ended(total.count, "limit" if total.count >= key.tokens else "corpus")
+            assert isinstance(found[0], SecondMoment)
+            total = total + found[0]
+        how = Ended(total.count, "limit" if total.count >= tokens else "corpus")
         _save(key, total, how)
         lm.memory[key] = total, how
-        rows[_label(key)] = {"name": key.name(), **asdict(how)}
-    return rows
-
-
-def _label(key: Key) -> str:
-    return key.site if key.kind == "moment" else f"{key.site} {key.kind}"
+    return described(lm, sites, corpus, tokens)
 
 
 def _parts(named: Mapping[Site, Key], part: str) -> dict[Site, Key]:

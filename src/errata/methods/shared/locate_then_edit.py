@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from errata.solve.least_squares import Ridge
 from errata.solve.subspace import FreeSpace
 from errata.solve.values import Values, ValueTraining
 from errata.stats.remembered_layer import remembered
-from errata.stats.store import Key, Progress, described, ensure, keys, merge_parts, part_names, read_part, take
+from errata.stats.store import Progress, described, ensure, merge_parts, read_part, take
 
 _OURS = {"margin": None, "follows": False}  # what the papers do not have
 _LLAMA2 = {"steps": 25, "lr": 0.5, "decay": 1e-3, "clamp": 4.0, **_OURS}
@@ -112,7 +111,7 @@ class LocateThenEdit(Regularised):
         return described(lm, self.sites(), self.corpus, self.tokens)
 
     def collect(self, lm: LM, progress: Progress | None = None, part: str = "") -> dict[str, dict[str, Any]]:
-        """Compute covariances, and gradients that are protected, in one go, or in parts by processes that know of no other.
+        """Compute covariances in one go, or in parts by processes that know nothing of each other.
 
         Args:
             part: ``"I/N"`` reads one of N parts, here or on another machine; ``"all/N"`` adds them up, once their files lie
@@ -125,32 +124,16 @@ class LocateThenEdit(Regularised):
         """
         if not part:
             return super().collect(lm, progress)
-        which, of = self._parted(part)
-        found = dict[str, dict[str, Any]]()
-        for named in self.resolve(lm)._wanted(lm):
-            found |= merge_parts(lm, named, of) if which == "all" else read_part(lm, named, part, progress)
-        return found
-
-    def part_names(self, lm: LM, part: str) -> dict[str, str]:
-        """Return under which names `collect` keeps a part, by site; raises BadConfig as it does."""
-        self._parted(part)
-        return {site: name for named in self.resolve(lm)._wanted(lm) for site, name in part_names(named, part).items()}
-
-    def _wanted(self, lm: LM) -> list[dict[Site, Key]]:
-        kinds = ("moment", "gradient") if self.wants_gradients else ("moment",)
-        return [keys(lm, self.sites(), self.corpus, self.tokens, kind) for kind in kinds]
-
-    def _parted(self, part: str) -> tuple[str, int]:
-        """Return which part of how many it is, or "all" of them."""
-        found = re.fullmatch(r"(all|[0-9]{1,6})/([0-9]{1,6})", part)
-        which, of = (found[1], int(found[2])) if found else ("", 0)
-        if of < 1 or (which != "all" and not 1 <= int(which) <= of):
+        which, _, of = part.partition("/")
+        if not (of.isdigit() and (which == "all" or (which.isdigit() and 1 <= int(which) <= int(of)))):
             raise BadConfig(
                 f"{part!r} is no part: give 1/4 to 4/4 to read one of four, then all/4 to put them together."
             )
         if not self.tokens:
             raise BadConfig("parts of a text need a number of tokens: set tokens=N, for every part and when writing.")
-        return which, of
+        how = self.resolve(lm)
+        common = (lm, how.sites(), how.corpus, how.tokens)
+        return merge_parts(*common, int(of)) if which == "all" else read_part(*common, part, progress)
 
     def ridge(self, lm: LM, site: Site, weight: float = 1.0) -> Ridge:
         """Return λC of a site, damped, factored once while the model lives.

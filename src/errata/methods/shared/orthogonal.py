@@ -84,13 +84,8 @@ class Constrained(Method):
         """Compute the gradients of every site written to, in one pass, if they are to be protected."""
         super().prepare(lm, progress)
         resolved = self.resolve(lm)
-        if resolved.wants_gradients:
+        if resolved.constraint in ("o-edit", "o-edit+") and resolved.protect != "history":
             gradients(lm, resolved.sites(), resolved.corpus, resolved.tokens, progress)
-
-    @property
-    def wants_gradients(self) -> bool:
-        """Say whether the base's gradients on ordinary text are protected."""
-        return self.constraint in ("o-edit", "o-edit+") and self.protect != "history"
 
     def hold(self, lm: LM, past: Sequence[Edit]) -> OrthogonalRoom:
         """Return what an edit on top of `past` is held to; on a resolved method.
