@@ -248,7 +248,7 @@ def said_by(url: str, model: str, prompt: str) -> str:
         try:
             return " ".join(engines.say(url, model, prompt, tokens=5).split())
         except EngineRefused as error:
-            if "timed out" not in str(error):
+            if "did not answer within" not in str(error):
                 return str(error)
 
 

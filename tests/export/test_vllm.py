@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
 from errata.errors import EngineRefused, InputError
+from errata.export import http
 from errata.export.vllm import Served, last, push, say, served, smallest, unpush
 from tests.export.engines import Engine, engine, serving, sglang  # noqa: F401 - fixtures
 
@@ -155,3 +157,9 @@ def test_nobody_there(adapter: str) -> None:
             push(url, "base@1", adapter)
     with pytest.raises(InputError, match="out of the address"):
         served("http://me:secret@host")
+
+
+def test_a_late_server_is_not_said_to_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "WAIT", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(EngineRefused, match="did not answer within"):
+        http.ask(f"http://127.0.0.1:{silent.getsockname()[1]}/v1/models")

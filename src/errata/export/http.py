@@ -72,6 +72,11 @@ def ask(url: str, body: Any = None) -> str:
         raise Refusal(url, error.code, _message(error)) from error
     except (OSError, ValueError, HTTPException) as error:  # URLError and timeouts are OSErrors
         why = getattr(error, "reason", None) or error
+        if isinstance(why, TimeoutError):
+            late = f"{url} did not answer within {WAIT:g} s"
+            raise EngineRefused(
+                f"{late}: it may be busy, and still do what it was asked; errata pull shows."
+            ) from error
         raise EngineRefused(f"nothing answers at {url} ({why}): is the engine running there?") from error
     if len(read) > MOST:
         raise EngineRefused(f"{url} answers with more than {MOST >> 20} MiB: is it the engine?")
