@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from errata.book.files import sync_whole
 from errata.errors import BadConfig, BadFile
 
 
@@ -76,6 +77,9 @@ def make_key(path: str | os.PathLike[str]) -> str:
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        sync_whole(Path(path).absolute().parent)
     except OSError as error:
         raise BadFile(f"cannot write a key to {path} ({error.strerror}): name a new file.") from error
     return str(key.public_key().public_bytes_raw().hex())

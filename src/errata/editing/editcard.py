@@ -93,7 +93,7 @@ def review(
     parts = _parts(Path(folder))
     new = [fact for _, part in parts for fact in (part.facts if isinstance(part, Edit) else part)]
     standing = editor.standing
-    keeper = GateCheck(editor.lm, gates or in_force(editor.book), new, standing, every=True)
+    keeper = GateCheck(editor.lm, in_force(editor.book, gates), new, standing, every=True)
     asked, room = [Query.asked(fact) for fact in new], editor.lm.room(fact.target for fact in new)
     before = editor.lm.generate(asked, room)
     own = [Said(fact, "new") for fact in new]

@@ -23,7 +23,7 @@ from typing import Any, Final
 from errata.answers import says
 from errata.book.book import Book
 from errata.config import check_types, from_dict, from_toml
-from errata.content import read_file
+from errata.content import check_hash, read_file
 from errata.data.facts import read_facts
 from errata.edit import Edit
 from errata.errors import BadConfig, BadFile, GateClosed
@@ -53,6 +53,7 @@ class Gates:
     perplexity: float | None = field(default=None, metadata={"help": "most per cent the perplexity may rise"})
     norm_ratio: float | None = field(default=None, metadata={"help": "most ‖ΔW‖/‖W‖ of a matrix, all edits together"})
     sentinels: str = field(default="", metadata={"help": "file of facts that must not move"})
+    sentinels_sha256: str = field(default="", metadata={"help": "hash that file must have; a policy keeps it"})
     asked: int = field(default=20, metadata={"help": "how many of the oldest edits are asked"})
     text: str = field(default="auto", metadata={"help": "text of the perplexity: prose, primer, or a file"})
     texts: int = field(default=40, metadata={"help": "how many documents of it"})
@@ -63,12 +64,22 @@ class Gates:
             if isinstance(value, int | float) and not 0 <= value <= 1:
                 raise BadConfig(f"the gate {name} = {value:g} is a share, between 0 and 1.")
         check_types(self)
+        for name in COUNTS:
+            if not 0 < getattr(self, name) <= MANY:
+                raise BadConfig(f"{name} = {getattr(self, name)} is a number of questions or texts: 1 to {MANY:,}.")
+        for name in MOST:
+            if getattr(self, name) in (inf, -inf):
+                raise BadConfig(
+                    f"the gate {name} = {getattr(self, name)} lets everything through, or nothing: leave it out."
+                )
         if self.sentinel is not None and not self.sentinels:
             raise BadConfig("the gate sentinel needs sentinels = a file of facts.")
 
 
 SHARES: Final = ("said", "efficacy", "paraphrase", "neighborhood", "unrelated", "sentinel", "oldest")
 MOST: Final = ("perplexity", "norm_ratio")
+COUNTS: Final = ("asked", "texts")
+MANY: Final = 100_000  # of these
 _PROBED: Final = ("paraphrase", "neighborhood", "unrelated")  # asked of probes, which facts may lack
 _ADVICE: Final = "give the facts probes of that kind, or take the gate out"
 _HUGE: Final = 700.0  # nats a token, above which no perplexity is a number
@@ -121,10 +132,10 @@ def of_book(directory: Path) -> Gates | None:
 
 
 def in_force(book: Book, named: Gates | None = None) -> Gates | None:
-    """Return the gates of an edit: those in the book's policy, else those that are named, else those beside the book.
+    """Return the gates of an edit: those that are named, else those of the book's policy, else those beside the book.
 
     Raises:
-        BadConfig: others are named than the policy has, which nothing takes the place of.
+        BadConfig: those that are named let something through that the policy's do not.
     """
     said = book.policy()
     if said.gates is None:
@@ -132,9 +143,22 @@ def in_force(book: Book, named: Gates | None = None) -> Gates | None:
     ours = from_dict(Gates, said.gates)
     if ours.sentinels and not Path(ours.sentinels).is_absolute():
         ours = replace(ours, sentinels=str(book.path / ours.sentinels))
-    if named is not None and named != ours:
-        raise BadConfig(f"the gates of the book {book.path} are in its policy: change that, with errata policy.")
-    return ours
+    if named is not None and named != stricter(ours, named):
+        raise BadConfig(
+            f"the gates of the book {book.path} are in its policy, and others may only ask more: see errata policy."
+        )
+    return named or ours
+
+
+def stricter(ours: Gates | None, theirs: Gates | None) -> Gates | None:
+    """Return gates that let through only what both do; what is asked, and how much, is as ours has it."""
+    if ours is None or theirs is None:
+        return ours or theirs
+    pairs = {name: (getattr(ours, name), getattr(theirs, name)) for name in (*SHARES, *MOST)}
+    limits = {name: [limit for limit in pair if limit is not None] for name, pair in pairs.items()}
+    asked = theirs if not ours.sentinels else ours
+    found = {name: (min if name in MOST else max)(known) for name, known in limits.items() if known}
+    return replace(ours, **found, sentinels=asked.sentinels, sentinels_sha256=asked.sentinels_sha256)
 
 
 class GateCheck:
@@ -254,7 +278,11 @@ class GateCheck:
         ]
 
     def _sentinels(self) -> list[Fact]:
-        return read_facts(self._gates.sentinels) if self._gates.sentinels and "sentinel" in self._wanted else []
+        if not (self._gates.sentinels and "sentinel" in self._wanted):
+            return []
+        if wanted := self._gates.sentinels_sha256:
+            check_hash(self._gates.sentinels, wanted, "the sentinels of the policy")
+        return read_facts(self._gates.sentinels)
 
     def _oldest(self, standing: Sequence[Edit]) -> list[Fact]:
         """Return facts that stand and are not asked anew, oldest first."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 from errata.answers import says
 from errata.data.readers.own import primer_probes
 from errata.editing.editor import Editor
-from errata.editing.gates import GateCheck, Gates, of_book
+from errata.editing.gates import GateCheck, Gates, in_force, stricter
 from errata.fact import Fact, Probe, occurrences, plain, question
 from errata.methods.base import Method
 from errata.model.query import Query
@@ -36,7 +36,7 @@ def tried(editor: Editor, facts: Sequence[Fact], method: Method, gates: Gates | 
     asked += [(p.kind, Query.asked(f, p.prompt), p.answer) for f in facts for p in f.probes]
     queries = [query for _, query, _ in asked]
     room = editor.lm.room(answer for *_, answer in asked)
-    lights = gates or of_book(editor.book.path) or LIGHTS
+    lights = stricter(in_force(editor.book), gates) or LIGHTS
     before = editor.lm.generate(queries, room)
     keeper = GateCheck(editor.lm, lights, facts, editor.standing)
     with editor.rehearse([facts], method) as edits:
