@@ -5,9 +5,10 @@
     neighborhood = 0.95     # of the neighbours it knew before
     perplexity = 2.0        # per cent it may rise on ordinary text
 
-What a gate needs is measured before the edit and after it. A gate is closed by what is no finite number, and by facts without
-a question of its kind (paraphrase, neighborhood, unrelated). Where a question is there but nothing was known before, as with
-no edit standing yet, nothing can have moved: it lets through, and what was written says that nothing was asked.
+What a gate needs is measured before the edit and after it. Facts without a question of a kind that is asked (paraphrase,
+neighborhood, unrelated) are given some (`errata.editing.made`), and figures say how many. A gate is closed by what is no finite
+number, and where no question could be made. Where a question is there but nothing was known before, as with no edit standing
+yet, nothing can have moved: it lets through, and what was written says that nothing was asked.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from errata.config import check_types, from_dict, from_toml
 from errata.content import check_hash, read_file
 from errata.data.facts import read_facts
 from errata.edit import Edit
+from errata.editing.made import with_probes
 from errata.errors import BadConfig, BadFile, GateClosed
 from errata.evaluate.perplexity import measure
 from errata.evaluate.scorer import Scorer
@@ -93,6 +95,7 @@ class Figure:
         gate: its name. value: what was found; None where nothing was asked, or what was found is no number. limit: of the
             gate, if it is one.
         asked: how many questions or texts. passed: whether the edit may go through. lost: what moved, in words.
+        made: how many of the questions nobody wrote: they were made for facts that had none of that kind.
     """
 
     gate: str
@@ -101,6 +104,7 @@ class Figure:
     asked: int
     passed: bool
     lost: tuple[str, ...] = ()
+    made: int = 0
 
     @property
     def empty(self) -> bool:
@@ -108,8 +112,9 @@ class Figure:
         return self.value is None and not self.asked
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-able values."""
-        return {**asdict(self), "lost": list(self.lost)}
+        """Return it as JSON-able values; how many were made only where some were."""
+        row = {**asdict(self), "lost": list(self.lost)}
+        return row if self.made else {name: value for name, value in row.items() if name != "made"}
 
 
 def read(path: str | Path) -> Gates:
@@ -172,9 +177,10 @@ class GateCheck:
     def __init__(
         self, lm: LM, gates: Gates | None, facts: Sequence[Fact], standing: Sequence[Edit], *, every: bool = False
     ) -> None:
-        self._lm, self._gates, self._facts = lm, gates or Gates(), list(facts)
+        self._lm, self._gates = lm, gates or Gates()
         self._wanted = {n for n in (*SHARES, *MOST) if every or getattr(self._gates, n) is not None}
         self._scorer = Scorer(lm)
+        self._facts = self._probed(facts, standing)
         self._kept: dict[str, list[tuple[Query, str]]] = {
             "neighborhood": self._probes("neighborhood"),
             "unrelated": self._probes("unrelated"),
@@ -230,7 +236,8 @@ class GateCheck:
             for asked, answer in pairs
             if not says(said[asked], answer, reply=asked.turn)
         ]
-        return self._figure(name, 1 - len(wrong) / len(pairs) if pairs else None, len(pairs), tuple(wrong))
+        found = self._figure(name, 1 - len(wrong) / len(pairs) if pairs else None, len(pairs), tuple(wrong))
+        return replace(found, made=self._made(name, pairs))
 
     def _efficacy(self) -> Figure:
         asked = [(Query.asked(f), f) for f in self._facts]
@@ -271,6 +278,16 @@ class GateCheck:
         else:
             passed = limit is None or (value <= limit if name in MOST else value >= limit)
         return Figure(name, value, limit, asked, passed, lost)
+
+    def _probed(self, facts: Sequence[Fact], standing: Sequence[Edit]) -> list[Fact]:
+        """Return the facts with something to ask about each, made where it lacks what a gate needs."""
+        kinds = [kind for kind in _PROBED if kind in self._wanted]
+        return with_probes(self._lm, facts, standing, kinds) if kinds else list(facts)
+
+    def _made(self, kind: str, pairs: Sequence[tuple[Query, str]]) -> int:
+        """Return how many of these questions nobody wrote."""
+        made = {Query.asked(f, p.prompt) for f in self._facts for p in f.probes if p.kind == kind and p.made}
+        return sum(query in made for query, _ in pairs)
 
     def _probes(self, kind: str) -> list[tuple[Query, str]]:
         return [
@@ -323,4 +340,9 @@ def sentence(figure: Figure) -> str:
     lost = "" if figure.passed or not figure.lost else f" ({figure.lost[0]}{', …' if len(figure.lost) > 1 else ''})"
     found = "no finite number" if figure.value is None else f"{figure.value:.3g}{unit}"
     lost = "" if figure.value is None else lost
-    return f"the gate {figure.gate} found {found} (n = {figure.asked}){limit}{lost}"
+    return f"the gate {figure.gate} found {found} (n = {asked(figure)}){limit}{lost}"
+
+
+def asked(figure: Figure) -> str:
+    """Say how many questions were asked, and how many of them nobody wrote."""
+    return f"{figure.asked}{f', {figure.made} of them made' if figure.made else ''}"
