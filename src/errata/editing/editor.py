@@ -31,7 +31,7 @@ from errata.editing.gates import GateCheck, Gates, in_force
 from errata.editing.given import Facts
 from errata.editing.lock import ModelLock
 from errata.editing.near import Near
-from errata.editing.writing import check_fits, labelled, misfit, outcome, solve
+from errata.editing.writing import MAX_NORM_RATIO, check_fits, labelled, misfit, outcome, solve
 from errata.errors import BookOfAnotherModel, InputError, UnknownEdit, UpdateTooLarge
 from errata.export import adapter
 from errata.export.checkpoint import checkpoint
@@ -47,7 +47,6 @@ from errata.stats.store import Progress
 
 Told = Callable[[str, int, int], None]  # of progress: at what, how much is done, of how much
 ABSURD = 1_000.0  # ‖ΔW‖/‖W‖ that no method gives one fact, whatever its limit: such an edit of a book is left out
-MAX_NORM_RATIO = 5.0  # ‖ΔW‖/‖W‖ above which one fact's update is an explosion, not an edit
 
 
 class Editor:

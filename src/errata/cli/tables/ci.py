@@ -20,7 +20,7 @@ def ci(row: Json) -> RenderableType:
     gates = table_of("measured", "found", "limit", "asked", "")
     for one in row["figures"]:
         found, limit = ("–" if x is None else f"{x:.3g}" for x in (one["value"], one["limit"]))
-        asked = f"{one['asked']}{f', {one["made"]} made' if one.get('made') else ''}"
+        asked = str(one["asked"]) + (f", {one['made']} made" if one.get("made") else "")
         empty = one["value"] is None and not one["asked"]  # then there is nothing to tick
         gates.add_row(one["gate"], found, limit, asked, Text("") if empty and one["passed"] else mark(one["passed"]))
     parts += [gates] if row["figures"] else []

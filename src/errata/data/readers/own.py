@@ -25,6 +25,7 @@ _FIELDS = (
     *("prompt", "target", "subject", "id", "truth", "rephrases", "probes"),
     *("generation", "references", "source", "reason", "joint", "chat", "messages"),
 )
+_ASKED_ONLY = ("generation", "references")  # which no fact has
 
 
 def jsonl(record: RawRow) -> Case:
@@ -32,6 +33,7 @@ def jsonl(record: RawRow) -> Case:
     for key in record.keys():  # noqa: SIM118
         if key not in _FIELDS:
             raise record.bad(key, f"unknown.{did_you_mean(key, _FIELDS)} Known: {', '.join(_FIELDS)}.")
+    _check_writable(record)
     probes = [_probe(item) for item in record.subs("probes")]
     name, subject = record.name("id"), record.text("subject", "")
     if "{}" in record.text("prompt") and not subject:
@@ -56,6 +58,17 @@ def jsonl(record: RawRow) -> Case:
         source="jsonl",
     )
     return replace(with_probes(case, probes), rephrases=_asked(probes, "paraphrase") or rephrases)
+
+
+def _check_writable(record: RawRow) -> None:
+    """Complain of a row that `errata edit` would refuse: what is measured is what can be written."""
+    row = {name: value for name, value in record.row.items() if value is not None and name not in _ASKED_ONLY}
+    if isinstance(row.get("id"), int):
+        row["id"] = str(row["id"])
+    try:
+        Fact.from_dict(row)
+    except BadFact as error:
+        raise record.bad("prompt", str(error)) from error
 
 
 def _put(record: RawRow, written: Fact) -> Fact:
