@@ -33,7 +33,6 @@ def jsonl(record: RawRow) -> Case:
     for key in record.keys():  # noqa: SIM118
         if key not in _FIELDS:
             raise record.bad(key, f"unknown.{did_you_mean(key, _FIELDS)} Known: {', '.join(_FIELDS)}.")
-    _check_writable(record)
     probes = [_probe(item) for item in record.subs("probes")]
     name, subject = record.name("id"), record.text("subject", "")
     if "{}" in record.text("prompt") and not subject:
@@ -46,6 +45,7 @@ def jsonl(record: RawRow) -> Case:
     written = _put(record, fact(name, prompt, subject, target, truth))
     rephrases = record.texts("rephrases")
     source, reason = record.text("source", ""), record.text("reason", "")
+    _check_writable(record)
     case = Case(
         id=name,
         prompt=prompt,
