@@ -70,6 +70,18 @@ def check_hash(path: str | os.PathLike[str], wanted: str, what: str) -> None:
         raise BadFile(f"{path} is not {what} any more (its hash differs): put the file back, or set the policy anew.")
 
 
+def bearer(key: str, variable: str) -> str:
+    """Return a key as a header's value; raises InputError, without the key in it, for one that no header takes.
+
+    Args:
+        variable: of the environment, where the key is from. A line break at its end is what files and Windows leave there.
+    """
+    key = key.strip()
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise InputError(f"${variable} holds a line break, a space or other characters that no key has: set it anew.")
+    return f"Bearer {key}"
+
+
 def as_path(given: object, what: str) -> Path:
     """Return a path that a caller gave; raises InputError, which says what for, if it is none."""
     if isinstance(given, str | os.PathLike) and isinstance(path := os.fspath(given), str) and path:

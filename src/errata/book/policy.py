@@ -234,7 +234,7 @@ def _check_head(db: sqlite3.Connection, path: object, named: str) -> None:
 def head_of(path: str | os.PathLike[str]) -> str:
     """Return the head a file holds; raises BadFile if it holds none."""
     try:
-        text = Path(path).read_text(encoding="ascii").strip()
+        text = read_file(path, TEXT).decode("ascii").strip()
     except (OSError, ValueError) as error:
         raise BadFile(f"cannot read a head from {path} ({error}).") from error
     if not signing.is_key(text):

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from errata.book.files import sync_whole
+from errata.content import read_file
 from errata.errors import BadConfig, BadFile
+
+LONGEST = 1 << 16  # bytes of a key's file that are read
 
 
 class Signer:
@@ -24,7 +27,7 @@ class Signer:
         kind = _library()
         try:
             key = import_module("cryptography.hazmat.primitives.serialization").load_pem_private_key(
-                Path(path).read_bytes(), password=None
+                read_file(path, LONGEST), password=None
             )
         except (OSError, ValueError, TypeError) as error:  # TypeError: it is encrypted
             raise BadFile(f"cannot read a private key from {path} ({error}): make one with errata keygen.") from error
