@@ -17,14 +17,14 @@ from pathlib import Path
 FILE_LINES, METHOD_FILE_LINES = 400, 220
 # What each room may grow to. A room that needs more says why in the commit that raises its number.
 ROOMS = {
-    "the nouns": 2_600,  # the files beside the rooms: fact, answers, delta, edit, identity, errors, config, wire, plugins, sdk
-    "data": 1_550, "primer": 780, "index": 680, "model": 4_830, "stats": 1_270,
+    "the nouns": 2_630,  # the files beside the rooms: fact, answers, delta, edit, identity, errors, config, wire, plugins, sdk
+    "data": 1_575, "primer": 780, "index": 680, "model": 4_830, "stats": 1_270,
     "solve": 2_400,
-    "methods": 3_720, "evaluate": 2_310, "book": 3_020, "export": 1_340,
-    "editing": 3_815,
+    "methods": 3_720, "evaluate": 2_310, "book": 3_060, "export": 1_345,
+    "editing": 4_140,
     "bench": 490, "report": 2_180,
     "cluster": 1_170, "serve": 2_945,
-    "cli": 2_995,
+    "cli": 3_010,
 }  # fmt: skip
 FUNCTION_LINES, EXCUSED_LINES, COMMAND_LINES = 40, 60, 30
 NESTING = 3

@@ -427,7 +427,7 @@ def test_gates_of_a_policy_are_those_that_count(editor: Editor, mouth: Mouth) ->
     for gates in (None, Gates(said=1.0), Gates(said=1.0, norm_ratio=9.0)):
         with pytest.raises(GateClosed, match="the gate said found 0"):
             editor.write(FOUR[0], "ft", gates=gates, steps=1, layer=0)
-    for gates in (Gates(), Gates(said=0.9), Gates(said=1.0, asked=1)):
+    for gates in (Gates(), Gates(said=0.9)):
         with pytest.raises(BadConfig, match="are in its policy"):
             editor.write(FOUR[0], "ft", gates=gates, steps=1, layer=0)
     # Nor does a card, a weaker gate named for it.

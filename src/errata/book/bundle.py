@@ -132,6 +132,8 @@ def unbundle(
         raise InputError(f"{target} is there already and not empty; name a new directory.")
     try:
         size = source.stat().st_size
+        if not source.is_file():  # a device may have no end, and a pipe no beginning to go back to
+            raise InputError(f"{source} is no regular file: save what it gives in one.")
         if size > limit:
             raise InputError(f"{source} has {size:,} bytes, more than the {limit:,} that are opened; see --limit.")
         with zipfile.ZipFile(source) as archive, _made(target) as made:

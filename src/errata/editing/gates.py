@@ -148,11 +148,12 @@ def in_force(book: Book, named: Gates | None = None) -> Gates | None:
     ours = from_dict(Gates, said.gates)
     if ours.sentinels and not Path(ours.sentinels).is_absolute():
         ours = replace(ours, sentinels=str(book.path / ours.sentinels))
-    if named is not None and named != stricter(ours, named):
+    both = stricter(ours, named) or ours
+    if named is not None and any(getattr(both, name) != getattr(named, name) for name in (*SHARES, *MOST)):
         raise BadConfig(
             f"the gates of the book {book.path} are in its policy, and others may only ask more: see errata policy."
         )
-    return named or ours
+    return both
 
 
 def stricter(ours: Gates | None, theirs: Gates | None) -> Gates | None:

@@ -264,7 +264,7 @@ class Jobs:
             signature, job = row.pop("signature", ""), Job(**row)
             whole = isinstance(job.request, dict) and all(isinstance(v, str) for v in (job.kind, job.who, job.status))
             right = whole and f"{job.id}.json" == name and isinstance(job.created, float) and job.kind in self._work
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             right, job = False, None
         ours = right and (self._signer is None or holds(self._signer.public, str(signature), self._said(row)))
         if not ours:
