@@ -300,7 +300,7 @@ def test_every_figure_can_be_measured_without_a_limit(lm: LM, mouth: Mouth) -> N
     assert [f.gate for f in figures] == [*SHARES, *MOST]
     assert all(f.passed and f.limit is None for f in figures)
     assert {f.gate for f in figures if f.value is None} == {
-        "efficacy", "paraphrase", "neighborhood", "unrelated", "sentinel", "oldest",
+        "efficacy", "neighborhood", "unrelated", "sentinel", "oldest",
     } | ({"norm_ratio"} if not lm.weights.touched() else set())  # fmt: skip
 
 
@@ -335,7 +335,8 @@ def test_a_closed_gate_names_each_that_is_closed(lm: LM, mouth: Mouth) -> None:
     assert said == (
         "refused, nothing was changed: the gate said found 0.333 (n = 3), at least 0.9 (Bonn lies in →  (not Peru), …)"
     )
-    assert paraphrase == "the gate paraphrase found 0 (n = 1), at least 0.5 (Where is Ulm? →  (not Mali))"
+    made = "It was a long day. Ulm lies in →  (not Mali), …"
+    assert paraphrase == f"the gate paraphrase found 0 (n = 7, 6 of them made), at least 0.5 ({made})"
     assert norm.startswith("the gate norm_ratio found ")
     assert norm.endswith(", at most 0.1 (at 2.down)")
 
@@ -478,8 +479,8 @@ def test_sentinels_of_a_policy_are_those_it_was_set_with(editor: Editor, mouth: 
 @pytest.mark.parametrize(
     "text",
     [
-        "asked = -5", "asked = 0", "texts = 0", "texts = -1", "asked = 99999999999", "asked = 1.5", "perplexity = inf",
-        "norm_ratio = -inf", "perplexity = nan", "said = true", 'said = "1"', "said = nan", "said = 1\nsaid = 0",
+        "asked = -5", "asked = 0", "texts = 0", "texts = -1", "asked = 99999999999", "asked = 1.5",
+        "perplexity = nan", "said = true", 'said = "1"', "said = nan", "said = 1\nsaid = 0",
         "[gates]\nsaid = 1",
     ],
 )  # fmt: skip

@@ -69,11 +69,6 @@ class Gates:
         for name in COUNTS:
             if not 0 < getattr(self, name) <= MANY:
                 raise BadConfig(f"{name} = {getattr(self, name)} is a number of questions or texts: 1 to {MANY:,}.")
-        for name in MOST:
-            if getattr(self, name) in (inf, -inf):
-                raise BadConfig(
-                    f"the gate {name} = {getattr(self, name)} lets everything through, or nothing: leave it out."
-                )
         if self.sentinel is not None and not self.sentinels:
             raise BadConfig("the gate sentinel needs sentinels = a file of facts.")
 
