@@ -54,14 +54,15 @@ def check(editor: Editor, today: str = "", *, drop_expired: bool = False) -> lis
     """
     today = today or datetime.now(UTC).date().isoformat()
     standing = editor.standing
-    asked = _probed(editor, [(edit, fact) for edit in standing for fact in edit.facts])
+    stored = [(edit, fact) for edit in standing for fact in edit.facts]
+    asked = _probed(editor, stored)
     last = {question(fact): (edit.id, fact) for edit, fact in asked}
     pairs = [(Query.asked(fact), fact.target) for _, fact in asked]
     pairs += [(Query.asked(fact, p.prompt), p.answer) for _, fact in asked for p in fact.probes if p.answer]
     room = editor.lm.room(answer for _, answer in pairs)
     said = {p: text or "" for p, text in Scorer(editor.lm).said([p for p, _ in pairs], room).items()}
     found = []
-    for edit, fact in asked:
+    for (edit, fact), (_, own) in zip(asked, stored, strict=True):
         by, newest = last[question(fact)]
         over = bool(edit.valid_until) and edit.valid_until < today
         text = said[Query.asked(fact)]
@@ -75,7 +76,7 @@ def check(editor: Editor, today: str = "", *, drop_expired: bool = False) -> lis
         by = by if status == "overridden" else ""
         dropped = drop_expired and over  # overridden or not: once the later edit is dropped, it would be said again
         made = tuple(dict.fromkeys(probe.kind for probe in fact.probes if probe.made))
-        found.append(Verdict(edit.id, fact, text, status, by, _probes(fact, said), dropped, made))
+        found.append(Verdict(edit.id, own, text, status, by, _probes(fact, said), dropped, made))
     if expired := sorted({verdict.edit_id for verdict in found if verdict.dropped}):
         editor.drop(*expired, reason="its last day has passed")
     return found
