@@ -335,8 +335,8 @@ def test_a_closed_gate_names_each_that_is_closed(lm: LM, mouth: Mouth) -> None:
     assert said == (
         "refused, nothing was changed: the gate said found 0.333 (n = 3), at least 0.9 (Bonn lies in →  (not Peru), …)"
     )
-    made = "It was a long day. Ulm lies in →  (not Mali), …"
-    assert paraphrase == f"the gate paraphrase found 0 (n = 7, 6 of them made), at least 0.5 ({made})"
+    made = "Ulm is a country on the continent of →  (not Mali), …"  # so the table of public facts words it
+    assert paraphrase == f"the gate paraphrase found 0 (n = 9, 8 of them made), at least 0.5 ({made})"
     assert norm.startswith("the gate norm_ratio found ")
     assert norm.endswith(", at most 0.1 (at 2.down)")
 
