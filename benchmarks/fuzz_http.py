@@ -59,7 +59,7 @@ BODIES: Final[dict[str, list[Any]]] = {
     ],
     "/v1/completions": [
         {"model": "base", "prompt": "a b", "max_tokens": 2, "stop": ["x"]},
-        {"model": "base@now", "prompt": "a"},
+        {"model": "base@now", "prompt": "a", "max_tokens": 1},
     ],
     "/v1/chat/completions": [{"model": "base", "messages": [{"role": "user", "content": "a"}], "max_tokens": 2}],
 }

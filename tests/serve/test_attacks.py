@@ -23,15 +23,6 @@ from errata.serve.jobs import Job, Jobs
 from errata.serve.run import _logging
 from tests.serve.served import FRANCE, serving
 
-WRITE = {
-    "facts": [FRANCE],
-    "method": "rome",
-    "settings": {"steps": 1},
-    "gates": None,
-    "label": {"tags": []},
-    "atomic": True,
-}
-
 
 @pytest.fixture
 def signed(lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -128,21 +119,20 @@ def test_a_server_writes_through_no_link(lm: LM, tmp_path: Path) -> None:
 
 def test_nobody_goes_round_the_gates_over_http(lm: LM, tmp_path: Path) -> None:
     with serving(lm, tmp_path) as client:
-        book = client.app.service.book.path
-        said = client.post("/api/edits", json={"facts": [FRANCE], "settings": {"steps": 1}}).json()["job"]["result"]
+        book, asked = client.app.service.book.path, {"facts": [FRANCE], "method": "ft", "settings": {"steps": 1}}
+        said = client.post("/api/edits?wait=120", json=asked).json()["job"]["result"]
         id = said["edits"][0]["id"]
         assert client.post("/api/tags", json={"name": "before"}).status_code == 200
         client.post("/api/drop", json={"ids": [id]})
         (book / NAME).write_text("norm_ratio = 0.0\n")
         before = client.get("/api/history").json()["events"]
-        asked = {"facts": [FRANCE], "settings": {"steps": 1}}
         tried = [("restore", {"ids": [id]}), ("checkout", {"state": "before"}), ("edits", asked)]
         tried += [("edits", {**asked, "gates": gates}) for gates in ({}, {"norm_ratio": 9.0})]
         for route, body in tried:
-            answer = client.post(f"/api/{route}", json=body)
+            answer = client.post(f"/api/{route}?wait=120", json=body)
             assert answer.status_code == 422, (route, body, answer.text)
             assert "the gate norm_ratio" in answer.json()["error"]["message"]
-        lights = client.post("/api/try", json={"facts": [FRANCE], "settings": {"steps": 1}, "gates": {}}).json()
+        lights = client.post("/api/try?wait=120", json={**asked, "gates": {}}).json()
         assert [(g["gate"], g["passed"]) for g in lights["job"]["result"]["gates"]] == [("norm_ratio", False)]
         assert client.get("/api/history").json()["events"] == before
 
