@@ -26,8 +26,8 @@ from errata.data.case import QUANTISED, WILD, Case, with_subject
 from errata.delta import Site
 from errata.edit import Edit
 from errata.editing.standing import load
-from errata.editing.writing import solve
-from errata.errors import BadConfig
+from errata.editing.writing import MAX_NORM_RATIO, guard, solve
+from errata.errors import BadConfig, BadFact, UpdateTooLarge
 from errata.evaluate.harness import Harness
 from errata.evaluate.judge import judged, named
 from errata.evaluate.metrics import TfIdf, retention
@@ -38,6 +38,7 @@ from errata.evaluate.rows import About, config_hash, score
 from errata.evaluate.scorer import Scorer
 from errata.evaluate.summary import at, dump_row, read_rows, summarize
 from errata.evaluate.wild import spoken
+from errata.fact import check_consistent
 from errata.methods.base import Method, versions
 from errata.model.lm import LM
 from errata.stats.corpus import open_corpus
@@ -91,6 +92,16 @@ class Plan:
         return "independent" if self.independent else "sequential"
 
 
+def refused(edit: Edit) -> bool:
+    """Say whether `errata edit` would have refused what is measured here: too large, or facts that contradict each other."""
+    try:
+        check_consistent(edit.facts)
+        guard(edit, MAX_NORM_RATIO)
+    except (BadFact, UpdateTooLarge):
+        return True
+    return False
+
+
 class Run:
     """One method on one set of cases, in one directory.
 
@@ -136,6 +147,7 @@ class Run:
             self._identity["versions"]["lm_eval"] = self._harness.version
         self._stopped: str | None = None
         self._spent: list[tuple[float, int, int]] = []  # seconds, facts and bytes of the edits since the last mark
+        self._unwritable = 0  # of them, those that `errata edit` would have refused
         self._open()
 
     def _asking(self) -> Options:
@@ -251,6 +263,7 @@ class Run:
         edit, seconds = solve(self._lm, method, facts, past, self._plan.max_norm_ratio, self._base_name)
         self._spent.append((seconds["solve"], len(edit.facts), len(edit.to_bytes())))
         self._pace.took("edit", len(cases), perf_counter() - begun)
+        self._unwritable += refused(edit)
         return replace(edit, report=edit.report.plus(cases=[case.id for case in cases]))
 
     # ---------------------------------------------------------------- measuring
@@ -338,8 +351,8 @@ class Run:
         rows = work()
         append(self._out / "rows.jsonl", (dump_row(row) for row in rows))
         mark = {"unit": name, "checkpoint": checkpoint, "bytes": (self._out / "rows.jsonl").stat().st_size}
-        mark |= {"spent": self._spent, "peak_bytes": peak_bytes(self._lm)}
-        self._spent = []
+        mark |= {"spent": self._spent, "peak_bytes": peak_bytes(self._lm), "unwritable": self._unwritable}
+        self._spent, self._unwritable = [], 0
         append(self._out / "marks.jsonl", [json.dumps(mark)])
         self._marks.append(mark)
 
@@ -362,6 +375,7 @@ class Run:
             **{key: self._identity[key] for key in ("method", "config", "model", "cases", "seed", "mode", "versions")},
             "checkpoints": [self._point(point, at(rows, checkpoint=point)) for point in points],
             "refused": len(self._refused),
+            "unwritable": sum(mark.get("unwritable", 0) for mark in self._marks),
             "stopped": self._stopped,
         }
         keep(self._out / "summary.json", summary)

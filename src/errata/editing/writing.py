@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -19,6 +19,8 @@ from errata.model.generation import context
 from errata.model.lm import LM
 from errata.model.query import Prompt, Query
 from errata.stats.store import Progress
+
+MAX_NORM_RATIO: Final = 5.0  # ‖ΔW‖/‖W‖ above which one fact's update is an explosion, not an edit
 
 
 def check_fits(lm: LM, facts: Sequence[Fact]) -> None:

@@ -79,6 +79,11 @@ def _first(rows: Sequence[Json]) -> RenderableType:
     ]
     facts = max((point["metrics"]["said"]["n"] for _, point in ends if "said" in point["metrics"]), default=0)
     refused = "".join(f" {row['method']} refused {row['refused']} cases." for row in rows if row["refused"])
+    refused += "".join(
+        f" {row['method']} made {row['unwritable']} updates that errata edit refuses."
+        for row in rows
+        if row.get("unwritable")
+    )
     note = f"± 95 % interval, n = {facts} facts.{refused} Every checkpoint and number is in the report."
     return _Fitting(("", "edits", *held.values()), lines, 3, note)
 
