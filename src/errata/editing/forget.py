@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from errata.answers import contains, same_answer
 from errata.data.common import relations
-from errata.data.readers.own import primer_probes
+from errata.data.readers.own import primer_questions
 from errata.data.wording import reverse, reworded
 from errata.edit import Edit, Label
 from errata.editing.editor import Editor
@@ -273,8 +273,8 @@ class _Held:
         if given or wanted.span is None:
             return given
         if model == "primer":
-            found = primer_probes(wanted.prompt, wanted.subject, wanted.target, OTHERS)
-            return [probe.prompt for probe in found if probe.kind == "neighborhood"]
+            _, near, _ = primer_questions(wanted.prompt, wanted.subject, wanted.target)
+            return [text for _, text, _ in near[:: max(1, len(near) // OTHERS)][:OTHERS]]
         start, end = wanted.span
         around = f"{wanted.prompt[:start]}{{}}{wanted.prompt[end:]}"
         rows = [r.rows for r in relations() if around in (*r.wordings, *r.questions)]
