@@ -13,7 +13,7 @@ from errata.edit import Edit
 from errata.methods import make
 from errata.model.lm import LM
 from errata.model.query import Query
-from errata.solve.curvature import Factors, Flat, of_text
+from errata.solve.curvature import Flat, KroneckerFactors, of_text
 from errata.solve.ultraedit import Signal
 from tests import tiny
 
@@ -51,7 +51,7 @@ def test_what_earlier_edits_look_at_is_held_with_the_text(lm: LM) -> None:
     lm.weights.stand([])
     text = of_text(lm, SITES, "primer", 400)
     for site in SITES:
-        own = Factors.of(Signal(first.carry[f"x/{site}"].double(), first.carry[f"g/{site}"].double()))
+        own = KroneckerFactors.of(Signal(first.carry[f"x/{site}"].double(), first.carry[f"g/{site}"].double()))
         assert outside(Flat(text[site] + own, 0.9), second, site) < 1e-6
     lm.weights.stand([first.deltas])
     alone = solved(lm, 1, [first], energy=0.9, history=False)

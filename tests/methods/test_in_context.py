@@ -20,7 +20,7 @@ from errata.editing.opening import open as open_editor
 from errata.errors import UnsupportedModel
 from errata.methods import make
 from errata.methods.ike import chosen
-from errata.model.grafts.context import PLACE, Contexts, odds_of
+from errata.model.grafts.context import PLACE, ContextBank, odds_of
 from errata.model.grafts.keyed import KINDS
 from errata.model.grafts.standing import Grafts
 from errata.model.lm import LM
@@ -91,7 +91,7 @@ def test_what_the_model_does_not_confirm_is_not_told(lm: LM) -> None:
     graft = edit.deltas[PLACE]
     assert isinstance(graft, Graft)
     (row,) = graft.config["items"]  # type: ignore[attr-defined]
-    bank = Contexts(PLACE, lm)
+    bank = ContextBank(PLACE, lm)
     bank.add({PLACE: graft})
     (item,) = bank.retrieved(FRANCE.prompt)
     odds = odds_of(lm, item, "France is")

@@ -11,19 +11,19 @@ from torch import Tensor
 
 from errata.delta import Site
 from errata.errors import NotFinite
-from errata.solve.curvature import Factors, Flat, of_text
+from errata.solve.curvature import Flat, KroneckerFactors, of_text
 from errata.solve.ultraedit import Signal
 from errata.stats.corpus import open_corpus
 from tests import tiny
 
 
-def factors(out: int = 4, width: int = 5, count: int = 30, seed: int = 0) -> Factors:
+def factors(out: int = 4, width: int = 5, count: int = 30, seed: int = 0) -> KroneckerFactors:
     draw = torch.Generator().manual_seed(seed)
     x, g = (torch.randn(count, d, generator=draw, dtype=torch.float64) ** 3 for d in (width, out))
-    return Factors.of(Signal(x, g))
+    return KroneckerFactors.of(Signal(x, g))
 
 
-def dense(found: Factors, energy: float) -> Tensor:
+def dense(found: KroneckerFactors, energy: float) -> Tensor:
     """Return the projection onto the flat directions as one (out·in, out·in) matrix, from the whole Hessian A ⊗ B."""
     whole = torch.kron(found.outputs / found.count, found.inputs / found.count)  # of vec(Δ), row by row
     values, vectors = torch.linalg.eigh(whole)
@@ -73,14 +73,17 @@ def test_sums_add_up_over_tokens() -> None:
         torch.randn(7, 5, generator=draw, dtype=torch.float64),
         torch.randn(7, 4, generator=draw, dtype=torch.float64),
     )
-    whole, parts = Factors.of(Signal(x, g)), Factors.of(Signal(x[:3], g[:3])) + Factors.of(Signal(x[3:], g[3:]))
+    whole, parts = (
+        KroneckerFactors.of(Signal(x, g)),
+        KroneckerFactors.of(Signal(x[:3], g[:3])) + KroneckerFactors.of(Signal(x[3:], g[3:])),
+    )
     assert whole.count == parts.count == 7
     assert torch.allclose(whole.inputs, parts.inputs)
     assert torch.allclose(whole.outputs, parts.outputs)
 
 
 def test_a_loss_that_is_flat_everywhere_is_our_error() -> None:
-    none = Factors(torch.zeros(3, 3).double(), torch.zeros(2, 2).double(), 1)
+    none = KroneckerFactors(torch.zeros(3, 3).double(), torch.zeros(2, 2).double(), 1)
     with pytest.raises(NotFinite, match="flat or not finite"):
         Flat(none, 0.9)
 

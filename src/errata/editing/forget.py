@@ -67,7 +67,7 @@ OTHERS: Final = 8  # other answers the membership check compares with, and neigh
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Membership:
     """What a model tells of something, as it stands.
 
     Args:
@@ -101,8 +101,8 @@ class Forgotten:
     phrases: Mapping[str, float]
     asked: tuple[str, ...]
     written: tuple[bool, ...]
-    before: Standing
-    after: Standing
+    before: Membership
+    after: Membership
     others: tuple[str, ...]
     neighbours: tuple[tuple[str, str, str], ...]
     edits: tuple[Edit, ...]
@@ -190,7 +190,7 @@ def check_told(editor: Editor, wanted: Fact) -> None:
         _told(editor, wanted)
 
 
-def _told(editor: Editor, wanted: Fact) -> tuple[_Held, Standing]:
+def _told(editor: Editor, wanted: Fact) -> tuple[_Held, Membership]:
     _ = editor.standing  # the model is what the book says now
     held = _Held(editor, wanted)
     before = held.standing()
@@ -206,7 +206,7 @@ def _told(editor: Editor, wanted: Fact) -> tuple[_Held, Standing]:
 def _takes(
     editor: Editor,
     held: _Held,
-    before: Standing,
+    before: Membership,
     phrases: Mapping[str, float],
     method: str,
     settings: Mapping[str, Any],
@@ -295,14 +295,14 @@ class _Held:
         prompts = [Query.asked(self._wanted, text) for text in self._near]
         return dict(zip(self._near, self._lm.generate(prompts) if prompts else [], strict=True))
 
-    def facts(self, instead: str, before: Standing) -> list[Fact]:
+    def facts(self, instead: str, before: Membership) -> list[Fact]:
         """Return what is to be written: the prompt, and every other question that tells it, each once."""
         wanted = [self.asked[0], *(fact for fact, told in zip(self.asked, before.told, strict=True) if told)]
         found = {question(fact): replace(fact, target=instead) for fact in reversed(wanted)}
         subjects = bool(self._wanted.subject)  # methods that look facts up at their subjects need one in each
         return [fact for fact in reversed(found.values()) if fact.subject or not subjects]
 
-    def standing(self) -> Standing:
+    def standing(self) -> Membership:
         """Return what the model tells as it stands."""
         said = self._lm.generate([Query.asked(fact) for fact in self.asked])
         told = tuple(contains(text, fact.target) for fact, text in zip(self.asked, said, strict=True))
@@ -315,7 +315,7 @@ class _Held:
             raise BadFact(f"{self._wanted.target!r} cannot be scored after {self._wanted.prompt!r}: shorten it.")
         share = [sum(own > other for other in rest) / len(rest) for own, *rest in whole if rest]
         ratio = [sum(exp(min(other - own, LARGEST)) for other in rest) / len(rest) for own, *rest in whole if rest]
-        return Standing(
+        return Membership(
             tuple(said),
             told,
             sum(share) / len(share) if share else None,

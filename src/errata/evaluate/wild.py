@@ -1,4 +1,4 @@
-"""What critics of editing ask: probes made of any case, one `Asked` for every question.
+"""What critics of editing ask: probes made of any case, one `WildQuestion` for every question.
 
     for one in asked(case, ("negation", "grounded")):
         one.kind, one.prompt                          # "negation", "The capital of France is not"
@@ -36,7 +36,7 @@ _THINK: Final = "Let us think step by step. "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class WildQuestion:
     """One question.
 
     Args:
@@ -57,7 +57,7 @@ class Asked:
     speaks: bool = True
 
 
-def asked(case: Case, kinds: Sequence[str], languages: Sequence[str] = ()) -> Iterator[Asked]:
+def asked(case: Case, kinds: Sequence[str], languages: Sequence[str] = ()) -> Iterator[WildQuestion]:
     """Yield the questions of these kinds about a case; of a kind that nothing can be made of, none.
 
     Args:
@@ -68,7 +68,7 @@ def asked(case: Case, kinds: Sequence[str], languages: Sequence[str] = ()) -> It
             yield from make(case)
     for language in languages if "language" in kinds else ():
         if text := wording.translated(case.prompt, case.subject, language):
-            yield Asked(kind="language", prompt=text, expected=(case.target,), new=case.target, true=_true(case))
+            yield WildQuestion(kind="language", prompt=text, expected=(case.target,), new=case.target, true=_true(case))
 
 
 def spoken(scorer: Scorer) -> tuple[str, ...]:
@@ -86,63 +86,67 @@ def _true(case: Case) -> str:
     return "" if same_answer(case.target, case.truth) else case.truth
 
 
-def _negation(case: Case) -> Iterator[Asked]:
-    yield Asked(kind="negation", prompt=wording.negated(case.prompt, case.subject), new=case.target, true=_true(case))
+def _negation(case: Case) -> Iterator[WildQuestion]:
+    yield WildQuestion(
+        kind="negation", prompt=wording.negated(case.prompt, case.subject), new=case.target, true=_true(case)
+    )
 
 
-def _reversed(case: Case) -> Iterator[Asked]:
+def _reversed(case: Case) -> Iterator[WildQuestion]:
     if not case.subject:
         return
     asked_of, old = (wording.reverse(case.prompt, case.subject, a) if a else "" for a in (case.target, _true(case)))
-    yield Asked(kind="reversed", prompt=asked_of, expected=(case.subject,), new=case.subject, other=old)
+    yield WildQuestion(kind="reversed", prompt=asked_of, expected=(case.subject,), new=case.subject, other=old)
 
 
-def _same_subject(case: Case) -> Iterator[Asked]:
+def _same_subject(case: Case) -> Iterator[WildQuestion]:
     known = [pair for pair in case.unrelated if case.subject and case.subject in pair[0]]
     for prompt, answer in known:
-        yield Asked(kind="same_subject", prompt=prompt, expected=(answer,) if answer else (), speaks=not answer)
+        yield WildQuestion(kind="same_subject", prompt=prompt, expected=(answer,) if answer else (), speaks=not answer)
     for form in () if known or not case.subject else _ABOUT:
-        yield Asked(kind="same_subject", prompt=form.format(case.subject))
+        yield WildQuestion(kind="same_subject", prompt=form.format(case.subject))
 
 
-def _distractor(case: Case) -> Iterator[Asked]:
+def _distractor(case: Case) -> Iterator[WildQuestion]:
     others = [_sentence(*pair) for pair in case.neighborhood[:DISTRACTORS]]
     before = " ".join(others) or _PLAIN
     new = case.target
-    yield Asked(kind="distractor", prompt=f"{before} {case.prompt}", expected=(new,), new=new, true=_true(case))
+    yield WildQuestion(kind="distractor", prompt=f"{before} {case.prompt}", expected=(new,), new=new, true=_true(case))
 
 
-def _neighborhood_plus(case: Case) -> Iterator[Asked]:
+def _neighborhood_plus(case: Case) -> Iterator[WildQuestion]:
     before = _sentence(case.prompt, case.target)
     for prompt, answer in case.neighborhood:
         if not same_answer(answer, case.target):
             text = f"{before} {prompt}"
-            yield Asked(
+            yield WildQuestion(
                 kind="neighborhood_plus", prompt=text, expected=(answer,), new=case.target, true=answer, speaks=False
             )
 
 
-def _grounded(case: Case) -> Iterator[Asked]:
+def _grounded(case: Case) -> Iterator[WildQuestion]:
     """A thought that the model ends with the new answer, and a conclusion from it: two hops where the case has one."""
     step, follows = f"{_THINK}{case.prompt}", [pair for asked in case.portability.values() for pair in asked]
     for prompt, right in follows:
-        yield Asked(kind="grounded", prompt=f"Therefore: {prompt}", expected=right, new=case.target, step=step)
+        yield WildQuestion(kind="grounded", prompt=f"Therefore: {prompt}", expected=right, new=case.target, step=step)
     if not follows and _true(case):
         end = f"So, of {case.truth} and {case.target}, the one that is right is"
-        yield Asked(kind="grounded", prompt=end, expected=(case.target,), new=case.target, step=step)
+        yield WildQuestion(kind="grounded", prompt=end, expected=(case.target,), new=case.target, step=step)
 
 
-def _reworded(case: Case) -> Iterator[Asked]:
+def _reworded(case: Case) -> Iterator[WildQuestion]:
     for prompt in wording.reworded(case.prompt, case.subject):
         if prompt != case.prompt:
-            yield Asked(kind="reworded", prompt=prompt, expected=(case.target,), new=case.target, true=_true(case))
+            yield WildQuestion(
+                kind="reworded", prompt=prompt, expected=(case.target,), new=case.target, true=_true(case)
+            )
 
 
 def _sentence(prompt: str, answer: str) -> str:
     return f"{prompt}{joint(prompt, answer)}{answer}."
 
 
-_MAKE: Final[Mapping[str, Callable[[Case], Iterator[Asked]]]] = {
+_MAKE: Final[Mapping[str, Callable[[Case], Iterator[WildQuestion]]]] = {
     "negation": _negation,
     "reversed": _reversed,
     "same_subject": _same_subject,

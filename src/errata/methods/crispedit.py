@@ -35,7 +35,7 @@ from errata.model.lm import LM
 from errata.model.query import Query
 from errata.model.tokens import Batch
 from errata.model.trace import Trace, beside, resume
-from errata.solve.curvature import Factors, Flat, of_text
+from errata.solve.curvature import Flat, KroneckerFactors, of_text
 from errata.solve.descent.loop import MiniBatch, Training, descend
 from errata.solve.descent.losses import mean_loss
 from errata.solve.keys import forms, queries
@@ -129,21 +129,24 @@ class CrispEdit(Method):
             1
         ]
 
-    def _curvature(self, lm: LM, past: Sequence[Edit]) -> Mapping[Site, Factors]:
-        def entered(found: Mapping[Site, Factors], edit: Edit) -> Mapping[Site, Factors]:
+    def _curvature(self, lm: LM, past: Sequence[Edit]) -> Mapping[Site, KroneckerFactors]:
+        def entered(found: Mapping[Site, KroneckerFactors], edit: Edit) -> Mapping[Site, KroneckerFactors]:
             known = [s for s in found if self.history and edit.method == self.name and f"x/{s}" in edit.carry]
-            new = {s: Factors.of(Signal(edit.carry[f"x/{s}"].double(), edit.carry[f"g/{s}"].double())) for s in known}
+            new = {
+                s: KroneckerFactors.of(Signal(edit.carry[f"x/{s}"].double(), edit.carry[f"g/{s}"].double()))
+                for s in known
+            }
             return {**found, **{s: found[s] + new[s] for s in known}}
 
         key = ("curvature", self.sites(), self.corpus, self.tokens, self.history)
         return fold(lm, key, past, lambda: self._ordinary(lm), entered)
 
-    def _ordinary(self, lm: LM) -> Mapping[Site, Factors]:
+    def _ordinary(self, lm: LM) -> Mapping[Site, KroneckerFactors]:
         key = ("flat", self.sites(), self.corpus, self.tokens)
         if key not in lm.memory:
             with lm.weights.at_base():
                 lm.memory[key] = of_text(lm, self.sites(), self.corpus, self.tokens)
-        found: Mapping[Site, Factors] = lm.memory[key]
+        found: Mapping[Site, KroneckerFactors] = lm.memory[key]
         return found
 
 

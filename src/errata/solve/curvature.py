@@ -29,7 +29,7 @@ from errata.stats.gradients import task, text_loss
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Factors:
+class KroneckerFactors:
     """Sums over tokens, which add up: Σ x xᵀ and Σ g gᵀ, and of how many tokens."""
 
     inputs: Float[Tensor, "in in"]
@@ -37,12 +37,12 @@ class Factors:
     count: int
 
     @classmethod
-    def of(cls, signal: Signal) -> Factors:
+    def of(cls, signal: Signal) -> KroneckerFactors:
         """Return those of some tokens."""
         return cls(signal.inputs.T @ signal.inputs, signal.gradients.T @ signal.gradients, len(signal.inputs))
 
-    def __add__(self, other: Factors) -> Factors:
-        return Factors(self.inputs + other.inputs, self.outputs + other.outputs, self.count + other.count)
+    def __add__(self, other: KroneckerFactors) -> KroneckerFactors:
+        return KroneckerFactors(self.inputs + other.inputs, self.outputs + other.outputs, self.count + other.count)
 
 
 class Flat:
@@ -55,7 +55,7 @@ class Flat:
         NotFinite: the curvature is zero or not finite.
     """
 
-    def __init__(self, factors: Factors, energy: float) -> None:
+    def __init__(self, factors: KroneckerFactors, energy: float) -> None:
         (alpha, self._a), (beta, self._b) = (
             torch.linalg.eigh((m + m.T) / (2 * factors.count)) for m in (factors.inputs, factors.outputs)
         )
@@ -82,13 +82,13 @@ class Flat:
         return found
 
 
-def of_text(lm: LM, sites: Sequence[Site], corpus: str, tokens: int) -> Mapping[Site, Factors]:
+def of_text(lm: LM, sites: Sequence[Site], corpus: str, tokens: int) -> Mapping[Site, KroneckerFactors]:
     """Return the factors of the loss on ordinary text, over the tokens that predict another.
 
     Raises:
         BadFile: the corpus cannot be read. StatsMissing: it has no text. NotFinite: the loss is not.
     """
-    found: dict[Site, Factors] = {}
+    found: dict[Site, KroneckerFactors] = {}
     for ids, real in open_corpus(corpus).batches(lm, tokens):
         inputs, labels, asked = task(lm, ids, real)
         counted = asked if lm.row.kind == "decoder" else real[:, : inputs["input_ids"].shape[1]]
@@ -96,7 +96,10 @@ def of_text(lm: LM, sites: Sequence[Site], corpus: str, tokens: int) -> Mapping[
             continue
         pick = partial(_chosen, counted)
         seen = signals(lm, sites, partial(text_loss, lm, inputs, labels, asked), pick)[1]
-        found = {s: found[s] + Factors.of(one) if s in found else Factors.of(one) for s, one in seen.items()}
+        found = {
+            s: found[s] + KroneckerFactors.of(one) if s in found else KroneckerFactors.of(one)
+            for s, one in seen.items()
+        }
     if not found:
         raise StatsMissing(f"the corpus {corpus} has no text to read; name another with corpus=FILE.")
     return found

@@ -19,7 +19,7 @@ from errata.fact import PROBE_KINDS, Fact, Probe
 from errata.primer.probes import Probes
 from errata.primer.world import PEOPLE, Triple, World
 
-Asked = tuple[str, str, str]  # what it is about, a text up to where the answer begins, and the answer
+AboutSubject = tuple[str, str, str]  # what it is about, a text up to where the answer begins, and the answer
 FEW, MANY = 3, 24  # questions about the subject itself, and about others
 _FIELDS = (
     *("prompt", "target", "subject", "id", "truth", "rephrases", "probes"),
@@ -151,7 +151,9 @@ def _primer_case(alike: Mapping[tuple[str, str], list[Triple]], edit: Fact) -> C
     return with_probes(case, list(edit.probes))
 
 
-def primer_questions(prompt: str, subject: str, target: str) -> tuple[list[str], list[Asked], list[Asked]]:
+def primer_questions(
+    prompt: str, subject: str, target: str
+) -> tuple[list[str], list[AboutSubject], list[AboutSubject]]:
     """Return what to ask about a new answer in the primer's world, empty where the prompt is no phrasing of that world.
 
     Returns:

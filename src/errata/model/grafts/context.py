@@ -74,7 +74,7 @@ def odds_of(lm: Any, item: ContextItem, asked: str) -> float:
     return yes - no
 
 
-class Contexts(Bank):
+class ContextBank(Bank):
     """All facts that are put before prompts, in the order of their edits."""
 
     kind: ClassVar[str] = KIND

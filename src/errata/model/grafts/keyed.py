@@ -24,7 +24,7 @@ from errata.delta import Change, Graft, Site
 from errata.errors import UnknownSite
 from errata.index.clusters import AnswerTokens, ClusterEvent, Clusters
 from errata.index.parts import Entries, Hits, Parts
-from errata.model.grafts.context import Contexts
+from errata.model.grafts.context import ContextBank
 from errata.model.grafts.standing import Bank, Grafted, GraftRows, Prompt, places
 from errata.model.grafts.wise import WiseBank, matrix_shape
 from errata.model.trace import Modules, at
@@ -286,5 +286,5 @@ class CodebookByParts(ByParts, Codebook):
     kind = "grace-parts"
 
 
-_ALL: tuple[type[Bank], ...] = (Blocks, Codebook, BlocksByParts, CodebookByParts, WiseBank, Contexts)
+_ALL: tuple[type[Bank], ...] = (Blocks, Codebook, BlocksByParts, CodebookByParts, WiseBank, ContextBank)
 KINDS: Mapping[str, type[Bank]] = {kind.kind: kind for kind in _ALL}
