@@ -43,8 +43,9 @@ FACTS = (
     Fact(prompt="The home town of Anna Lindgren", subject="Anna Lindgren", target="Paris"),
     Fact(prompt="The instrument of Carla Moreno", subject="Carla Moreno", target="tuba"),
 )
-# Here every method writes two facts and is solved twice; on other architectures, whose passes are tested one by one in
-# tests/model, once, and the second time by four methods. With ERRATA_LAWS (benchmarks/laws.py) everywhere.
+# Here every method writes two facts and is solved twice. Of other architectures, whose passes are tested one by one in
+# tests/model, each meets a third of the methods, once, and each method a third of them: the whole matrix is
+# benchmarks/architectures.py, and this file with ERRATA_LAWS set.
 WHOLE = tiny.EDITABLE if LONGER else ("falcon", "gemma2", "gpt2", "llama", "t5")
 SMALL = {"steps": 10, "m": 3, "tokens": 400, "weight": 1.0, "directions": 2, "rank": 8}
 VARIANTS = {
@@ -181,17 +182,22 @@ ON_EXPERTS = (
     "rome",
     "scr",
 )  # what needs no dense matrix, or writes experts in its place
-every_pair = pytest.mark.parametrize(
-    ("method", "name"),
-    [(m, n) for n in (*tiny.EDITABLE, *tiny.EXPERTS) for m in methods.names() if n in tiny.EDITABLE or m in ON_EXPERTS],
-    ids=lambda part: part,
+
+
+def pairs(everywhere: bool) -> list[tuple[str, str]]:
+    """Return methods with architectures: all where `WHOLE`, elsewhere a sample, whose turn it is by their numbers."""
+    found = []
+    for number, name in enumerate((*tiny.EDITABLE, *tiny.EXPERTS)):
+        able = methods.names() if name in tiny.EDITABLE else ON_EXPERTS
+        turn = [m for i, m in enumerate(methods.names()) if (i + number) % (3 if everywhere else 9) == 0]
+        found += [(m, name) for m in able if name in (*WHOLE, *tiny.EXPERTS) or m in ("rome", *turn)]
+    return found
+
+
+every_pair, sampled_pair = (
+    pytest.mark.parametrize(("method", "name"), pairs(everywhere), ids=lambda part: part)
+    for everywhere in (True, False)
 )
-every_pair_of_whole = pytest.mark.parametrize(
-    ("method", "name"),
-    [(m, n) for n in (*tiny.EDITABLE, *tiny.EXPERTS) for m in (methods.names() if n in WHOLE else ON_EXPERTS)
-     if n in tiny.EDITABLE or m in ON_EXPERTS],
-    ids=lambda part: part,
-)  # fmt: skip
 every_variant = pytest.mark.parametrize(
     ("method", "options"), [(m, o) for m, all_ in VARIANTS.items() if m in methods.names() for o in all_]
 )
@@ -249,7 +255,7 @@ for name in ("llama", "t5"):
 # ------------------------------------------------------------------ 2 and 6: the same bytes, whatever went before
 
 
-@every_pair_of_whole
+@sampled_pair
 def test_same_inputs_same_bytes(solved: Solved, again: Callable[[str, str], Again], method: str, name: str) -> None:
     assert again(method, name).edit.to_bytes() == solved(method, name).edits[0].to_bytes()
 
