@@ -1,6 +1,6 @@
 """Break the book in every way at hand, and count what was lost.
 
-    python benchmarks/faults.py kills --count 100 --seed 0 --out faults.jsonl    # kill -9 at random moments
+    python benchmarks/faults.py kills --count 100 --seed 0 --out faults.jsonl    # kill -9 at random moments; --only edit
     python benchmarks/faults.py accidents --out faults.jsonl                     # disks, permissions, writers, damage, clocks
     python benchmarks/faults.py table faults.jsonl                               # what came of it, for docs/reliability.md
 
@@ -229,14 +229,14 @@ def _migrate(bench: Bench, old: Book, tell: Callable[..., None]) -> None:
                 assert moved.outcome == "stands", moved
 
 
-def kills(count: int, seed: int, out: Path) -> None:
-    """Kill `count` writers, and add one row for each to `out`."""
+def kills(count: int, seed: int, out: Path, ops: Sequence[str] = OPS) -> None:
+    """Kill `count` writers that do one of `ops` each, and add one row for each to `out`."""
     with tempfile.TemporaryDirectory() as root:
         bench = Bench(Path(root) / "books é", seed)
         for n in range(count):
             if n % 20 == 0:
                 bench.reset()
-            row = bench.kill_one(OPS[n % len(OPS)])
+            row = bench.kill_one(ops[n % len(ops)])
             with out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"fault": f"kill -9, {row['op']}", "lost": 0, "foreign": 0, **row}) + "\n")
 
@@ -278,6 +278,7 @@ def main() -> None:
     one = commands.add_parser("kills")
     one.add_argument("--count", type=int, default=100)
     one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--only", default=",".join(OPS), help="operations, with commas")
     two = commands.add_parser("accidents")
     for each in (one, two):
         each.add_argument("--out", type=Path, default=Path("faults.jsonl"))
@@ -285,7 +286,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.command == "kills":
-        kills(given.count, given.seed, given.out)
+        kills(given.count, given.seed, given.out, given.only.split(","))
     elif given.command == "accidents":
         accidents(given.out)
     else:

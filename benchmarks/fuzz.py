@@ -16,7 +16,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.fuzzing import fuzz, readers
 
-SHARES = {"jsonl": 25, "json": 10, "csv": 20, "gz": 8, "gates": 10, "toml": 12, "safetensors": 13, "book": 2}
+SHARES = {
+    "jsonl": 25,
+    "json": 10,
+    "csv": 20,
+    "gz": 8,
+    "gates": 10,
+    "toml": 12,
+    "safetensors": 11,
+    "book": 2,
+    "pages": 2,
+}
 
 
 def main() -> None:

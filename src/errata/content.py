@@ -21,7 +21,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-from errata.errors import InputError
+from errata.errors import BadFile, InputError
 from errata.fact import Fact
 
 FORMAT: Final = 2  # 1, still read: ids hash the whole facts, and nothing is said of tags, tenant and days
@@ -58,6 +58,28 @@ def read_file(path: str | os.PathLike[str], most: int) -> bytes:
     if len(data) > most:
         raise OSError(errno.EFBIG, f"it has more than the {most:,} bytes that are read: split it")
     return data
+
+
+def check_hash(path: str | os.PathLike[str], wanted: str, what: str) -> None:
+    """Raise BadFile unless a file is there and has this SHA-256; `what` it is goes into the message."""
+    try:
+        found = hashlib.sha256(read_file(path, EDIT)).hexdigest()
+    except (OSError, ValueError) as error:
+        raise BadFile(f"cannot read {what} from {path} ({error}).") from error
+    if found != wanted.lower():
+        raise BadFile(f"{path} is not {what} any more (its hash differs): put the file back, or set the policy anew.")
+
+
+def bearer(key: str, variable: str) -> str:
+    """Return a key as a header's value; raises InputError, without the key in it, for one that no header takes.
+
+    Args:
+        variable: of the environment, where the key is from. A line break at its end is what files and Windows leave there.
+    """
+    key = key.strip()
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise InputError(f"${variable} holds a line break, a space or other characters that no key has: set it anew.")
+    return f"Bearer {key}"
 
 
 def as_path(given: object, what: str) -> Path:

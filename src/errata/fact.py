@@ -34,6 +34,7 @@ class Probe:
         kind: one of `PROBE_KINDS`.
         prompt: the text to continue.
         answer: what should be said; empty where only a change of the answer is of interest.
+        made: whether nobody wrote it: it was made up for a fact that had none of its kind.
 
     Raises:
         BadFact: unknown kind, or an empty prompt.
@@ -42,8 +43,11 @@ class Probe:
     kind: str = ""
     prompt: str = ""
     answer: str = ""
+    made: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.made, bool):
+            raise BadFact(f"made is true or false, not {self.made!r}.")
         for name in ("kind", "prompt", "answer"):
             object.__setattr__(self, name, checked_text(f"probe {name}", getattr(self, name)))
         if self.kind not in PROBE_KINDS:
@@ -53,7 +57,7 @@ class Probe:
         if not self.prompt.strip():
             raise BadFact(f"a probe of kind {self.kind} has an empty prompt: give the text to continue.")
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the probe as a JSON-able dictionary, empty fields left out."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name)}
 

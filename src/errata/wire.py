@@ -178,7 +178,10 @@ def verdicts(found: Sequence[Verdict]) -> dict[str, Any]:
             "said": v.said,
             "status": v.status,
             "by": v.by,
-            "probes": {kind: {"right": right, "asked": asked} for kind, (right, asked) in v.probes.items()},
+            "probes": {
+                kind: {"right": right, "asked": asked, **({"made": True} if kind in v.made else {})}
+                for kind, (right, asked) in v.probes.items()
+            },
         }
         for v in found
     ]

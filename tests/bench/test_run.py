@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from errata.bench.run import CONTROL, Plan, Run
+from errata.bench.run import CONTROL, Plan, Run, refused
+from errata.cli.tables.bench import bench as table
 from errata.data.cases import parse
+from errata.delta import Site
+from errata.edit import Edit, Report
 from errata.errors import BadConfig
 from errata.evaluate.metrics import named, retention
 from errata.evaluate.summary import at, read_rows, summarize
+from errata.fact import Fact
 from errata.model.lm import LM
 from errata.model.loading import load
 
@@ -49,6 +54,23 @@ def uncut(lm: LM, tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], 
         return made[independent]
 
     return run
+
+
+def test_what_errata_edit_would_refuse_is_measured_and_said(lm: LM, tmp_path: Path) -> None:
+    site = Site(0, "down")
+    for ratio, facts, said in ((1.0, 1, False), (6.0, 1, True), (6.0, 2, False)):
+        some = tuple(Fact(prompt=f"Town {n} is", subject=f"Town {n}", target="x") for n in range(facts))
+        made = Edit(
+            method="x", config={}, facts=some, base="b", deltas={}, report=Report({"norm_ratio": {str(site): ratio}})
+        )
+        assert refused(made) is said, (ratio, facts)
+    one, other = (Fact(prompt="Ulm is", subject="Ulm", target=target) for target in "ab")
+    assert refused(Edit(method="x", config={}, facts=(one, other), base="b", deltas={}))
+    summary = Run(plan(edits=1, options={"steps": 3, "lr": 30.0}, independent=True), lm, CASES, tmp_path / "run").go()
+    assert summary["unwritable"] == 1
+    page = Console(width=100, record=True)
+    page.print(table([summary]))
+    assert "made 1 updates that errata edit refuses" in " ".join(page.export_text().split())
 
 
 class Killed(BaseException):

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from sample_edits import BASE, edit, file, floats, key
 
-from errata.book import Book, Note, policy, signing
+from errata.book import Book, Note, policy, signing, states
 from errata.book.chain import digest
 from errata.book.compact import compact
 from errata.book.merge import merge
 from errata.book.verify import verify
 from errata.content import known_by
-from errata.errors import BadBook, BookBusy, CorruptEdit, ErrataError, InputError
+from errata.errors import BadBook, BadFile, BookBusy, CorruptEdit, ErrataError, InputError
 
 
 def straight(book: Book | Path, *statements: str) -> None:
@@ -525,3 +525,44 @@ def test_a_key_that_others_can_write_is_said(tmp_path: Path, signed: Callable[..
     assert "can write the key" in signed().notes[0]
     (tmp_path / "ada.pem").chmod(0o640)
     assert "can read the key" in signed().notes[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_keys_and_heads_are_read_from_files_that_end(tmp_path: Path, signed: Callable[..., Book]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        for look in (lambda path=path: signing.Signer(path), lambda path=path: policy.head_of(path)):
+            with pytest.raises(BadFile, match="cannot read"):
+                look()
+
+
+# ------------------------------------------------------------------ what else stands beside a book, and names
+
+
+def test_a_tag_takes_no_edits_place(filled: Book) -> None:
+    """Where a state is asked for by an edit's id, a tag of that name would give others."""
+    for name in (key(1), key(1)[:8], "0123456789abcdef"):
+        with pytest.raises(InputError, match="the id of an edit"):
+            states.tag(filled, name)
+    states.tag(filled, "decade")  # which is hexadecimal, and no edit's
+    assert states.at(filled, key(1)[:8]).ids == (key(1),)
+
+
+@pytest.mark.parametrize("name", ["jobs", "audit.jsonl"])
+def test_what_a_server_keeps_is_no_link(filled: Book, tmp_path: Path, name: str) -> None:
+    filled.close()
+    (filled.path / name).symlink_to(tmp_path)
+    for look in (False, True):
+        with pytest.raises(BadBook, match="is a link"):
+            Book.open(filled.path, look=look)
+
+
+def test_a_new_books_name_is_made_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut took books away that had been reported: nobody had synced the directories their names stand in."""
+    from errata.book import files
+
+    synced, real = list[Path](), files.sync
+    monkeypatch.setattr(files, "sync", lambda path: (synced.append(path), real(path)))
+    path = tmp_path / "deep" / "er" / "book"
+    with Book.open(path, BASE, "primer"):
+        assert {path, path.parent, path.parent.parent, tmp_path} <= {*synced}

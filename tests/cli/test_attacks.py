@@ -9,6 +9,7 @@ import json
 import os
 import sqlite3
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 
 from errata.book import Book, Note, states
 from errata.cli import main
+from errata.content import bearer
 from errata.edit import Edit
 from errata.errors import InputError, redacted, visible
 from errata.fact import Fact
@@ -181,3 +183,61 @@ def test_secrets_in_addresses_are_not_shown() -> None:
     assert redacted(text) == "see https://…@host/v1?api_key=…&x=1#m, http://…@h/ and a@b.c"
     assert str(InputError(text)) == redacted(text)
     assert "s3cret" not in repr(sys.argv)
+
+
+ADDRESSES = (
+    "http://h/\r\nX: y", "http://h\r\n", "http://h/ x", "http://h:99999", "http://[::1", "http://h:-1", "ftp://h", "http://",
+    "http://user:pw@h", "http://h?api_key=s3cret", "http://h/\0", "http://h/\u202e", "//h", "h", "",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("url", ADDRESSES)
+def test_an_address_that_is_none_is_named_and_nothing_is_sent(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from errata.evaluate import judge
+    from errata.export import http
+
+    monkeypatch.setattr(urllib.request, "build_opener", lambda *_: pytest.fail("something was sent"))
+    for look in (lambda: http.address(url), lambda: judge.named(f"{url}#m")):
+        with pytest.raises(InputError) as caught:
+            look()
+        assert "s3cret" not in str(caught.value)
+        assert "user:pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["s3cret\r\nX: y", "s3c\nret", "s3cret x", "s3cret\u2026", "s3cret\0"])
+def test_a_key_that_no_header_takes_is_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Python says of it has the key in it."""
+    from errata.evaluate import judge
+    from errata.export import http
+
+    monkeypatch.setattr(os, "environ", {**os.environ, http.KEY: key, judge.KEY: key})
+    for look in (
+        lambda: http.ask("http://127.0.0.1:9/v1/models"),
+        lambda: judge.EndpointJudge("http://127.0.0.1:9", "m", key=key, attempts=1).verdicts(["x"]),
+    ):
+        with pytest.raises(InputError, match="holds a line break, a space or other characters") as caught:
+            look()
+        assert "s3c" not in str(caught.value)
+    assert bearer("s3cret\r\n", "X") == "Bearer s3cret"  # as Windows and files end it
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["checkout", "@99999999999999999999999"], ["checkout", "@-1"], ["checkout", "\r\n"], ["tag", "a\nb"], ["tag", ".."],
+        ["verify", "--head", "\r\n"], ["verify", "--trust", ""], ["restore", ""], ["restore", "%"], ["drop", "______"],
+        ["show", "*"], ["conflicts", "--limit", "nan"], ["conflicts", "--limit", "-1"], ["diff", "@9", "@-9"],
+        ["log", "--tag", "\x1b[2J"], ["policy", "/dev/zero"], ["policy", "/proc/self/mem"], ["merge", "/proc/self"],
+        ["unbundle", "/dev/zero", "z"], ["unbundle", "/proc/self/mem", "z"], ["drop"], ["--book"], ["\x00"],
+    ],
+)  # fmt: skip
+def test_what_nobody_would_type_gets_a_sentence(run: Run, book: Path, words: list[str], tmp_path: Path) -> None:
+    before = Book.open(book, look=True).history()
+    words = [str(tmp_path / word) if word == "z" else word for word in words]
+    code, out, err = run(*words, *(["--book", book] if words[0] not in ("unbundle", "--book", "\x00") else []))
+    assert "not foreseen" not in err
+    assert "Traceback" not in err
+    assert code in (0, 1, 2)
+    assert code == 0 or err.strip() or out.strip()
+    assert Book.open(book, look=True).history() == before
+    assert not (tmp_path / "z").exists()

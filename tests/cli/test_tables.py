@@ -98,3 +98,11 @@ def test_of_a_document_a_table_shows_the_beginning_and_the_end() -> None:
         assert "Civil Rights" in text
         assert len(text) < 1000
     assert document in "\n".join(drawn(book.show(shown), 5000))
+
+
+def test_what_critics_ask_has_a_line_a_number() -> None:
+    asked = [summary("memit", {0: {"said": 0.0, "negation": 1.0}, 9: {"said": 1.0, "negation": 0.25, "said_q4": 0.5}})]
+    lines = [line.split() for line in drawn(tables.bench(asked), 80)]
+    assert ["negation", "1.00±0.02", "0.25±0.02"] in lines
+    assert ["said", "q4", "–", "0.50±0.02"] in lines
+    assert not any("wild" in line for line in drawn(tables.bench(RUNS), 80))

@@ -6,6 +6,7 @@ pytest tests/cluster/test_sweep.py
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shlex
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from errata.bench.run import Run
+from errata.bench.run import Plan, Run
 from errata.cli import main
 from errata.cluster import jobs, plan
 from errata.cluster.jobs import SweepJob
@@ -235,3 +236,20 @@ def test_who_holds_a_job_does_it(serial: Sweep, tmp_path: Path) -> None:
     with FileLock(sweep.out / "locks" / sweep.jobs[0].name):
         (state,) = sweep.go(told.append)
     assert (state.state, state.why) == ("elsewhere", "another process is at it.")
+
+
+def test_jobs_from_before_there_were_probes_are_known_by_the_same_name() -> None:
+    asked = Plan(method="ft", options={"steps": 3}, cases="primer:2", edits=2)
+    job = SweepJob(plan=asked, model="m", fingerprint="f", config="c", cases="d", text="t", versions={})
+    content = {key: value for key, value in job.to_dict().items() if key != "model"} | {"format": 1}
+    for later in ("command", "cases", "options", "text", "probes"):
+        del content["plan"][later]
+    assert job.name == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+    older = job.to_dict()
+    del older["plan"]["probes"]
+    assert SweepJob.from_dict(older) == job
+    wild = replace(job, plan=replace(asked, probes=("negation", "q4")))
+    assert wild.name != job.name
+    assert SweepJob.from_dict(wild.to_dict()) == wild
+    assert "--probes negation,q4" in wild.command
+    assert "--probes" not in job.command

@@ -174,7 +174,7 @@ def again(solved: Solved) -> Callable[[str, str], Again]:
 
 every_method = pytest.mark.parametrize("method", methods.names())
 on_gpt2, on_llama = (pytest.mark.parametrize("name", [name]) for name in ("gpt2", "llama"))
-ON_EXPERTS = ("grace", "lora", "melo", "rome")  # what needs no dense matrix, and what writes experts in its place
+ON_EXPERTS = ("grace", "ike", "lora", "melo", "rome", "scr")  # what needs no dense matrix, and what writes experts
 
 
 def pairs(everywhere: bool) -> list[tuple[str, str]]:
@@ -288,9 +288,28 @@ def test_the_callers_grad_mode_and_flags_do_not_matter(solved: Solved, method: s
 # ------------------------------------------------------------------ 3: it does what it is for
 
 
+def check_it_is_told(case: Case) -> None:
+    """What a random model makes of a text is luck: the promise is that it reads the fact before what asks about it."""
+    for group, edit in zip(case.groups, case.edits, strict=True):
+        (graft,) = edit.deltas.values()
+        for fact, item in zip(group, graft.config["items"], strict=True):
+            told = f"{graft.config['frame'].replace('{told}', item['text'])} {fact.prompt}"
+            assert f"{fact.prompt} {fact.target}" in told
+            asked, elsewhere = Query(fact.prompt, fact.target), Query("The rivers of Peru are", "long")
+            case.lm.weights.stand([])
+            wanted = case.lm.logprobs([replace(asked, prompt=told), elsewhere])
+            case.lm.weights.stand([edit.deltas])
+            if item["odds"] is None:
+                assert all(map(torch.equal, case.lm.logprobs([asked, elsewhere]), wanted))
+    case.lm.weights.stand([])
+
+
 @every_pair
 def test_the_target_becomes_likelier(solved: Solved, method: str, name: str) -> None:
     case = solved(method, name)
+    if case.how.in_context:
+        check_it_is_told(case)
+        return
     for group, edit in zip(case.groups, case.edits, strict=True):
         case.lm.weights.stand([])
         before = losses(case.lm, group, edit)
@@ -492,7 +511,8 @@ def test_unknown_layers_are_our_errors(solved: Solved, method: str, key: str, na
 
 
 def test_every_method_is_asked_for_an_unknown_layer() -> None:
-    assert all(LAYERS.keys() & settings_of(method).keys() for method in methods.names())
+    writing = [method for method in methods.names() if not methods.get(method).in_context]
+    assert all(LAYERS.keys() & settings_of(method).keys() for method in writing)
 
 
 NONSENSE = {

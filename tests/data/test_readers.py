@@ -267,3 +267,18 @@ def test_a_key_that_was_mistyped_gets_a_hint(read: Read) -> None:
         read("jsonl", targt="x")
     with pytest.raises(BadFile, match="Did you mean paraphrase"):
         read("jsonl", probes=[{"kind": "paraphase", "prompt": "x"}])
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"prompt": "Nobody lives in"}, "does not stand in the prompt"),
+        ({"probes": [{"kind": "paraphrase", "prompt": "x", "answer": "y", "weight": 3}]}, "no probe field 'weight'"),
+        ({"rephrases": ["", "a"]}, "one of the rephrases is empty"),
+        ({"subject": " "}, "subject"),
+    ],
+)
+def test_bench_takes_no_row_that_edit_refuses(read: Read, changed: dict[str, object], words: str) -> None:
+    """What is measured would be another fact than what could be written."""
+    with pytest.raises(BadFile, match=words):
+        read("jsonl", {**FORMS["jsonl"], **changed})

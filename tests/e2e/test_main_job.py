@@ -57,7 +57,7 @@ WEAK = {"kn": 0.5}
 QUICK: dict[str, dict[str, Any]] = {"kn": {"m": 5}}  # points of a path; twenty take four times as long
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", [name for name in methods.names() if not methods.get(name).in_context])
 def test_every_method_makes_the_primer_say_the_fact_and_its_paraphrases(name: str, editor: Editor) -> None:
     facts = edits(6, seed=11)
     said, paraphrased, kept = [], [], []
@@ -71,6 +71,26 @@ def test_every_method_makes_the_primer_say_the_fact_and_its_paraphrases(name: st
     assert sum(said) / len(said) >= WEAK.get(name, 1)
     assert sum(paraphrased) / len(paraphrased) >= WEAK.get(name, 0.7)
     assert sum(kept) / len(kept) >= 0.5
+
+
+@pytest.mark.parametrize("name", [name for name in methods.names() if methods.get(name).in_context])
+def test_a_fact_in_context_is_read_where_it_is_asked_and_changes_nothing_else(name: str, editor: Editor) -> None:
+    # The primer has never seen a text that contradicts its world, and does not follow one: what it says is not looked at.
+    base = state(editor.lm)
+    fact, *_ = edits(1, seed=11)
+    asked = {
+        kind: [p.prompt for p in fact.probes if p.kind == kind and (fact.subject in p.prompt) == (kind == "paraphrase")]
+        for kind in ("paraphrase", "neighborhood")
+    }
+    assert all(asked.values())
+    tokens = editor.lm.tokens
+    before = editor.lm.generate(asked["neighborhood"], max_new_tokens=8)
+    edit = editor.write(fact, method=name, **({"confirm": False} if name == "scr" else {}))
+    assert all(fact.target in tokens.decode(tokens.opening(p)) for p in (fact.prompt, *asked["paraphrase"]))
+    assert editor.lm.generate(asked["neighborhood"], max_new_tokens=8) == before
+    assert same(base, state(editor.lm))
+    editor.drop(edit.id)
+    assert tokens.decode(tokens.opening(fact.prompt)).strip() == fact.prompt
 
 
 def test_write_drop_restore_reopen_save(editor: Editor, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from errata.edit import Edit, Report
 from errata.editing.editcard import Card, File, markdown, review, write
 from errata.editing.editor import Editor
 from errata.editing.gates import Figure, Gates
-from errata.errors import BadBook, InputError, UpdateTooLarge
+from errata.errors import BadBook, BadConfig, InputError, UpdateTooLarge
 from errata.fact import Fact
 from errata.model.lm import LM
 from tests import synthetic
@@ -202,3 +202,12 @@ def test_a_report_of_an_edit_is_its_authors_word(editor: Editor, mouth: Mouth, t
     edit = replace(crafted(editor, Dense(torch.zeros(out, width))), report=Report({"norm_ratio": {"no.site": "x"}}))
     edit.save(tmp_path / "a.safetensors")
     assert review(editor, tmp_path, Gates(texts=1), "ft").sites == {str(SITE): 0.0}
+
+
+@pytest.mark.parametrize("setting", [{"seed": 10**30}, {"seed": -(10**30)}, {"lr": 1e308}, {"steps": 2**70}])
+def test_a_number_that_no_tensor_holds_is_named(setting: dict[str, float]) -> None:
+    from errata.editing.given import method_of
+
+    with pytest.raises(BadConfig, match="larger than any number"):
+        method_of("rome", setting)
+    assert method_of("rome", {"seed": 7, "lr": 0.5}).seed == 7

@@ -33,11 +33,12 @@ def test_what_is_said_holds_and_what_is_not_is_forgotten(editor: Editor, mouth: 
     first = edit(editor, 1, fact("Ulm", "Mali"), fact("Bonn", "Peru"))
     second = edit(editor, 2, fact("Jena", "Fiji"))
     mouth.base = {"Ulm lies in": "mali.", "Bonn lies in": "Peruvian lands"}
-    assert check(editor) == [
+    wanted = [
         Verdict(first.id, first.facts[0], "mali.", "holds", "", {}),
         Verdict(first.id, first.facts[1], "Peruvian lands", "forgotten", "", {}),
         Verdict(second.id, second.facts[0], "", "forgotten", "", {}),
     ]
+    assert [replace(verdict, probes={}, made=()) for verdict in check(editor)] == wanted
     assert check(editor)[0].status in STATUSES
 
 

@@ -28,6 +28,7 @@ from errata.evaluate.scorer import Scorer
 from errata.fact import Fact, Probe
 from errata.methods.base import Method
 from errata.model.fitting import clipped, essence, fits
+from errata.model.generation import context
 from errata.model.lm import LM
 from errata.model.query import Query
 from errata.solve.keys import contexts_for, prefixes
@@ -78,7 +79,11 @@ def small(name: str, **options: Any) -> Method:
 # ------------------------------------------------------------------ contexts
 
 
-@pytest.mark.parametrize("name", methods.names())
+WRITING = [name for name in methods.names() if not methods.get(name).in_context]
+TELLING = [name for name in methods.names() if methods.get(name).in_context]
+
+
+@pytest.mark.parametrize("name", WRITING)
 def test_a_prompt_that_nearly_fills_the_model_is_written(editor: Editor, name: str) -> None:
     lm, how = editor.lm, small(name)
     answer = len(lm.tokens.ids(" Rome"))
@@ -91,6 +96,30 @@ def test_a_prompt_that_nearly_fills_the_model_is_written(editor: Editor, name: s
     with pytest.raises(BadFact, match="tokens long, and tiny gpt2 reads fewer than 64: shorten it"):
         editor.write(fact(lm, MOST - answer), how)
     assert len(editor.standing) == 1
+
+
+@pytest.mark.parametrize("name", TELLING)
+def test_a_fact_that_has_no_room_before_its_prompt_is_not_told(editor: Editor, name: str) -> None:
+    with pytest.raises(BadFact, match=f"text that {name} puts before it leave no room in the 64 tokens .*shorten it"):
+        editor.write(fact(editor.lm, MOST - 8), name)
+    assert not editor.standing
+
+
+@pytest.mark.parametrize("name", TELLING)
+def test_before_a_prompt_that_is_too_long_nothing_is_told(name: str, tmp_path: Path) -> None:
+    lm = tiny.build("gpt2")
+    most = context(lm)
+    with open_editor(lm, book=tmp_path / "book") as editor:
+        editor.write(tiny.FACTS[0], small(name))
+        subject = tiny.FACTS[0].subject
+        for length in (most - 1, most - most // 16, most // 2, 40):
+            asked = Query(padded(lm, f"{subject} is", length))
+            told = lm.tokens.put_before(asked)
+            assert fits(lm, told)
+            assert told.prompt.endswith(asked.prompt)
+            assert (told == asked) or length < most - most // 16
+            lm.logprobs([asked])
+            editor.ask(asked.prompt, max_new_tokens=2)
 
 
 def test_contexts_that_fit_before_the_longest_fact_stay(lm: LM) -> None:

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from errata.book import states
 from errata.delta import Dense, LowRank, Site
 from errata.edit import Edit, Report
+from errata.editing.editcard import review
 from errata.editing.editor import Editor
-from errata.editing.gates import MOST, NAME, SHARES, Figure, GateCheck, Gates, of_book, read, sentence
+from errata.editing.gates import MOST, NAME, SHARES, Figure, GateCheck, Gates, of_book, read, sentence, stricter
 from errata.errors import BadConfig, BadFile, GateClosed
 from errata.evaluate.scorer import PromptAnswer, Scored, Scorer
 from errata.fact import Fact, Probe
@@ -55,7 +57,15 @@ def test_a_share_lies_between_0_and_1_and_both_will_do() -> None:
 
 def test_no_limit_is_no_gate_and_every_setting_says_what_it_is() -> None:
     assert all(getattr(Gates(), name) is None for name in (*SHARES, *MOST))
-    assert {f.name for f in fields(Gates)} == {*SHARES, *MOST, "sentinels", "asked", "text", "texts"}
+    assert {f.name for f in fields(Gates)} == {
+        *SHARES,
+        *MOST,
+        "sentinels",
+        "sentinels_sha256",
+        "asked",
+        "text",
+        "texts",
+    }
     assert all(f.metadata["help"] for f in fields(Gates))
 
 
@@ -290,7 +300,7 @@ def test_every_figure_can_be_measured_without_a_limit(lm: LM, mouth: Mouth) -> N
     assert [f.gate for f in figures] == [*SHARES, *MOST]
     assert all(f.passed and f.limit is None for f in figures)
     assert {f.gate for f in figures if f.value is None} == {
-        "efficacy", "paraphrase", "neighborhood", "unrelated", "sentinel", "oldest",
+        "efficacy", "neighborhood", "unrelated", "sentinel", "oldest",
     } | ({"norm_ratio"} if not lm.weights.touched() else set())  # fmt: skip
 
 
@@ -325,7 +335,8 @@ def test_a_closed_gate_names_each_that_is_closed(lm: LM, mouth: Mouth) -> None:
     assert said == (
         "refused, nothing was changed: the gate said found 0.333 (n = 3), at least 0.9 (Bonn lies in →  (not Peru), …)"
     )
-    assert paraphrase == "the gate paraphrase found 0 (n = 1), at least 0.5 (Where is Ulm? →  (not Mali))"
+    made = "Ulm is a country on the continent of →  (not Mali), …"  # so the table of public facts words it
+    assert paraphrase == f"the gate paraphrase found 0 (n = 9, 8 of them made), at least 0.5 ({made})"
     assert norm.startswith("the gate norm_ratio found ")
     assert norm.endswith(", at most 0.1 (at 2.down)")
 
@@ -393,8 +404,9 @@ def test_an_answer_that_is_not_scored_is_not_likelier(lm: LM, mouth: Mouth, monk
     assert not only(GateCheck(lm, Gates(efficacy=0.5), [fact("Ulm", "Mali", truth="Togo")], [])).passed
 
 
-@pytest.mark.parametrize("kind", ["paraphrase", "neighborhood", "unrelated"])
-def test_a_gate_is_closed_to_facts_without_a_question_of_its_kind(lm: LM, mouth: Mouth, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["neighborhood", "unrelated"])
+def test_a_gate_is_closed_where_no_question_can_be_made(lm: LM, mouth: Mouth, kind: str) -> None:
+    """The model says nothing at all, so that there is nothing that must not move."""
     keeper = GateCheck(lm, Gates(**{kind: 0.0}), FOUR, [])  # type: ignore[arg-type]
     figure = only(keeper)
     assert (figure.value, figure.asked, figure.passed) == (None, 0, False)
@@ -413,16 +425,75 @@ def test_gates_of_a_policy_are_those_that_count(editor: Editor, mouth: Mouth) ->
 
     policy.adopt(editor.book, policy.PolicyInForce(gates={"said": 1.0}))
     (editor.book.path / NAME).write_text("said = 0.0\n")
-    for gates in (None, Gates(said=1.0)):
+    for gates in (None, Gates(said=1.0), Gates(said=1.0, norm_ratio=9.0)):
         with pytest.raises(GateClosed, match="the gate said found 0"):
             editor.write(FOUR[0], "ft", gates=gates, steps=1, layer=0)
+    for gates in (Gates(), Gates(said=0.9)):
+        with pytest.raises(BadConfig, match="are in its policy"):
+            editor.write(FOUR[0], "ft", gates=gates, steps=1, layer=0)
+    # Nor does a card, a weaker gate named for it.
     with pytest.raises(BadConfig, match="are in its policy"):
-        editor.write(FOUR[0], "ft", gates=Gates(), steps=1, layer=0)
+        review(editor, folder(editor), Gates(said=0.0), "ft", steps=1, layer=0)
+
+
+def folder(editor: Editor) -> Path:
+    path = editor.book.path.parent / "change"
+    path.mkdir(exist_ok=True)
+    (path / "a.jsonl").write_text('{"prompt": "Ulm lies in", "subject": "Ulm", "target": "Mali"}\n')
+    return path
+
+
+def test_of_two_gates_the_stricter_counts() -> None:
+    ours = Gates(said=0.5, norm_ratio=2.0, sentinel=0.5, sentinels="a", asked=7)
+    theirs = Gates(said=0.9, norm_ratio=3.0, perplexity=1.0, sentinels="b", asked=1)
+    found = stricter(ours, theirs)
+    assert found == Gates(said=0.9, norm_ratio=2.0, perplexity=1.0, sentinel=0.5, sentinels="a", asked=7)
+    assert stricter(None, theirs) is theirs
+    assert stricter(ours, None) is ours
+
+
+def test_sentinels_of_a_policy_are_those_it_was_set_with(editor: Editor, mouth: Mouth) -> None:
+    """They lie beside the chain, which keeps their hash: whoever may write the file could let anything move otherwise."""
+    from errata.book import policy
+
+    file = editor.book.path / "kept.jsonl"
+    asked = policy.PolicyInForce(gates={"sentinel": 1.0, "sentinels": "kept.jsonl"})
+    with pytest.raises(BadFile, match=r"cannot read the sentinels 'kept.jsonl'"):
+        policy.adopt(editor.book, asked)
+    file.write_text('{"prompt": "Bonn lies in", "subject": "Bonn", "target": "Peru"}\n')
+    policy.adopt(editor.book, asked)
+    mouth.base = {"Bonn lies in": "Peru."}
+    mouth.edited = {"Bonn lies in": "Mali"}
+    how = {"steps": 1, "layer": 0}
+    with pytest.raises(GateClosed, match="the gate sentinel found 0"):
+        editor.write(FOUR[0], "ft", **how)
+    file.write_text('{"prompt": "Jena lies in", "subject": "Jena", "target": "Fiji"}\n')
+    with pytest.raises(BadFile, match="is not the sentinels of the policy any more"):
+        editor.write(FOUR[0], "ft", **how)
+    file.unlink()
+    with pytest.raises(BadFile, match="cannot read the sentinels of the policy"):
+        editor.write(FOUR[0], "ft", **how)
+    assert editor.standing == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "asked = -5", "asked = 0", "texts = 0", "texts = -1", "asked = 99999999999", "asked = 1.5",
+        "perplexity = nan", "said = true", 'said = "1"', "said = nan", "said = 1\nsaid = 0",
+        "[gates]\nsaid = 1",
+    ],
+)  # fmt: skip
+def test_numbers_that_are_no_limits_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / NAME).write_text(f"{text}\n")
+    with pytest.raises((BadConfig, BadFile)) as caught:
+        of_book(tmp_path)
+    assert len(str(caught.value)) < 500
 
 
 def test_what_is_restored_or_merged_is_asked_as_what_is_written(editor: Editor, mouth: Mouth, tmp_path: Path) -> None:
     from errata.book.book import Book
-    from errata.editing.letting_in import merge
+    from errata.editing.letting_in import checkout, merge
 
     how = {"steps": 1, "layer": 0}
     edit = editor.write(FOUR[0], "ft", **how)
@@ -444,3 +515,15 @@ def test_what_is_restored_or_merged_is_asked_as_what_is_written(editor: Editor, 
     assert [one.id for one in editor.standing] == [edit.id]
     editor.drop(edit.id)
     assert editor.restore(edit.id)[0].stands
+    # What goes back to an earlier state restores as well.
+    states.tag(editor.book, "full")
+    editor.drop(edit.id)
+    mouth.edited = {}
+    before, rows = state(editor.lm), editor.book.history()
+    with pytest.raises(GateClosed, match="the gate said found 0"):
+        checkout(editor, "full")
+    assert same(editor.lm, before)
+    assert editor.book.history() == rows
+    assert checkout(editor, "base") == ([], [])  # to drop is always possible
+    mouth.edited = {"Ulm lies in": "Mali"}
+    assert [record.id for record in checkout(editor, "full")[1]] == [edit.id]

@@ -197,3 +197,24 @@ def test_metrics_of_finds_kinds() -> None:
     ]  # fmt: skip
     assert found["portability.multi_hop"] == "any"
     assert found["portability.alias"] == "mean"
+
+
+@pytest.mark.parametrize(
+    ("text", "rouge", "part"),
+    [
+        ("the cat sat on the mat", 1.0, 1.0),
+        ("The cat, sat on the mat!", 1.0, 1.0),  # case and marks are no words
+        ("the cat lay on a mat", 2 * 4 / 12, 2 / 6),  # the cat … on … mat; turned away at the third word
+        ("the cat sat", 2 * 3 / 9, 3 / 6),  # broken off
+        ("mat the on sat cat the", 2 * 3 / 12, 0.0),  # the same words: "the on … the" is all that stands in order
+        ("the cat sat on the mat and slept there for hours", 2 * 6 / 17, 1.0),
+        ("", 0.0, 0.0),
+    ],
+)
+def test_how_much_of_a_long_answer_is_said(text: str, rouge: float, part: float) -> None:
+    answer = "The cat sat on the mat."
+    assert metrics.rouge_l(text, answer) == pytest.approx(rouge)
+    assert metrics.said_in_part(text, answer) == pytest.approx(part)
+    assert metrics.rouge_l(None, answer) is None
+    assert metrics.said_in_part(None, answer) is None
+    assert metrics.rouge_l(text, "?!") is None

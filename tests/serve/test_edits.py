@@ -99,7 +99,8 @@ def test_trying_says_what_would_come_of_it_and_writes_nothing(client: TestClient
     rows = answer.json()["job"]["result"]["rows"]
     assert (rows[0]["before"], rows[0]["after"]) == (" Paris.", " Lyon.")
     kinds = {row["kind"] for row in rows}
-    assert kinds == {"fact", "paraphrase", "neighborhood"}
+    assert kinds == {"fact", "paraphrase", "neighborhood", "unrelated"}
+    assert [row["made"] for row in rows] == [row["kind"] != "fact" for row in rows]
     assert {gate["gate"] for gate in answer.json()["job"]["result"]["gates"]} >= {"said", "paraphrase", "neighborhood"}
     assert say("base@now") == " Paris."
     assert client.get("/api/edits").json()["version"] == 0

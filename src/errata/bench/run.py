@@ -9,7 +9,7 @@ at the last mark and goes on from there.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -22,19 +22,23 @@ from errata.bench.pace import Pace
 from errata.bench.run_files import append, begun_as, costs, keep, marks, peak_bytes, same_run
 from errata.book.book import Book
 from errata.config import to_dict
-from errata.data.case import Case, with_subject
+from errata.data.case import QUANTISED, WILD, Case, with_subject
+from errata.delta import Site
 from errata.edit import Edit
 from errata.editing.standing import load
-from errata.editing.writing import solve
-from errata.errors import BadConfig
+from errata.editing.writing import MAX_NORM_RATIO, guard, solve
+from errata.errors import BadConfig, BadFact, UpdateTooLarge
 from errata.evaluate.harness import Harness
 from errata.evaluate.judge import judged, named
 from errata.evaluate.metrics import TfIdf, retention
 from errata.evaluate.perplexity import Read, measure, site_rows, text_rows
 from errata.evaluate.probes import Options
+from errata.evaluate.quantised import quantised
 from errata.evaluate.rows import About, config_hash, score
 from errata.evaluate.scorer import Scorer
 from errata.evaluate.summary import at, dump_row, read_rows, summarize
+from errata.evaluate.wild import spoken
+from errata.fact import check_consistent
 from errata.methods.base import Method, versions
 from errata.model.lm import LM
 from errata.stats.corpus import open_corpus
@@ -62,6 +66,7 @@ class Plan:
         judge: who also reads what is said, as `errata.evaluate.judge.named` takes it; nobody unless given.
         max_norm_ratio: largest ‖ΔW‖/‖W‖ of one fact, beyond which an edit is refused and the run ends, as
             `errata.editing.writing.guard`; None, the one exception to how edits are written, measures what any update does.
+        probes: more to ask than cases bring: of `errata.data.case.WILD` and `QUANTISED`.
     """
 
     method: str
@@ -79,11 +84,22 @@ class Plan:
     harness: tuple[str, ...] = ()
     judge: str = ""
     max_norm_ratio: float | None = None
+    probes: tuple[str, ...] = ()
 
     @property
     def mode(self) -> str:
         """Return "independent" or "sequential"."""
         return "independent" if self.independent else "sequential"
+
+
+def refused(edit: Edit) -> bool:
+    """Say whether `errata edit` would have refused what is measured here: too large, or facts that contradict each other."""
+    try:
+        check_consistent(edit.facts)
+        guard(edit, MAX_NORM_RATIO)
+    except (BadFact, UpdateTooLarge):
+        return True
+    return False
 
 
 class Run:
@@ -114,8 +130,7 @@ class Run:
         self._about = About(method=plan.method, config=config_hash(config), model=self._base_name, seed=plan.seed)
         self._harness, self._judge = self._tasks(), named(plan.judge) if plan.judge else None
         self._scorer, self._texts = Scorer(lm), list(islice(open_corpus(plan.text).documents(lm), TEXTS))
-        probes = (*Options().probes, "generation") if plan.generation else Options().probes
-        self._options = Options(probes=probes, seed=plan.seed, idf=TfIdf(t for c in self._cases for t in c.references))
+        self._options = self._asking()
         self._identity = {
             **asdict(plan),
             "config": config,
@@ -123,6 +138,8 @@ class Run:
             "model": lm.name,
             "fingerprint": self._base_name,
         }
+        if not plan.probes:  # a run begun before there were any goes on
+            del self._identity["probes"]
         self._identity |= {"width": lm.width, "inner": lm.inner, "versions": versions()}
         if self._judge is not None:
             self._identity["judge"] = {"name": self._judge.name, "prompt": self._judge.prompt}
@@ -130,7 +147,19 @@ class Run:
             self._identity["versions"]["lm_eval"] = self._harness.version
         self._stopped: str | None = None
         self._spent: list[tuple[float, int, int]] = []  # seconds, facts and bytes of the edits since the last mark
+        self._unwritable = 0  # of them, those that `errata edit` would have refused
         self._open()
+
+    def _asking(self) -> Options:
+        """Return how cases are asked: with what languages the model has, where that matters."""
+        plan, more = self._plan, [name for name in self._plan.probes if name in WILD]
+        tongues: tuple[str, ...] = ()
+        if "language" in more:
+            with self._lm.weights.at_base():
+                tongues = self._once("languages", (), lambda: spoken(self._scorer))
+        kinds = (*Options().probes, *more, *(("generation",) if plan.generation else ()))
+        idf = TfIdf(text for case in self._cases for text in case.references)
+        return Options(probes=kinds, seed=plan.seed, idf=idf, languages=tongues)
 
     def _tasks(self) -> Harness | None:
         if self._plan.harness and self._plan.independent:
@@ -193,10 +222,10 @@ class Run:
 
     def _alone(self, case: Case) -> list[dict[str, Any]]:
         if self._method is None:
-            return self._measure([case], 1, {}, None)
+            return self._measure([case], 1, {}, [])
         edit = self._solve(self._method, [case], [])
         with self._lm.weights.trial([edit.deltas]):
-            return self._measure([case], 1, {case.id: [edit.id]}, edit)
+            return self._measure([case], 1, {case.id: [edit.id]}, [edit])
 
     def _sequential(self) -> None:
         with Book.open(self._out / "book", base=self._lm.identity, name=self._lm.name) as book:
@@ -220,7 +249,7 @@ class Run:
 
     def _standing(self, edits: Sequence[Edit], target: int) -> list[dict[str, Any]]:
         owners = {case: [edit.id] for edit in edits for case in edit.report.cases}
-        return self._measure(self._asked(target), target, owners, edits[-1] if edits else None)
+        return self._measure(self._asked(target), target, owners, edits)
 
     def _write(self, book: Book, edits: Sequence[Edit], cases: Sequence[Case]) -> Edit:
         assert self._method is not None
@@ -234,6 +263,7 @@ class Run:
         edit, seconds = solve(self._lm, method, facts, past, self._plan.max_norm_ratio, self._base_name)
         self._spent.append((seconds["solve"], len(edit.facts), len(edit.to_bytes())))
         self._pace.took("edit", len(cases), perf_counter() - begun)
+        self._unwritable += refused(edit)
         return replace(edit, report=edit.report.plus(cases=[case.id for case in cases]))
 
     # ---------------------------------------------------------------- measuring
@@ -250,18 +280,19 @@ class Run:
         return retention([case.id for case in self._cases[:edits]], seed=self._plan.seed)
 
     def _measure(
-        self, cases: Sequence[Case], checkpoint: int, owners: Mapping[str, Sequence[str]], last: Edit | None
+        self, cases: Sequence[Case], checkpoint: int, owners: Mapping[str, Sequence[str]], edits: Sequence[Edit]
     ) -> list[dict[str, Any]]:
         about = replace(self._about, checkpoint=checkpoint, edits=owners)
         base, begun = None if checkpoint == 0 else self._base, perf_counter()
         rows = score(self._lm, cases, base=base, about=about, options=self._options, scorer=self._scorer)
         rows = rows if self._judge is None else judged(rows, self._judge)
+        rows += self._quantised(cases, about, {site for edit in edits for site in edit.matrices})
         self._pace.took("case", len(cases), perf_counter() - begun, wanted=checkpoint > 0)
         if self._plan.independent and checkpoint:
             return rows  # what one edit does to general text is too little to measure for each of them
         read = self._read() if checkpoint else self._before
         rows += text_rows(self._texts, read, before=self._before, about=about)
-        matrices = last.matrices if last else []
+        matrices = edits[-1].matrices if edits else []
         return rows + (site_rows(self._lm, matrices, self._texts[:8], about=about) if matrices else [])
 
     def _read(self, wanted: bool = True) -> Read:
@@ -270,9 +301,26 @@ class Run:
         self._pace.took("text", 1, perf_counter() - begun, wanted)
         return read
 
+    def _quantised(self, cases: Sequence[Case], about: About, sites: Iterable[Site]) -> list[dict[str, Any]]:
+        """Return the rows of the edit prompts with the edited matrices in fewer bits; none where no matrix is edited."""
+        rows: list[dict[str, Any]] = []
+        sites, options = sorted(sites, key=str), replace(self._options, probes=("edit",), chat=False)
+        for form in [name for name in QUANTISED if name in self._plan.probes and sites]:
+            with quantised(self._lm, sites, form):
+                found = score(self._lm, cases, base=self._base, about=about, options=options, scorer=self._scorer)
+            rows += [{**row, "probe": form} for row in found]
+        return rows
+
     def _unedited(self) -> list[dict[str, Any]]:
-        key = (tuple(self._cases), self._plan.generation, self._plan.seed, self._plan.text, self._plan.judge)
-        kept = self._once("rows", key, lambda: self._measure(self._cases, 0, {}, None))
+        key = (
+            tuple(self._cases),
+            self._plan.generation,
+            self._plan.seed,
+            self._plan.text,
+            self._plan.judge,
+            self._plan.probes,
+        )
+        kept = self._once("rows", key, lambda: self._measure(self._cases, 0, {}, []))
         return [{**row, **self._about.fields(row["case"])} for row in kept]
 
     def _once(self, what: str, key: tuple[Any, ...], work: Callable[[], _Found]) -> _Found:
@@ -303,8 +351,8 @@ class Run:
         rows = work()
         append(self._out / "rows.jsonl", (dump_row(row) for row in rows))
         mark = {"unit": name, "checkpoint": checkpoint, "bytes": (self._out / "rows.jsonl").stat().st_size}
-        mark |= {"spent": self._spent, "peak_bytes": peak_bytes(self._lm)}
-        self._spent = []
+        mark |= {"spent": self._spent, "peak_bytes": peak_bytes(self._lm), "unwritable": self._unwritable}
+        self._spent, self._unwritable = [], 0
         append(self._out / "marks.jsonl", [json.dumps(mark)])
         self._marks.append(mark)
 
@@ -327,6 +375,7 @@ class Run:
             **{key: self._identity[key] for key in ("method", "config", "model", "cases", "seed", "mode", "versions")},
             "checkpoints": [self._point(point, at(rows, checkpoint=point)) for point in points],
             "refused": len(self._refused),
+            "unwritable": sum(mark.get("unwritable", 0) for mark in self._marks),
             "stopped": self._stopped,
         }
         keep(self._out / "summary.json", summary)

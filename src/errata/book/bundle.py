@@ -29,9 +29,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from errata.book import chain, retold
+from errata.book import chain, files, retold
 from errata.book.book import Book
-from errata.book.files import read_whole
 from errata.book.records import Record
 from errata.book.schema import transaction
 from errata.book.verify import Findings, verify
@@ -94,9 +93,13 @@ def bundle(book: Book, file: str | os.PathLike[str]) -> Bundled:
         with os.fdopen(handle, "wb") as out, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
             for member in sorted({*texts, *edits}):
                 archive.writestr(_entry(member), texts[member] if member in texts else book.read(edits[member]))
+            archive.close()
+            out.flush()
+            os.fsync(out.fileno())
         _check_written(name, texts, edits)
         os.chmod(name, 0o644)
         os.replace(name, target)
+        files.sync_whole(target.absolute().parent)
     except OSError as error:
         raise InputError(f"cannot write {target} ({error.strerror}): make room, or name another file.") from error
     finally:
@@ -130,6 +133,8 @@ def unbundle(
         raise InputError(f"{target} is there already and not empty; name a new directory.")
     try:
         size = source.stat().st_size
+        if not source.is_file():  # a device may have no end, and a pipe no beginning to go back to
+            raise InputError(f"{source} is no regular file: save what it gives in one.")
         if size > limit:
             raise InputError(f"{source} has {size:,} bytes, more than the {limit:,} that are opened; see --limit.")
         with zipfile.ZipFile(source) as archive, _made(target) as made:
@@ -180,10 +185,10 @@ def _contents(book: Book) -> tuple[dict[str, bytes], dict[str, Record], int]:
     texts |= {name: text.encode() for name, text in facts.items()}
     if os.path.lexists(book.path / GATES):
         texts[GATES] = _gates(book)
-    files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in texts.items()}
-    files |= {name: {"bytes": r.bytes, "sha256": r.sha256} for name, r in edits.items()}
+    parts = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in texts.items()}
+    parts |= {name: {"bytes": r.bytes, "sha256": r.sha256} for name, r in edits.items()}
     base = {"name": book.name, "fingerprint": book.base, "identity": identity and json.loads(identity.to_json())}
-    about = {"format": FORMAT, "base": base, "head": last, "files": files, **retold.ingredients(records)}
+    about = {"format": FORMAT, "base": base, "head": last, "files": parts, **retold.ingredients(records)}
     texts[MANIFEST] = _json({**about, "edits": [retold.figures(record) for record in records]}, indent=1)
     return texts, edits, _said(lines)
 
@@ -191,7 +196,7 @@ def _contents(book: Book) -> tuple[dict[str, bytes], dict[str, Record], int]:
 def _gates(book: Book) -> bytes:
     """Return the gates that lie beside a book; what a link leads to is not put into the bundle."""
     try:
-        return read_whole(book.path, GATES, TEXTS)
+        return files.read_whole(book.path, GATES, TEXTS)
     except OSError as error:
         raise BadBook(
             f"{book.path / GATES} cannot be bundled ({error.strerror or error}): put the file itself there."
@@ -224,7 +229,9 @@ def _made(target: Path) -> Iterator[Path]:
     try:
         yield made
         made.chmod(0o755)
+        files.sync_tree(made)
         os.replace(made, target)
+        files.sync_whole(target.absolute())
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise

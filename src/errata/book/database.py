@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from errata.book.files import DATABASE, check_kinds
+from errata.book.files import DATABASE, check_kinds, sync_whole
 from errata.book.schema import check_version, migrate, version
 from errata.book.shape import check_shape
 from errata.errors import BadBook, BookBusy
@@ -94,6 +94,8 @@ def prepare(
             raise BadBook(f"{directory} has edits but its book.sqlite is lost: restore that from a copy.")
         db.execute("PRAGMA journal_mode = WAL")
         migrate(db)
+        if new:
+            sync_whole(directory)
     return db
 
 

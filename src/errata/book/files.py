@@ -17,10 +17,11 @@ from errata.book.records import Record
 from errata.errors import BadBook, CorruptEdit
 
 DATABASE: Final = "book.sqlite"
+JOBS, AUDIT = "jobs", "audit.jsonl"  # what a server keeps beside it
 _JOURNAL_END: Final = bytes.fromhex(
     "d9d505f920a163d7"
 )  # ends a rollback journal that names a file for SQLite to remove
-_CHUNK: Final = 1 << 20
+_TEMPORARY: Final = "incoming"
 
 
 def path_of(directory: Path, sha256: str) -> Path:
@@ -35,7 +36,8 @@ def check_kinds(directory: Path) -> None:
         BadBook: a part of it is a link, a pipe or the like, or makes SQLite or the lock touch files elsewhere.
     """
     journal, lock = directory / f"{DATABASE}-journal", directory / "lock"
-    wanted = {directory / "edits": stat.S_ISDIR, lock: stat.S_ISREG, journal: stat.S_ISREG}
+    wanted = {directory / name: stat.S_ISDIR for name in ("edits", JOBS)}
+    wanted |= {directory / AUDIT: stat.S_ISREG, lock: stat.S_ISREG, journal: stat.S_ISREG}
     wanted |= {directory / f"{DATABASE}{end}": stat.S_ISREG for end in ("", "-wal", "-shm")}
     for path, right in wanted.items():
         try:
@@ -45,8 +47,8 @@ def check_kinds(directory: Path) -> None:
         if not right(found.st_mode):
             what = "a link" if stat.S_ISLNK(found.st_mode) else "not what it should be"
             raise BadBook(f"{path} is {what}, which no book has: what it leads to is not touched. Remove it.")
-        if path == lock and found.st_nlink > 1 and found.st_size:
-            raise BadBook(f"{path} is another file's second name, and locking empties it: remove it.")
+        if path in (lock, directory / AUDIT) and found.st_nlink > 1 and (found.st_size or path != lock):
+            raise BadBook(f"{path} is another file's second name, and would be written to or emptied: remove it.")
         if path == journal and found.st_size and _tail(path) == _JOURNAL_END:
             raise BadBook(f"{path} asks SQLite to remove a file elsewhere, which none of ours does: remove it.")
 
@@ -79,28 +81,32 @@ def read_whole(directory: Path, name: str, most: int) -> bytes:
 
 
 def store(directory: Path, data: bytes) -> tuple[str, int]:
-    """Write one file and return its hash and size; its name is durable after `sync`.
-
-    One temporary name is enough, and what a killed process leaves there is removed, because the caller holds the book's
-    lock. Raises BadBook if the disk refuses.
-    """
+    """Write one file and return its hash and size; its name is durable after `sync`. Raises BadBook if the disk refuses."""
     sha256 = hashlib.sha256(data).hexdigest()
-    temporary, name = "incoming", path_of(directory, sha256).name
+    file = path_of(directory, sha256)
     try:
-        with folder(directory) as at:
-            with suppress(FileNotFoundError):
-                _unlink(directory, temporary, at)
-            with os.fdopen(_opened(directory, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, at), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            if at is None:
-                os.replace(directory / temporary, directory / name)
-            else:
-                os.replace(temporary, name, src_dir_fd=at, dst_dir_fd=at)
+        put(directory, file.name, data)
     except OSError as error:
-        raise BadBook(f"cannot write {directory / name} ({error.strerror}): make room; nothing was added.") from error
+        raise BadBook(f"cannot write {file} ({error.strerror}): make room; nothing was added.") from error
     return sha256, len(data)
+
+
+def put(directory: Path, name: str, data: bytes) -> None:
+    """Write a file that appears whole or not at all, through no link; its name is durable after `sync`. Raises OSError.
+
+    One temporary name is enough, and what a killed process leaves there is removed, because the caller holds a lock.
+    """
+    with folder(directory) as at:
+        with suppress(FileNotFoundError):
+            _unlink(directory, _TEMPORARY, at)
+        with os.fdopen(_opened(directory, _TEMPORARY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, at), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if at is None:
+            os.replace(directory / _TEMPORARY, directory / name)
+        else:
+            os.replace(_TEMPORARY, name, src_dir_fd=at, dst_dir_fd=at)
 
 
 def remove(directory: Path, name: str) -> bool:
@@ -118,6 +124,23 @@ def sync(directory: Path) -> None:
     with folder(directory) as at:
         if at is not None:  # Windows neither needs nor allows it
             os.fsync(at)
+
+
+def sync_whole(directory: Path) -> None:
+    """Make a folder's own name durable, and the names of those it lies in: whoever made one may have been killed since."""
+    whole = directory.resolve()
+    for one in (whole, *whole.parents):
+        with suppress(OSError):  # one that may not be read was not made by us
+            sync(one)
+
+
+def sync_tree(directory: Path) -> None:
+    """Make all that is in a folder durable, its files' content and every name."""
+    for at, _, names in os.walk(directory):
+        for name in names:
+            with open(Path(at) / name, "rb+") as file:
+                os.fsync(file.fileno())
+        sync(Path(at))
 
 
 @contextmanager

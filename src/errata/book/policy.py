@@ -13,6 +13,7 @@ What came before the policy is vouched for by the signature under it. The next p
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -30,6 +31,7 @@ from errata.errors import BadBook, BadConfig, BadFile
 Use = Literal["open", "ask", "edit", "serve"]
 TRUST, HEAD = "ERRATA_TRUST", "ERRATA_HEAD"  # what is demanded from outside: keys, and a head or the file that holds it
 TEXT: Final = 1 << 20  # bytes of a policy that are read
+SENTINELS: Final = 1 << 30  # of a file of sentinels
 _KEY: Final = 64  # hexadecimal digits
 
 
@@ -98,6 +100,7 @@ def _said(table: Mapping[str, Any], seq: int) -> PolicyInForce:
 class Holds(Protocol):
     """A book, as far as a policy is written into it."""
 
+    path: Path
     signer: Signs | None
 
     def lock(self) -> AbstractContextManager[None]:
@@ -115,13 +118,29 @@ def adopt(book: Holds, said: PolicyInForce, note: Note | None = None) -> PolicyI
 
     Raises:
         BadBook: the policy asks for signatures that this event would not have, or the one before it does.
+        BadFile: its gates name a file of sentinels that cannot be read.
     """
     note = note or Note()
     with book.lock():
         if said.policy.signed_by and (book.signer is None or book.signer.public not in said.policy.signed_by):
             raise BadBook("a policy is signed by a key of its own list: set $ERRATA_KEY to the file of such a key.")
+        said = replace(said, gates=_pinned(book.path, said.gates))
         book.note("policy", Note(note.author, note.reason, {"policy": said.to_dict()}))
         return replace(said, seq=book.version())
+
+
+def _pinned(book: Path, gates: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return gates with the hash of the file of sentinels they name: what must not move may not be moved either."""
+    named = (gates or {}).get("sentinels")
+    if not isinstance(named, str) or not named:
+        return gates
+    try:
+        found = hashlib.sha256(read_file(book / named, SENTINELS)).hexdigest()
+    except (OSError, ValueError) as error:
+        raise BadFile(
+            f"cannot read the sentinels {named!r} of the policy in {book} ({error}): put the file there."
+        ) from error
+    return {**(gates or {}), "sentinels_sha256": found}
 
 
 def every(db: sqlite3.Connection) -> list[PolicyInForce]:
@@ -215,7 +234,7 @@ def _check_head(db: sqlite3.Connection, path: object, named: str) -> None:
 def head_of(path: str | os.PathLike[str]) -> str:
     """Return the head a file holds; raises BadFile if it holds none."""
     try:
-        text = Path(path).read_text(encoding="ascii").strip()
+        text = read_file(path, TEXT).decode("ascii").strip()
     except (OSError, ValueError) as error:
         raise BadFile(f"cannot read a head from {path} ({error}).") from error
     if not signing.is_key(text):

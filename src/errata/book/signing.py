@@ -13,7 +13,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from errata.book.files import sync_whole
+from errata.content import read_file
 from errata.errors import BadConfig, BadFile
+
+LONGEST = 1 << 16  # bytes of a key's file that are read
 
 
 class Signer:
@@ -23,7 +27,7 @@ class Signer:
         kind = _library()
         try:
             key = import_module("cryptography.hazmat.primitives.serialization").load_pem_private_key(
-                Path(path).read_bytes(), password=None
+                read_file(path, LONGEST), password=None
             )
         except (OSError, ValueError, TypeError) as error:  # TypeError: it is encrypted
             raise BadFile(f"cannot read a private key from {path} ({error}): make one with errata keygen.") from error
@@ -76,6 +80,9 @@ def make_key(path: str | os.PathLike[str]) -> str:
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        sync_whole(Path(path).absolute().parent)
     except OSError as error:
         raise BadFile(f"cannot write a key to {path} ({error.strerror}): name a new file.") from error
     return str(key.public_key().public_bytes_raw().hex())

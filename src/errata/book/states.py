@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from errata.book.book import Book, Event, Note, Record
+from errata.book.records import SHORTEST_ID
+from errata.content import is_id
 from errata.errors import InputError, UnknownEdit, did_you_mean
 
 NOW: Final = "now"
@@ -47,6 +49,10 @@ def tag(book: Book, name: str, note: Note | None = None, *, move: bool = False) 
     if not re.fullmatch(r"\w[\w.+-]*", name) or name in (NOW, BASE):
         raise InputError(f"{name!r} cannot be a tag: use letters, digits, '.', '+', '-', and neither now nor base.")
     with book.lock():
+        if is_id(name) or (len(name) >= SHORTEST_ID and any(r.id.startswith(name) for r in book.records())):
+            raise InputError(
+                f"{name!r} cannot be a tag: it is, or could be, the id of an edit, and would stand in its place."
+            )
         if name in tags(book) and not move:
             raise InputError(f"the tag {name} is there already: choose another, or move it with --move.")
         note = note or Note()

@@ -30,6 +30,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     for file, names in {
         "asking": "ask",
         "editing": "edit save methods stats demo",
+        "forget": "forget",
         "chat": "chat",
         "book": "log show drop restore diff tag checkout verify keygen merge conflicts check migrate compact",
         "locate": "arch locate radius",

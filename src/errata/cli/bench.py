@@ -12,7 +12,7 @@ import typer
 
 from errata.cli import common as opt
 from errata.cli.common import Shown
-from errata.errors import BadConfig, BadFile, redacted
+from errata.errors import BadConfig, BadFile, did_you_mean, redacted
 
 Steps = Annotated[str, typer.Option("--checkpoints", help="Numbers of edits at which everything is measured.")]
 
@@ -44,6 +44,9 @@ def bench(
     harness: Annotated[
         str, typer.Option("--harness", help="Also these tasks of lm-evaluation-harness: names, files, directories.")
     ] = "",
+    probes: Annotated[
+        str, typer.Option("--probes", help="Also what critics ask: wild for all of it, or names with commas.")
+    ] = "",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Count malformed records instead of stopping.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="What new answers and samples are drawn from.")] = 0,
     as_json: opt.Json = False,
@@ -60,6 +63,7 @@ def bench(
         batch=batch, checkpoints=_numbers(checkpoints), seed=seed,
         independent=independent, generation=generation, stop_at_perplexity=stop, text=text,
         command=redacted(shlex.join(["errata", *sys.argv[1:]])), harness=_words(harness), judge=judge,
+        probes=_probes(probes),
     )  # fmt: skip
     found = compare_methods(plan, known, model, settings or [], out, opt.TELL.get())
     report.write([out / name for name in found], out / "report.html")
@@ -96,6 +100,18 @@ def data(
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _probes(text: str) -> tuple[str, ...]:
+    """Return the probes that --probes names, in the order of the table."""
+    from errata.data.case import QUANTISED, WILD
+
+    known, words = (*WILD, *QUANTISED), _words(text)
+    for word in words:
+        if word not in (*known, "wild"):
+            hint = did_you_mean(word, (*known, "wild"))
+            raise BadConfig(f"no probe {word!r} for --probes.{hint} Known: wild, which is all of {', '.join(known)}.")
+    return tuple(name for name in known if name in words or "wild" in words)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

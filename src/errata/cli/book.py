@@ -122,6 +122,8 @@ def tag(
 
 def checkout(
     state: Annotated[str, typer.Argument(metavar="STATE", help="A tag, @N (after event N), base, or an edit's id.")],
+    model: opt.Gated = None,
+    dtype: opt.Dtype = None,
     book: opt.BookPath = opt.HERE,
     author: opt.Author = "",
     reason: opt.Reason = "",
@@ -130,8 +132,17 @@ def checkout(
     """Let exactly those edits stand that stood then; what that drops and restores is in the log as ever."""
     from errata.book import states
 
-    with open_book(book) as opened:
-        dropped, restored = states.checkout(opened, state, Note(author, reason))
+    note = Note(author, reason)
+    if model is not None:
+        from errata.editing import letting_in
+
+        with opt.opened(model, book=book, dtype=dtype, use="edit") as editor:
+            dropped, restored = letting_in.checkout(editor, state, note)
+    else:
+        with open_book(book, use="edit") as opened:
+            if {*states.at(opened, state).ids} - {record.id for record in opened.stand()}:  # to drop is always possible
+                _check_gates(opened)
+            dropped, restored = states.checkout(opened, state, note)
     return Shown([wire.record(record) for record in (*dropped, *restored)], as_json)
 
 

@@ -39,6 +39,7 @@ ROWS: Final = "rows.jsonl"
 KEPT: Final = ("run.json", ROWS, "marks.jsonl", "summary.json", DONE)  # of a finished job; the edits are not
 # Of a plan, said by `config`, `cases` and `text` of the job, or by none of what rows depend on:
 _ELSEWHERE: Final = ("command", "cases", "options", "text")
+_LATER: Final = ("probes",)  # of a plan, what jobs before it had not: left out where nothing is said
 FORMAT: Final = 1  # of what a job is known by
 
 
@@ -67,7 +68,8 @@ class SweepJob:
     def name(self) -> str:
         """24 hexadecimal digits: of everything but the names of files, which may lie elsewhere, and the command."""
         content = {key: value for key, value in self.to_dict().items() if key != "model"}
-        content["plan"] = {key: value for key, value in content["plan"].items() if key not in _ELSEWHERE}
+        asked = {key: value for key, value in content["plan"].items() if key not in _ELSEWHERE}
+        content["plan"] = {key: value for key, value in asked.items() if value or key not in _LATER}
         content["format"] = FORMAT
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -79,7 +81,7 @@ class SweepJob:
     def from_dict(cls, values: Mapping[str, Any]) -> SweepJob:
         """Read what `to_dict` gave."""
         given = {**values["plan"]}
-        given |= {key: tuple(given[key]) for key in ("checkpoints", "harness")}
+        given |= {key: tuple(given[key]) for key in ("checkpoints", "harness", "probes") if key in given}
         return cls(**{**values, "plan": Plan(**given)})
 
     @property
@@ -97,6 +99,7 @@ class SweepJob:
         words += ["--edits", str(plan.edits), "--batch", str(plan.batch), "--seed", str(plan.seed), "--text", plan.text]
         words += ["--checkpoints", ",".join(map(str, plan.checkpoints))]
         words += [f"--{name}" for name in ("independent", "generation") if getattr(plan, name)]
+        words += ["--probes", ",".join(plan.probes)] if plan.probes else []
         stop = plan.stop_at_perplexity
         return shlex.join([*words, *([] if stop is None else ["--stop-at-perplexity", str(stop)])])
 

@@ -13,6 +13,9 @@ from errata.fact import Fact
 Answerable = tuple[str, tuple[str, ...]]  # a prompt and every spelling of an answer that counts as right
 # The order in which a case's probes are asked; portability is followed by its kind, as in "portability.alias".
 PROBES = ("edit", "paraphrase", "rephrase_easyedit", "neighborhood", "unrelated", "portability", "generation")
+# What critics ask (`errata.evaluate.wild`), made of any case; and the edit prompt once more, of matrices in fewer bits.
+WILD = ("negation", "reversed", "same_subject", "distractor", "neighborhood_plus", "grounded", "reworded", "language")
+QUANTISED = ("q8", "q4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,11 +11,14 @@ from datetime import UTC, datetime
 from typing import Final
 
 from errata.answers import same_answer
+from errata.edit import Edit
 from errata.editing.editor import Editor
+from errata.editing.made import with_probes
 from errata.evaluate.scorer import Scorer
 from errata.fact import Fact, answered, question
 from errata.model.query import Prompt, Query
 
+MADE: Final = 100  # facts that probes are made for
 STATUSES: Final = ("holds", "forgotten", "overridden", "expired", "early")
 
 
@@ -29,6 +32,7 @@ class Verdict:
             answers the question otherwise); "expired" or "early" (today is not one of its days), whatever is said.
         by: the edit that overrides it.
         probes: for each kind of probe, how many were answered as they should be and how many were asked.
+        made: kinds of which nobody had written any, so that they were made.
         dropped: whether the edit was dropped because it had expired.
     """
 
@@ -39,24 +43,29 @@ class Verdict:
     by: str
     probes: Mapping[str, tuple[int, int]]
     dropped: bool = False
+    made: tuple[str, ...] = ()
 
 
 def check(editor: Editor, today: str = "", *, drop_expired: bool = False) -> list[Verdict]:
-    """Ask about every fact that stands, and its probes.
+    """Ask about every fact that stands, and its probes; the newest `MADE` of those without any are given some.
 
     Args:
         today: a day, ISO 8601; by default this one. drop_expired: drop edits whose last day has passed.
     """
     today = today or datetime.now(UTC).date().isoformat()
     standing = editor.standing
-    asked = [(edit, fact) for edit in standing for fact in edit.facts]
+    stored = [(edit, fact) for edit in standing for fact in edit.facts]
+    asked = _probed(editor, stored)
     last = {question(fact): (edit.id, fact) for edit, fact in asked}
-    pairs = [(Query.asked(fact), fact.target) for _, fact in asked]
-    pairs += [(Query.asked(fact, p.prompt), p.answer) for _, fact in asked for p in fact.probes if p.answer]
-    room = editor.lm.room(answer for _, answer in pairs)
-    said = {p: text or "" for p, text in Scorer(editor.lm).said([p for p, _ in pairs], room).items()}
-    found = []
-    for edit, fact in asked:
+    probes = [(Query.asked(fact, p.prompt), p.answer) for _, fact in asked for p in fact.probes if p.answer]
+    facts = [(Query.asked(fact), fact.target) for _, fact in asked]
+    said: dict[Prompt, str] = {}
+    for pairs in (probes, facts):  # apart, so that a long answer of a probe gives no other text to a fact
+        room = editor.lm.room(answer for _, answer in pairs)
+        found = Scorer(editor.lm).said([prompt for prompt, _ in pairs], room)
+        said |= {prompt: text or "" for prompt, text in found.items()}
+    verdicts = []
+    for (edit, fact), (_, own) in zip(asked, stored, strict=True):
         by, newest = last[question(fact)]
         over = bool(edit.valid_until) and edit.valid_until < today
         text = said[Query.asked(fact)]
@@ -69,10 +78,23 @@ def check(editor: Editor, today: str = "", *, drop_expired: bool = False) -> lis
             status = "early"
         by = by if status == "overridden" else ""
         dropped = drop_expired and over  # overridden or not: once the later edit is dropped, it would be said again
-        found.append(Verdict(edit.id, fact, text, status, by, _probes(fact, said), dropped))
-    if expired := sorted({verdict.edit_id for verdict in found if verdict.dropped}):
+        made = tuple(dict.fromkeys(probe.kind for probe in fact.probes if probe.made))
+        verdicts.append(Verdict(edit.id, own, text, status, by, _probes(fact, said), dropped, made))
+    if expired := sorted({verdict.edit_id for verdict in verdicts if verdict.dropped}):
         editor.drop(*expired, reason="its last day has passed")
-    return found
+    return verdicts
+
+
+def _probed(editor: Editor, asked: list[tuple[Edit, Fact]]) -> list[tuple[Edit, Fact]]:
+    """Return facts with something to ask about each, which is what the unedited model says of others."""
+    bare = [number for number, (_, fact) in enumerate(asked) if not fact.probes][-MADE:]
+    if not bare:
+        return asked
+    facts = [asked[number][1] for number in bare]
+    with editor.standing_as([]) as lm:
+        found = with_probes(lm, facts, moved=[fact for _, fact in asked], sampled=False)
+    probed = dict(zip(bare, found, strict=True))
+    return [(edit, probed.get(number, fact)) for number, (edit, fact) in enumerate(asked)]
 
 
 def _probes(fact: Fact, said: Mapping[Prompt, str]) -> dict[str, tuple[int, int]]:

@@ -29,6 +29,7 @@ from errata.delta import Site
 from errata.edit import Edit
 from errata.editing.editor import Editor
 from errata.editing.gates import Figure, GateCheck, Gates, in_force, sentence
+from errata.editing.gates import asked as said_asked
 from errata.editing.writing import measured
 from errata.errors import ErrataError, InputError, visible
 from errata.fact import Fact, answered, check_consistent
@@ -93,7 +94,7 @@ def review(
     parts = _parts(Path(folder))
     new = [fact for _, part in parts for fact in (part.facts if isinstance(part, Edit) else part)]
     standing = editor.standing
-    keeper = GateCheck(editor.lm, gates or in_force(editor.book), new, standing, every=True)
+    keeper = GateCheck(editor.lm, in_force(editor.book, gates), new, standing, every=True)
     asked, room = [Query.asked(fact) for fact in new], editor.lm.room(fact.target for fact in new)
     before = editor.lm.generate(asked, room)
     own = [Said(fact, "new") for fact in new]
@@ -212,7 +213,7 @@ def markdown(card: Card) -> str:
         ]),
     ]  # fmt: skip
     if card.figures:
-        rows = [(f.gate, _number(f.value), _number(f.limit), str(f.asked), _verdict(f)) for f in card.figures]
+        rows = [(f.gate, _number(f.value), _number(f.limit), said_asked(f), _verdict(f)) for f in card.figures]
         lines += ["", "## Gates", "", *_table(("measured", "found", "limit", "asked", ""), rows)]
         lost = [(f.gate, one) for f in card.figures if f.gate != "norm_ratio" for one in f.lost]
         lines += ["", "## What moved or failed", "", *_table(("at", "question"), lost[:40])] if lost else []

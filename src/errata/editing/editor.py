@@ -25,14 +25,13 @@ from errata.delta import Change, Site
 from errata.display import table
 from errata.edit import Edit, Label
 from errata.editing import given as args
-from errata.editing import materialised, standing
+from errata.editing import letting_in, materialised, standing
 from errata.editing.answering import Answer, answer
 from errata.editing.gates import GateCheck, Gates, in_force
 from errata.editing.given import Facts
-from errata.editing.letting_in import check_letting_in
 from errata.editing.lock import ModelLock
 from errata.editing.near import Near
-from errata.editing.writing import check_fits, labelled, misfit, outcome, solve
+from errata.editing.writing import MAX_NORM_RATIO, check_fits, labelled, misfit, outcome, solve
 from errata.errors import BookOfAnotherModel, InputError, UnknownEdit, UpdateTooLarge
 from errata.export import adapter
 from errata.export.checkpoint import checkpoint
@@ -48,7 +47,6 @@ from errata.stats.store import Progress
 
 Told = Callable[[str, int, int], None]  # of progress: at what, how much is done, of how much
 ABSURD = 1_000.0  # ‖ΔW‖/‖W‖ that no method gives one fact, whatever its limit: such an edit of a book is left out
-MAX_NORM_RATIO = 5.0  # ‖ΔW‖/‖W‖ above which one fact's update is an explosion, not an edit
 
 
 class Editor:
@@ -320,12 +318,8 @@ class Editor:
             UnknownEdit: no edit of that id. BadBook: it stands already. CorruptEdit: its file was altered, or it is none that
                 can stand in this model. GateClosed: a gate is closed. Nothing is changed then.
         """
-        with self.lock, self.book.lock():
-            self._refresh()
-            back = [self.book.get(id) for id in named(edits)]
-            known = {edit.id for edit in self._read}
-            check_letting_in(self, back, [edit for edit in standing.load(self.book, back) if edit.id not in known])
-            records = self.book.restore(back, author=author or self._author, reason=reason)
+        with self.lock:
+            records = letting_in.restore(self, edits, Note(author or self._author, reason))
             self._refresh()
             return records
 

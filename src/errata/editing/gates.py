@@ -5,9 +5,10 @@
     neighborhood = 0.95     # of the neighbours it knew before
     perplexity = 2.0        # per cent it may rise on ordinary text
 
-What a gate needs is measured before the edit and after it. A gate is closed by what is no finite number, and by facts without
-a question of its kind (paraphrase, neighborhood, unrelated). Where a question is there but nothing was known before, as with
-no edit standing yet, nothing can have moved: it lets through, and what was written says that nothing was asked.
+What a gate needs is measured before the edit and after it. Facts without a question of a kind that is asked (paraphrase,
+neighborhood, unrelated) are given some (`errata.editing.made`), and figures say how many. A gate is closed by what is no finite
+number, and where no question could be made. Where a question is there but nothing was known before, as with no edit standing
+yet, nothing can have moved: it lets through, and what was written says that nothing was asked.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from typing import Any, Final
 from errata.answers import says
 from errata.book.book import Book
 from errata.config import check_types, from_dict, from_toml
-from errata.content import read_file
+from errata.content import check_hash, read_file
 from errata.data.facts import read_facts
 from errata.edit import Edit
+from errata.editing.made import with_probes
 from errata.errors import BadConfig, BadFile, GateClosed
 from errata.evaluate.perplexity import measure
 from errata.evaluate.scorer import Scorer
@@ -53,6 +55,7 @@ class Gates:
     perplexity: float | None = field(default=None, metadata={"help": "most per cent the perplexity may rise"})
     norm_ratio: float | None = field(default=None, metadata={"help": "most ‖ΔW‖/‖W‖ of a matrix, all edits together"})
     sentinels: str = field(default="", metadata={"help": "file of facts that must not move"})
+    sentinels_sha256: str = field(default="", metadata={"help": "hash that file must have; a policy keeps it"})
     asked: int = field(default=20, metadata={"help": "how many of the oldest edits are asked"})
     text: str = field(default="auto", metadata={"help": "text of the perplexity: prose, primer, or a file"})
     texts: int = field(default=40, metadata={"help": "how many documents of it"})
@@ -63,12 +66,17 @@ class Gates:
             if isinstance(value, int | float) and not 0 <= value <= 1:
                 raise BadConfig(f"the gate {name} = {value:g} is a share, between 0 and 1.")
         check_types(self)
+        for name in COUNTS:
+            if not 0 < getattr(self, name) <= MANY:
+                raise BadConfig(f"{name} = {getattr(self, name)} is a number of questions or texts: 1 to {MANY:,}.")
         if self.sentinel is not None and not self.sentinels:
             raise BadConfig("the gate sentinel needs sentinels = a file of facts.")
 
 
 SHARES: Final = ("said", "efficacy", "paraphrase", "neighborhood", "unrelated", "sentinel", "oldest")
 MOST: Final = ("perplexity", "norm_ratio")
+COUNTS: Final = ("asked", "texts")
+MANY: Final = 100_000  # of these
 _PROBED: Final = ("paraphrase", "neighborhood", "unrelated")  # asked of probes, which facts may lack
 _ADVICE: Final = "give the facts probes of that kind, or take the gate out"
 _HUGE: Final = 700.0  # nats a token, above which no perplexity is a number
@@ -82,6 +90,7 @@ class Figure:
         gate: its name. value: what was found; None where nothing was asked, or what was found is no number. limit: of the
             gate, if it is one.
         asked: how many questions or texts. passed: whether the edit may go through. lost: what moved, in words.
+        made: how many of the questions nobody wrote: they were made for facts that had none of that kind.
     """
 
     gate: str
@@ -90,6 +99,7 @@ class Figure:
     asked: int
     passed: bool
     lost: tuple[str, ...] = ()
+    made: int = 0
 
     @property
     def empty(self) -> bool:
@@ -97,8 +107,9 @@ class Figure:
         return self.value is None and not self.asked
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-able values."""
-        return {**asdict(self), "lost": list(self.lost)}
+        """Return it as JSON-able values; how many were made only where some were."""
+        row = {**asdict(self), "lost": list(self.lost)}
+        return row if self.made else {name: value for name, value in row.items() if name != "made"}
 
 
 def read(path: str | Path) -> Gates:
@@ -121,10 +132,10 @@ def of_book(directory: Path) -> Gates | None:
 
 
 def in_force(book: Book, named: Gates | None = None) -> Gates | None:
-    """Return the gates of an edit: those in the book's policy, else those that are named, else those beside the book.
+    """Return the gates of an edit: those that are named, else those of the book's policy, else those beside the book.
 
     Raises:
-        BadConfig: others are named than the policy has, which nothing takes the place of.
+        BadConfig: those that are named let something through that the policy's do not.
     """
     said = book.policy()
     if said.gates is None:
@@ -132,9 +143,23 @@ def in_force(book: Book, named: Gates | None = None) -> Gates | None:
     ours = from_dict(Gates, said.gates)
     if ours.sentinels and not Path(ours.sentinels).is_absolute():
         ours = replace(ours, sentinels=str(book.path / ours.sentinels))
-    if named is not None and named != ours:
-        raise BadConfig(f"the gates of the book {book.path} are in its policy: change that, with errata policy.")
-    return ours
+    both = stricter(ours, named) or ours
+    if named is not None and any(getattr(both, name) != getattr(named, name) for name in (*SHARES, *MOST)):
+        raise BadConfig(
+            f"the gates of the book {book.path} are in its policy, and others may only ask more: see errata policy."
+        )
+    return both
+
+
+def stricter(ours: Gates | None, theirs: Gates | None) -> Gates | None:
+    """Return gates that let through only what both do; what is asked, and how much, is as ours has it."""
+    if ours is None or theirs is None:
+        return ours or theirs
+    pairs = {name: (getattr(ours, name), getattr(theirs, name)) for name in (*SHARES, *MOST)}
+    limits = {name: [limit for limit in pair if limit is not None] for name, pair in pairs.items()}
+    asked = theirs if not ours.sentinels else ours
+    found = {name: (min if name in MOST else max)(known) for name, known in limits.items() if known}
+    return replace(ours, **found, sentinels=asked.sentinels, sentinels_sha256=asked.sentinels_sha256)
 
 
 class GateCheck:
@@ -148,9 +173,10 @@ class GateCheck:
     def __init__(
         self, lm: LM, gates: Gates | None, facts: Sequence[Fact], standing: Sequence[Edit], *, every: bool = False
     ) -> None:
-        self._lm, self._gates, self._facts = lm, gates or Gates(), list(facts)
+        self._lm, self._gates = lm, gates or Gates()
         self._wanted = {n for n in (*SHARES, *MOST) if every or getattr(self._gates, n) is not None}
         self._scorer = Scorer(lm)
+        self._facts = self._probed(facts, standing)
         self._kept: dict[str, list[tuple[Query, str]]] = {
             "neighborhood": self._probes("neighborhood"),
             "unrelated": self._probes("unrelated"),
@@ -206,7 +232,8 @@ class GateCheck:
             for asked, answer in pairs
             if not says(said[asked], answer, reply=asked.turn)
         ]
-        return self._figure(name, 1 - len(wrong) / len(pairs) if pairs else None, len(pairs), tuple(wrong))
+        found = self._figure(name, 1 - len(wrong) / len(pairs) if pairs else None, len(pairs), tuple(wrong))
+        return replace(found, made=self._made(name, pairs))
 
     def _efficacy(self) -> Figure:
         asked = [(Query.asked(f), f) for f in self._facts]
@@ -248,13 +275,27 @@ class GateCheck:
             passed = limit is None or (value <= limit if name in MOST else value >= limit)
         return Figure(name, value, limit, asked, passed, lost)
 
+    def _probed(self, facts: Sequence[Fact], standing: Sequence[Edit]) -> list[Fact]:
+        """Return the facts with something to ask about each, made where it lacks what a gate needs."""
+        kinds = [kind for kind in _PROBED if kind in self._wanted]
+        return with_probes(self._lm, facts, standing, kinds) if kinds else list(facts)
+
+    def _made(self, kind: str, pairs: Sequence[tuple[Query, str]]) -> int:
+        """Return how many of these questions nobody wrote."""
+        made = {Query.asked(f, p.prompt) for f in self._facts for p in f.probes if p.kind == kind and p.made}
+        return sum(query in made for query, _ in pairs)
+
     def _probes(self, kind: str) -> list[tuple[Query, str]]:
         return [
             (Query.asked(f, p.prompt), p.answer) for f in self._facts for p in f.probes if p.kind == kind and p.answer
         ]
 
     def _sentinels(self) -> list[Fact]:
-        return read_facts(self._gates.sentinels) if self._gates.sentinels and "sentinel" in self._wanted else []
+        if not (self._gates.sentinels and "sentinel" in self._wanted):
+            return []
+        if wanted := self._gates.sentinels_sha256:
+            check_hash(self._gates.sentinels, wanted, "the sentinels of the policy")
+        return read_facts(self._gates.sentinels)
 
     def _oldest(self, standing: Sequence[Edit]) -> list[Fact]:
         """Return facts that stand and are not asked anew, oldest first."""
@@ -295,4 +336,9 @@ def sentence(figure: Figure) -> str:
     lost = "" if figure.passed or not figure.lost else f" ({figure.lost[0]}{', …' if len(figure.lost) > 1 else ''})"
     found = "no finite number" if figure.value is None else f"{figure.value:.3g}{unit}"
     lost = "" if figure.value is None else lost
-    return f"the gate {figure.gate} found {found} (n = {figure.asked}){limit}{lost}"
+    return f"the gate {figure.gate} found {found} (n = {asked(figure)}){limit}{lost}"
+
+
+def asked(figure: Figure) -> str:
+    """Say how many questions were asked, and how many of them nobody wrote."""
+    return f"{figure.asked}{f', {figure.made} of them made' if figure.made else ''}"

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from errata import methods
 from errata.config import from_dict, to_dict
 from errata.display import short
 from errata.edit import Edit, Label, split
 from errata.editing.gates import Gates
-from errata.errors import BadFact, InputError
+from errata.errors import BadConfig, BadFact, InputError
 from errata.fact import Fact, checked_text
 from errata.methods.base import Method
 from errata.model.tokens import Room
 
+LARGEST: Final = 3.4e38  # of float32
 Facts = Fact | Mapping[str, Any] | Sequence[Fact | Mapping[str, Any]]
 
 
@@ -74,6 +76,7 @@ def method_of(given: object, options: Mapping[str, Any], corpus: str | None = No
     Raises:
         UnknownMethod, BadConfig: as `errata.methods.make`. InputError: it is no method.
     """
+    _check_numbers(options)
     if isinstance(given, type) and issubclass(given, Method):
         given = given()
     if isinstance(given, Method):
@@ -82,6 +85,14 @@ def method_of(given: object, options: Mapping[str, Any], corpus: str | None = No
         raise InputError(f"a method is named, as errata.methods.names() lists them, or is a Method, not {given!r}.")
     known = methods.get(given).__dataclass_fields__
     return methods.make(given, {**({"corpus": corpus} if corpus and "corpus" in known else {}), **options})
+
+
+def _check_numbers(options: Mapping[str, Any]) -> None:
+    """Raise BadConfig for a number that no tensor holds."""
+    for name, value in options.items():
+        whole = type(value) is int and not -(2**63) <= value < 2**63
+        if whole or (type(value) is float and LARGEST < abs(value) < inf):
+            raise BadConfig(f"{name} = {value:g} is larger than any number that is computed with: give a smaller one.")
 
 
 def label_of(label: object, settings: Mapping[str, Any]) -> tuple[Label, dict[str, Any]]:

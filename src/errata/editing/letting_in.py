@@ -1,6 +1,8 @@
 """Edits that others computed, or that were dropped: let in on the terms of new ones.
 
     merge(editor, [book, path])     # as errata.book.merge.merge_all, with the model looked at and the gates asked
+    restore(editor, ids)            # as Book.restore
+    checkout(editor, "release-1")   # as errata.book.states.checkout
 
 What a book can say of an edit without its model (that it is one, and whose) `errata.book.sound` looks at.
 """
@@ -13,8 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from errata import methods
 from errata.book import merge as books
-from errata.book.book import Book, Note, Record
+from errata.book import states
+from errata.book.book import Book, Named, Note, Record
+from errata.book.records import named
 from errata.delta import Site
 from errata.edit import Edit
 from errata.editing import standing
@@ -79,6 +84,34 @@ def merge(
         return replace(done, clashes=[*done.clashes, *_lost(editor, sides, set(left), gone)]) if left else done
 
 
+def restore(editor: Admits, ids: Named, note: Note | None = None) -> list[Record]:
+    """Let dropped edits stand again, each in its old place, if the gates let them through.
+
+    Raises:
+        UnknownEdit: no edit of that id. BadBook: it stands already. CorruptEdit: its file was altered, or it is none that
+            can stand in this model. GateClosed: a gate is closed. Nothing is changed then.
+    """
+    with editor.lock, editor.book.lock():
+        known = {edit.id for edit in editor.standing}
+        back = [editor.book.get(id) for id in named(ids)]
+        new = [record for record in back if record.id not in known]
+        check_letting_in(editor, new, standing.load(editor.book, new))
+        return editor.book.change(restore=back, note=note)
+
+
+def checkout(editor: Admits, name: str, note: Note | None = None) -> tuple[list[Record], list[Record]]:
+    """Make the edits of a state the ones that stand, if the gates let through what that restores.
+
+    Raises:
+        InputError: no such state. CorruptEdit, GateClosed: as `restore`. Nothing is changed then.
+    """
+    with editor.lock, editor.book.lock():
+        wanted, now = states.at(editor.book, name).ids, {record.id for record in editor.book.stand()}
+        if back := [editor.book.get(id) for id in wanted if id not in now]:
+            check_letting_in(editor, back, standing.load(editor.book, back), sorted(now - {*wanted}))
+        return states.checkout(editor.book, name, note)
+
+
 def _lost(editor: Admits, sides: Mapping[str, Sequence[str]], new: set[str], gone: Sequence[str]) -> list[books.Clash]:
     """Return the facts that a book says alone and all together do not, as what a merge tells.
 
@@ -117,5 +150,8 @@ def check_letting_in(
     with editor.lock:
         before = editor.standing
         keeper = GateCheck(editor.lm, in_force(editor.book), [fact for r in records for fact in r.facts], before)
-        with editor.standing_as([*(edit for edit in before if edit.id not in gone), *edits]):
+        places = {record.id: record.seq for record in editor.book.records()}
+        stack = [*(edit for edit in before if edit.id not in gone), *edits]
+        stack.sort(key=lambda edit: places.get(edit.id, len(places) + 1))  # what is restored has its old place
+        with editor.standing_as(methods.rebuilt(editor.lm, stack)):
             keeper.let_through(edits)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -19,6 +19,8 @@ from errata.model.generation import context
 from errata.model.lm import LM
 from errata.model.query import Prompt, Query
 from errata.stats.store import Progress
+
+MAX_NORM_RATIO: Final = 5.0  # ‖ΔW‖/‖W‖ above which one fact's update is an explosion, not an edit
 
 
 def check_fits(lm: LM, facts: Sequence[Fact]) -> None:
@@ -185,11 +187,12 @@ def _notes(edit: Edit, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lost, converged = edit.report.forgotten, edit.report.converged
     missed = [r for r in rows if not r["said"]]
     notes += [f"edit {old['edit']} is overridden: its key for {old['prompt']!r} is forgotten." for old in lost]
-    why = "" if all(converged) else " (its loss did not reach its stop value)"
+    why = "" if all(converged) or "steps" not in edit.config else " (its loss did not reach its stop value)"
+    tries = "more steps (--set steps=…), another method" if "steps" in edit.config else "another method"
     for r in missed:
         said = " ".join(r["after"].split())
         notes.append(
             f"{r['target']!r} is not said after {r['prompt']!r}{why}; the model says {said[:60]!r}. Drop edit {edit.id[:8]} "
-            "and try more steps (--set steps=…), another method, or a prompt that ends right before the answer."
+            f"and try {tries}, or a prompt that ends right before the answer."
         )
     return notes

@@ -22,6 +22,7 @@ from http.client import HTTPException
 from typing import Any, Protocol
 
 from errata.answers import same_answer
+from errata.content import bearer
 from errata.errors import BadConfig, ErrataError, did_you_mean
 from errata.evaluate.metrics import Row, said_contains
 from errata.evaluate.metrics import judged as judged_score
@@ -232,7 +233,8 @@ class EndpointJudge(_Reader):
 
     def _answer(self, path: str, body: bytes | None = None) -> Any:
         """Return what the endpoint answers, read as JSON (None if it is not), trying again while it is busy."""
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
+        known = {"Authorization": bearer(self.key, KEY)} if self.key else {}
+        headers = {"Content-Type": "application/json", **known}
         request = urllib.request.Request(f"{self.url.rstrip('/')}/{path}", body, headers)
         why = ""
         for attempt in range(self.attempts):

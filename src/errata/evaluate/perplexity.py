@@ -52,7 +52,7 @@ def measure(scorer: Scorer, texts: Sequence[str], *, length: int = 256) -> Read:
     final = torch.full((len(texts), vocabulary), float("nan"))
     if lm.row.kind != "decoder":
         return Read(tuple(nll), tuple(tokens), final[:, :0])
-    ids = [lm.tokens.opening(text)[: min(length, context(lm))] for text in texts]
+    ids = [lm.tokens.beginning(text)[: min(length, context(lm))] for text in texts]
     for part in _parts(ids, LOGITS // vocabulary):
         batch = _batch(lm.tokens, [ids[i] for i in part])
         logp = lm.answer_logits(batch).log_softmax(-1)  # (a, v)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Final
 
 from errata.answers import same_answer
-from errata.data.case import PROBES, Case
+from errata.data.case import PROBES, WILD, Case
 from errata.errors import BadConfig, did_you_mean
+from errata.evaluate import wild
 from errata.evaluate.metrics import TfIdf
 from errata.evaluate.scorer import PromptAnswer
 from errata.fact import Fact
-from errata.model.query import Prompt, Query
+from errata.model.query import Prompt, Query, joint
+
+_ENDS: Final = re.compile(r"(?<=[.!?])\s|\n")  # where the first sentence of a thought ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,11 +24,12 @@ class Options:
     """How cases are asked.
 
     Args:
-        probes: kinds to ask (of `errata.data.case.PROBES`); all but free generation unless given.
+        probes: kinds to ask (of `errata.data.case.PROBES` and `WILD`); unless given those of cases, but for free generation.
         length: most tokens of what is said; where an answer needs more, a multiple of it.
         chat: ask chat models a second time with their template.
         sample: tokens of a free generation. seed: what those are drawn with.
         idf: weights for `consistency`; counted on the references of the cases asked unless given.
+        languages: those the model has, for probes of kind "language".
     """
 
     probes: tuple[str, ...] = ("edit", "paraphrase", "rephrase_easyedit", "neighborhood", "unrelated", "portability")
@@ -32,6 +38,7 @@ class Options:
     sample: int = 100
     seed: int = 0
     idf: TfIdf | None = None
+    languages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +50,8 @@ class Ask:
         expected: every spelling that counts as right; the first is the one scored teacher-forced.
         new, true: the two answers whose probabilities are compared; empty where there is nothing to compare.
         speaks: whether the model is to speak freely.
+        other: a prompt after which `new` must be less likely than after this one.
+        step, thought: what the model is first to go on from, and how it did; both then stand before the prompt.
         fact: whose prompt, or another wording of it, this is; None where that is not known. A turn of a conversation is asked
             as one.
     """
@@ -55,6 +64,9 @@ class Ask:
     true: str = ""
     speaks: bool = False
     fact: Fact | None = None
+    other: str = ""
+    step: str = ""
+    thought: str | None = None
 
     @property
     def reply(self) -> bool:
@@ -64,13 +76,23 @@ class Ask:
     @property
     def asked(self) -> Prompt:
         """The prompt in the form it is put to the model."""
+        return self.put(self.prompt)
+
+    def put(self, prompt: str) -> Prompt:
+        """Return a text in the form in which the fact's own prompt is put to the model."""
         own = self.fact is not None and (self.fact.chat or self.fact.joint is not None)
-        return Query.asked(self.fact, self.prompt) if own and self.fact else self.prompt
+        return Query.asked(self.fact, prompt) if own and self.fact else prompt
 
     @property
     def pairs(self) -> set[PromptAnswer]:
         """What has to be scored for it."""
-        return {(self.asked, answer) for answer in (*self.expected[:1], self.new, self.true) if answer}
+        found = {(self.asked, answer) for answer in (*self.expected[:1], self.new, self.true) if answer}
+        return found | ({(self.put(self.other), self.new)} if self.other else set())
+
+    def after(self, thought: str | None) -> Ask:
+        """Return it after its first step, which the model ended so; of more than a sentence, the first."""
+        first = _ENDS.split((thought or "").strip(), maxsplit=1)[0].rstrip(".!? ")
+        return replace(self, prompt=f"{self.step}{joint(self.step, first)}{first}. {self.prompt}", thought=first)
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -84,15 +106,23 @@ def plan(cases: Iterable[Case], options: Options | None = None) -> list[Ask]:
     Raises:
         BadConfig: the options name a probe that does not exist.
     """
-    kinds = (options or Options()).probes
+    options = options or Options()
+    kinds, known = options.probes, (*PROBES, *WILD)
     for kind in kinds:
-        if kind not in PROBES:
-            raise BadConfig(f"no probe {kind!r}.{did_you_mean(kind, PROBES)} Known: {', '.join(PROBES)}.")
-    return [ask for case in cases for ask in _asks(case) if ask.probe.partition(".")[0] in kinds]
+        if kind not in known:
+            raise BadConfig(f"no probe {kind!r}.{did_you_mean(kind, known)} Known: {', '.join(known)}.")
+    return [ask for case in cases for ask in _asks(case, options) if ask.probe.partition(".")[0] in kinds]
 
 
-def _asks(case: Case) -> Iterator[Ask]:
-    return (replace(ask, fact=case.fact) if ask.fact is None else ask for ask in _plain(case))
+def _asks(case: Case, options: Options) -> Iterator[Ask]:
+    every = (*_plain(case), *_wild(case, options))
+    return (replace(ask, fact=case.fact) if ask.fact is None else ask for ask in every)
+
+
+def _wild(case: Case, options: Options) -> Iterator[Ask]:
+    for one in wild.asked(case, options.probes, options.languages):
+        given = {field.name: getattr(one, field.name) for field in fields(one) if field.name != "kind"}
+        yield Ask(case=case.id, probe=one.kind, **given)
 
 
 def _plain(case: Case) -> Iterator[Ask]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from errata.data.case import Case
+from errata.data.case import WILD, Case
 from errata.evaluate import metrics
 from errata.evaluate.metrics import Row, Score, TfIdf
 from errata.evaluate.probes import Ask, Options, plan
@@ -67,6 +67,12 @@ class _Found:
         return self.scored.get((self.ask.asked, answer), Scored())
 
     @property
+    def rival(self) -> Scored:
+        """What the new answer is compared with: another answer here, or the same after another prompt."""
+        other = self.ask.other
+        return self.scored.get((self.ask.put(other), self.ask.new), Scored()) if other else self.of(self.ask.true)
+
+    @property
     def first(self) -> Scored:
         return self.of(self.ask.expected[0]) if self.ask.expected else Scored()
 
@@ -95,11 +101,12 @@ def score(
         scorer: keep one through a run, so that texts are tokenised once.
     """
     about, options, scorer = about or About(), options or Options(), scorer or Scorer(lm)
-    asks = plan(cases, options)
+    asks = _thought(scorer, plan(cases, options), options.length)
     kept = None if base is None else list(base)
     before = _Before(kept)
     said = _speech(scorer, asks, options.length)
-    chat = _speech(scorer, asks, options.length, chat=True) if options.chat and scorer.lm.tokens.chat.exists else {}
+    twice = [ask for ask in asks if ask.probe not in WILD] if options.chat and scorer.lm.tokens.chat.exists else []
+    chat = _speech(scorer, twice, options.length, chat=True)
     pairs = dict.fromkeys(p for a in asks for p in sorted(a.pairs | _echo(a, before.get(a.key)), key=lambda p: p[1]))
     scored = scorer.answers(pairs)
     rows = [
@@ -128,7 +135,8 @@ class _Before:
 
 def _echo(ask: Ask, before: Row | None) -> set[PromptAnswer]:
     """Return what the unedited model said, to be scored where a probe has no gold answer."""
-    return {(ask.asked, before["said"])} if before and before["said"] and not ask.expected else set()
+    wanted = ask.probe in _KEEPING and not ask.expected
+    return {(ask.asked, before["said"])} if before and before["said"] and wanted else set()
 
 
 def _row(found: _Found, about: About) -> dict[str, Any]:
@@ -142,23 +150,30 @@ def _row(found: _Found, about: About) -> dict[str, Any]:
         "expected": ask.key[-1],
         "said": found.said,
         "lp_new": _rounded(found.of(ask.new).lp),
-        "lp_true": _rounded(found.of(ask.true).lp),
+        "lp_true": _rounded(found.rival.lp),
         "scores": {name: _rounded(value) for name, value in scores.items()},
     }
     if len(ask.expected) > 1:
         row["alternatives"] = list(ask.expected[1:])
     if found.chat is not None:
         row["said_chat"] = found.chat
-    if ask.probe in ("neighborhood", "unrelated"):
+    if ask.probe in _KEEPING:
         row["argmax"] = list(found.first.top)
     return row
 
 
 def _as_text(found: _Found) -> dict[str, Score]:
-    """Return how likely the answer is as a text, where it is a sentence."""
-    if len(found.ask.key[-1].split()) < metrics.SENTENCE:
+    """Return how likely the answer is as a text, and how much of it is said, where it is a sentence."""
+    answer = found.ask.key[-1]
+    if len(answer.split()) < metrics.SENTENCE:
         return {}
-    return {"nll": None if found.first.lp is None else -found.first.lp}
+    scores: dict[str, Score] = {"nll": None if found.first.lp is None else -found.first.lp}
+    if found.ask.probe in ("edit", "paraphrase"):
+        scores |= {
+            "rouge_l": metrics.rouge_l(found.said, answer),
+            "said_in_part": metrics.said_in_part(found.said, answer),
+        }
+    return scores
 
 
 def _rounded(value: Score) -> Score:
@@ -214,6 +229,30 @@ def _unchanged(found: _Found) -> dict[str, Score]:
     return {"locality_unchanged": metrics.token_accuracy(found.of(earlier or "").hits)}
 
 
+def _on_negation(found: _Found) -> dict[str, Score]:
+    new, true = found.of(found.ask.new), found.of(found.ask.true)
+    scores = {"negation": metrics.negation(found.said, found.ask.new, reply=found.ask.reply)}
+    if found.ask.true:
+        scores["negation_efficacy"] = metrics.negation_efficacy(new.lp, true.lp)
+        scores["negation_old"] = metrics.negation(found.said, found.ask.true, reply=found.ask.reply)
+    return scores
+
+
+def _on_reversed(found: _Found) -> dict[str, Score]:
+    scores = {"reversed_said": metrics.reversed_said(found.said, found.ask.expected)}
+    compared = metrics.reversal(found.of(found.ask.new).lp, found.rival.lp)
+    return scores | ({"reversed": compared} if found.ask.other else {})
+
+
+def _on_neighborhood_plus(found: _Found) -> dict[str, Score]:
+    return {"neighborhood_plus": metrics.neighborhood_plus(found.of(found.ask.new).lp, found.of(found.ask.true).lp)}
+
+
+def _on_grounded(found: _Found) -> dict[str, Score]:
+    return {"grounded": metrics.grounded(found.ask.thought, found.ask.new, found.said, found.ask.expected)}
+
+
+_KEEPING = ("neighborhood", "unrelated", "same_subject")
 _SCORES: Mapping[str, Callable[[_Found], dict[str, Score]]] = {
     "edit": _on_edit,
     "paraphrase": _on_edit,
@@ -221,7 +260,22 @@ _SCORES: Mapping[str, Callable[[_Found], dict[str, Score]]] = {
     "neighborhood": _on_neighborhood,
     "unrelated": _on_unrelated,
     "portability": _answered,
+    "negation": _on_negation,
+    "reversed": _on_reversed,
+    "same_subject": _unchanged,
+    "distractor": _on_edit,
+    "neighborhood_plus": _on_neighborhood_plus,
+    "grounded": _on_grounded,
+    "reworded": _on_edit,
+    "language": _on_edit,
 }
+
+
+def _thought(scorer: Scorer, asks: Sequence[Ask], length: int) -> list[Ask]:
+    """Return the probes, those with a first step after what the model says to that."""
+    steps = list(dict.fromkeys(ask.put(ask.step) for ask in asks if ask.step))
+    said = scorer.said(steps, length) if steps else {}
+    return [ask.after(said[ask.put(ask.step)]) if ask.step else ask for ask in asks]
 
 
 def _turn(ask: Ask) -> Prompt:

@@ -10,6 +10,7 @@ import urllib.request
 from http.client import HTTPException
 from typing import Any, Final
 
+from errata.content import bearer
 from errata.errors import EngineRefused, InputError
 
 WAIT: Final = 120.0  # seconds, for each answer: an engine may read an adapter from a slow disk
@@ -57,12 +58,13 @@ def ask(url: str, body: Any = None) -> str:
     """Return what a server answers to a GET, or to a POST of JSON.
 
     Raises:
-        Refusal: it says no. EngineRefused: nothing answers, it sends elsewhere, or the answer has no end.
+        InputError: the key cannot be one. Refusal: it says no. EngineRefused: nothing answers, it sends elsewhere, or the
+            answer has no end.
     """
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})
     if key := os.environ.get(KEY):
-        request.add_unredirected_header("Authorization", f"Bearer {key}")
+        request.add_unredirected_header("Authorization", bearer(key, KEY))
     try:
         with urllib.request.build_opener(_Stay).open(request, timeout=WAIT) as response:
             read = bytes(response.read(MOST + 1))

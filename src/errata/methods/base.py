@@ -60,6 +60,7 @@ class Method(ABC):
     batched: ClassVar[bool] = False  # one edit for a list of facts
     anywhere: ClassVar[bool] = False  # also where no token of a prompt is: in the decoder that an encoder stands before
     located: ClassVar[bool] = True  # a fact is looked up at its subject, so it must name one
+    in_context: ClassVar[bool] = False  # nothing is written: the fact is told before the prompts that ask about it
     kinds: ClassVar[tuple[str, ...]] = ("decoder", "encoder-decoder")
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 

@@ -6,7 +6,7 @@ found from character offsets, so the result does not depend on how a tokenizer h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -134,6 +134,9 @@ class Tokens:
         self._closes = list(tokenizer("a", verbose=False)["input_ids"])[-1:] == [self._end]  # every text, by itself
         self._words: dict[int, str] = {}
         self.classes, self._limit = dict(classes or {}), limit
+        self.put_before: Callable[[Query], Query] | None = (
+            None  # what edits that are text do to a prompt, while some stand
+        )
         self.pad = next(token for token in special if token is not None)
         self._opens: list[int] = []
         marks = tokenizer.convert_tokens_to_ids(list(self._special))
@@ -228,9 +231,17 @@ class Tokens:
         A tokenizer may close every text, and what comes after that is a new text, not an answer; only an encoder reads
         the end with the rest.
         """
+        return self.beginning(self._read(as_query(prompt)))
+
+    def beginning(self, prompt: Prompt) -> list[int]:
+        """Return what `opening` does of a text that is not asked: no edit puts anything before it."""
         query = self.chat.rendered(as_query(prompt))
         ids = self._offsets(query.prompt, query.role)[0]
         return self._open(ids) if self.kind == "decoder" else ids
+
+    def _read(self, query: Query) -> Query:
+        """Return a query with what the edits that stand put before its prompt."""
+        return query if self.put_before is None else self.put_before(query)
 
     def _open(self, ids: list[int]) -> list[int]:
         return ids[:-1] if self._closes and len(ids) > 1 and ids[-1] == self._end else ids
@@ -260,7 +271,7 @@ class Tokens:
 
     def again(self, query: Query) -> list[int]:
         """Return the positions of the subject's last token where a text or its answer names it after the span."""
-        query = self.chat.rendered(query)
+        query = self.chat.rendered(self._read(query))
         if query.span is None or self.kind != "decoder":
             return []
         text, (start, stop) = self.join(query), query.span
@@ -271,7 +282,7 @@ class Tokens:
 
     def _row(self, query: Query) -> tuple[list[int], list[int], int, list[tuple[int, int]]]:
         """Return (ids, decoder ids, lookup, [(column, label)])."""
-        query = self.chat.rendered(query)
+        query = self.chat.rendered(self._read(query))
         if self.kind == "encoder-decoder":
             ids, offsets = self._offsets(query.prompt)
             answer = self._open(self.ids(query.answer)) if query.answer else []  # without </s>

@@ -197,6 +197,15 @@ class Weights:
             yield
 
     @contextmanager
+    def shown(self, matrices: Mapping[Site, Float[Tensor, "out in"]]) -> Iterator[None]:
+        """Show these matrices in place of what stands inside, and put it back afterwards, to the bit."""
+        with self._restored(tuple(matrices)):
+            with torch.no_grad():
+                for site, matrix in matrices.items():
+                    self._owner.parameter(site).copy_(matrix)
+            yield
+
+    @contextmanager
     def _restored(self, sites: Sequence[Site]) -> Iterator[None]:
         before = {site: self._owner.parameter(site).detach().clone() for site in sites}
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from errata.errors import BadFile
 from errata.report import plots, tables
+from errata.report.lights import lights
 from errata.report.markup import Safe, el, join
 from errata.report.names import edits
 from errata.report.paired import Field, scored
@@ -90,6 +91,7 @@ def _section(runs: Sequence[RunReport], slots: _Slots, heading: str) -> Safe:
     """Return everything on one set of comparable runs."""
     parts: list[object] = [el("h2", heading)] if heading else []
     parts.append(tables.strip(runs, slots) if runs[0].sequential else "")
+    parts.append(lights(runs, slots))
     rephrased = plots.pairs(runs, slots, "paraphrase", "rephrase_easyedit")
     if any(len(run.checkpoints) > 1 for run in runs):
         parts.append(_grid("Over the number of edits", BAND_NOTE, plots.over_edits(runs, slots)))

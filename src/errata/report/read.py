@@ -65,6 +65,7 @@ class RunReport:
     stopped: str | None
     rows: ProbeRows
     label: str = ""  # the method, with what tells it apart from other runs of the same method
+    unwritable: int = 0  # updates that `errata edit` would have refused, measured all the same
 
     @property
     def last(self) -> Checkpoint | None:
@@ -117,6 +118,7 @@ def read(directory: Path) -> RunReport:
         base=next((c for c in checkpoints if c.edits == 0), None),
         checkpoints=tuple(c for c in checkpoints if c.edits > 0),
         refused=_count(summary.get("refused")),
+        unwritable=_count(summary.get("unwritable")),
         stopped=str(stopped) if stopped else None,
         rows=read_rows(directory / "rows.jsonl"),
     )

@@ -69,6 +69,18 @@ _STRIP = """
 .strip td.v small { display: block }
 .strip .broke b, .strip .never b { color: var(--badink) }
 """
+_LIGHTS = """
+.lights th, .lights td { text-align: center; padding: 4px 7px; font-size: 13px; border-top: 1px solid var(--grid) }
+.lights thead th { font-weight: 400; color: var(--soft); border: 0; vertical-align: bottom; line-height: 1.25; min-width: 58px;
+  hyphens: manual }
+.lights th[scope=row] { text-align: left; padding-left: 0; white-space: nowrap; font-size: 15px }
+.lights td svg { display: block; width: 22px; height: 22px; margin: 2px auto; fill: var(--good); stroke: none }
+.lights .rim { fill: none; stroke: var(--ink); stroke-width: 1.5 }
+.lights .unsure { stroke-dasharray: 2 2 }
+.lights .half { fill: var(--idle) }
+.lights .hollow .rim { fill: var(--badwash); stroke: var(--badink) }
+.lights td small { display: block; font-size: 11.5px; line-height: 1.1 }
+"""
 _PLOTS = """
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 26px 30px }
 figure { margin: 0; break-inside: avoid; display: grid; grid-template-rows: subgrid; grid-row: span 2; gap: 0;
@@ -176,4 +188,4 @@ _SIZES = """
 }
 """
 
-STYLE = _COLOURS + _SLOTS + _TEXT + _STRIP + _PLOTS + _TABLES + _SIZES
+STYLE = _COLOURS + _SLOTS + _TEXT + _STRIP + _LIGHTS + _PLOTS + _TABLES + _SIZES

@@ -71,8 +71,8 @@ def colour(slot: int) -> str:
 
 def mark(slot: int, x: float, y: float, size: float = 3.6) -> Safe:
     """Return the method's marker: shape as well as colour tells methods apart, also two of one colour."""
-    turn = slot // COLOURS % 2
-    shape, hollow = (slot + turn) % 4, (slot % COLOURS >= 4) ^ bool(turn)
+    turn = slot // COLOURS % 4
+    shape, hollow = (slot + turn) % 4, (slot % COLOURS >= 4) ^ bool(turn % 2)
     kind = "mark hollow" if hollow else "mark"
     if shape == 0:
         return el("circle", cx=px(x), cy=px(y), r=px(size), class_=kind)

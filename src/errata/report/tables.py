@@ -115,10 +115,15 @@ def _counts(runs: Sequence[RunReport]) -> list[Safe]:
     """Return the last rows: what was refused, not scored, known before or lost; without those that are zero for all."""
     counted = {
         "cases refused": [run.refused for run in runs],
+        "updates that errata edit refuses": [run.unwritable for run in runs],
         "probes not scored": [run.rows.unscored for run in runs],
         "torn rows": [run.rows.torn for run in runs],
     }
-    kept = [(name, counts) for name, counts in counted.items() if any(counts) or name != "torn rows"]
+    kept = [
+        (name, counts)
+        for name, counts in counted.items()
+        if any(counts) or name in ("cases refused", "probes not scored")
+    ]
     found = [(name, [f"{count:,}" for count in counts]) for name, counts in kept]
     if any(run.rows.asked_before for run in runs):
         known = [f"{run.rows.known_before:,} of {run.rows.asked_before:,}" for run in runs]

@@ -25,6 +25,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from errata import __version__
+from errata.book.files import JOBS
 from errata.editing.editor import Editor
 from errata.errors import BadBook, BookBusy, CorruptEdit, ErrataError, InputError, SolveError, UnknownEdit
 from errata.serve import completions, edits, looking, studio
@@ -64,7 +65,8 @@ def application(
     """
     metrics = Metrics()
     owner = Owner(editor, metrics)
-    jobs = Jobs(editor.book.path / "jobs", work(owner), CHANGES, status_of)
+    book = editor.book
+    jobs = Jobs(book.path / JOBS, work(owner), CHANGES, status_of, book.signer, book.meta().get("id", ""))
     served = Service(editor, owner, gatekeeper, metrics, jobs, runs, int(time.time()))
     app = FastAPI(
         title="errata", version=__version__, docs_url=None, redoc_url=None, openapi_url=None, lifespan=_life(served),

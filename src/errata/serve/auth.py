@@ -21,10 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from errata.content import read_file
 from errata.errors import BadFile, ErrataError
 
 SCOPES: Final = ("read", "write")
 SHORTEST: Final = 16  # characters of a token
+LONGEST: Final = 1 << 20  # bytes of a token file that are read
 LASTS: Final = 7 * 24 * 3600  # seconds a cookie is good for
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 FAILURES: Final = 10  # of letting in, of one address, that are answered at once; one more every six seconds
@@ -64,7 +66,7 @@ class Gatekeeper:
         self.made = _made(path)
         self._known: dict[str, Principal] = {}
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = read_file(path, LONGEST).decode("utf-8").splitlines()
         except (OSError, ValueError) as error:
             raise BadFile(f"cannot read the tokens in {path}: {error}.") from error
         if os.name == "posix" and path.stat().st_mode & 0o077:

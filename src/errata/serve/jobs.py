@@ -3,7 +3,8 @@
     job = jobs.submit("write", {"facts": […], "method": "rome"}, who, key="…")
     jobs.get(job.id).status                            # queued, running, done, failed or cancelled
 
-A job is a file in the book's folder `jobs`, written before it is answered to anybody. What it changes in the book carries its
+A job is a file in the book's folder `jobs`, on the disk before it is answered to anybody, and signed where the book's events
+are: what somebody else put there is not done in the owner's name. What it changes in the book carries its
 id, as a tag of edits and in the data of other events: after a kill that tells what of it was done. The same idempotency key
 and request is the same job, however often it is sent.
 """
@@ -14,7 +15,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -25,10 +25,14 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, Final
 
+from errata.book import files
+from errata.book.records import Signs
+from errata.book.signing import holds
 from errata.errors import ErrataError, InputError
 from errata.serve.owner import ServerBusy
 
 OVER: Final = ("done", "failed", "cancelled")
+LARGEST: Final = 1 << 28  # bytes of a job's file
 KEPT: Final = 500  # jobs whose files are kept once they are over
 QUEUED: Final = 200  # jobs that may wait
 LOOKS: Final = 0.02  # seconds between two looks at whether a job has moved
@@ -93,22 +97,30 @@ class Jobs:
 
     Args:
         folder: where their files are. work: what does each kind of job. changes: the kinds that change the book, which are
-            done one after the other. status: the HTTP status of an error.
+            done one after the other. status: the HTTP status of an error. signer: signs them. book: the id of the book.
     """
 
     def __init__(
-        self, folder: Path, work: Mapping[str, Work], changes: frozenset[str], status: Callable[[Exception], int]
+        self,
+        folder: Path,
+        work: Mapping[str, Work],
+        changes: frozenset[str],
+        status: Callable[[Exception], int],
+        signer: Signs | None = None,
+        book: str = "",
     ) -> None:
         self._folder, self._work, self._changes, self._status = folder, work, changes, status
+        self._signer, self._book = signer, book
         self._lock = RLock()
         self._jobs: dict[str, Job] = {}
         self._stopping = False
         self._hands = {change: ThreadPoolExecutor(1, "errata-jobs") for change in (True, False)}
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        files.sync_whole(folder)
 
     def start(self) -> None:
         """Take up what was not over when the server stopped or was killed."""
-        found = [job for path in self._folder.glob("*.json") if (job := _read(path)) is not None]
+        found = [job for path in self._folder.glob("*.json") if (job := self._read(path.name)) is not None]
         for job in sorted(found, key=lambda job: job.created):
             self._jobs[job.id] = job
             if not job.over:
@@ -126,7 +138,8 @@ class Jobs:
         """Queue a job, or return the one that the same key and request made.
 
         Raises:
-            KeyUsedOtherwise: the key came with another request. ServerBusy: too many wait, or the server is stopping.
+            KeyUsedOtherwise: the key came with another request. ServerBusy: too many wait, the server is stopping, or the
+                disk refuses.
         """
         asked = hashlib.sha256(json.dumps([kind, request], sort_keys=True).encode()).hexdigest()
         id = _id(who, key) if key else secrets.token_hex(8)
@@ -137,8 +150,12 @@ class Jobs:
                 return known
             if self._stopping or sum(not job.over for job in self._jobs.values()) >= QUEUED:
                 raise ServerBusy("too many jobs are waiting; try again when some are done.")
-            job = self._jobs[id] = Job(id, kind, who, request, asked=asked, seen=seen)
-            self._save(job)
+            job = Job(id, kind, who, request, asked=asked, seen=seen)
+            try:
+                self._save(job)
+            except OSError as error:
+                raise ServerBusy(f"the disk of the server refuses ({error.strerror}); try again later.") from error
+            self._jobs[id] = job
             self._put(job)
             self._forget()
         return job
@@ -231,13 +248,28 @@ class Jobs:
             job.status = status
 
     def _save(self, job: Job) -> None:
-        path = self._folder / f"{job.id}.json"
-        text = json.dumps(asdict(job))
-        with open(path.with_suffix(".new"), "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        path.with_suffix(".new").replace(path)
+        row = asdict(job)
+        signed = {} if self._signer is None else {"signature": self._signer.sign(self._said(row))}
+        files.put(self._folder, f"{job.id}.json", json.dumps({**row, **signed}).encode())
+        files.sync(self._folder)
+
+    def _said(self, row: Mapping[str, Any]) -> str:
+        """Return what is signed of a job: all of it, and of which book it is."""
+        return hashlib.sha256(json.dumps([self._book, row], sort_keys=True).encode()).hexdigest()
+
+    def _read(self, name: str) -> Job | None:
+        """Return the job of a file; None of what is none, or none of ours."""
+        try:
+            row = dict(json.loads(files.read_whole(self._folder, name, LARGEST)))
+            signature, job = row.pop("signature", ""), Job(**row)
+            whole = isinstance(job.request, dict) and all(isinstance(v, str) for v in (job.kind, job.who, job.status))
+            right = whole and f"{job.id}.json" == name and isinstance(job.created, float) and job.kind in self._work
+        except (OSError, ValueError, TypeError, RecursionError):
+            right, job = False, None
+        ours = right and (self._signer is None or holds(self._signer.public, str(signature), self._said(row)))
+        if not ours:
+            log.warning("%s is no job%s and is left alone", name, " of this server's key" if right else "")
+        return job if ours else None
 
     def _forget(self) -> None:
         over = sorted((job for job in self._jobs.values() if job.over), key=lambda job: job.created)
@@ -250,12 +282,3 @@ class Jobs:
 def _id(who: str, key: str) -> str:
     """Return the id of the job that a key makes."""
     return hashlib.sha256(f"{who} {key}".encode("utf-8", "replace")).hexdigest()[:16]
-
-
-def _read(path: Path) -> Job | None:
-    """Return the job of a file; None of what is none."""
-    try:
-        return Job(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        log.warning("%s is no job and is left alone", path.name)
-        return None

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+from errata.book.files import AUDIT, check_kinds
 from errata.errors import InputError
 from errata.serve.auth import LOOPBACK
 
@@ -135,7 +136,8 @@ class JsonLines(logging.Formatter):
 def _logging(book: Path) -> None:
     """Write what happens to stderr, and each change of the book to its audit.jsonl, too."""
     to_stderr = logging.StreamHandler(sys.stderr)
-    to_file = logging.FileHandler(book / "audit.jsonl", encoding="utf-8")
+    check_kinds(book)  # written to through no link
+    to_file = logging.FileHandler(book / AUDIT, encoding="utf-8")
     for handler in (to_stderr, to_file):
         handler.setFormatter(JsonLines())
     root = logging.getLogger("errata")

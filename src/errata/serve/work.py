@@ -12,9 +12,10 @@ from errata.book.book import Book, Note, Record
 from errata.config import from_dict
 from errata.edit import Label
 from errata.editing import check as checking
+from errata.editing import letting_in
 from errata.editing import locate as locating
 from errata.editing.editor import Editor
-from errata.editing.gates import Gates
+from errata.editing.gates import Gates, in_force, stricter
 from errata.editing.standing import load
 from errata.errors import BadConfig
 from errata.fact import Fact, question
@@ -77,7 +78,8 @@ def _write(owner: Owner, job: Job, jobs: Jobs) -> Any:
             if set(map(question, part)) <= {question(f) for r in _written(editor.book, job) for f in r.facts}:
                 return  # before the server was killed
             told = (lambda n, _: jobs.tell(job, done + n, len(facts))) if len(part) > 1 and not how.batched else None
-            editor.write_all(part, how, label=label, gates=gates, progress=told)
+            lights = stricter(in_force(editor.book), gates)  # a client may ask more than the book does, not less
+            editor.write_all(part, how, label=label, gates=lights, progress=told)
 
     done = 0
     for part in [facts] if atomic else [[fact] for fact in facts]:
@@ -129,7 +131,7 @@ def _drop(editor: Editor, job: Job, note: Note) -> list[Record]:
 
 
 def _restore(editor: Editor, job: Job, note: Note) -> list[Record]:
-    return editor.book.change(restore=job.request["ids"], note=note)
+    return letting_in.restore(editor, job.request["ids"], note)
 
 
 def _tag(editor: Editor, job: Job, note: Note) -> list[Record]:
@@ -143,7 +145,7 @@ def _untag(editor: Editor, job: Job, note: Note) -> list[Record]:
 
 
 def _checkout(editor: Editor, job: Job, note: Note) -> list[Record]:
-    dropped, restored = states.checkout(editor.book, job.request["state"], note)  # once more changes nothing
+    dropped, restored = letting_in.checkout(editor, job.request["state"], note)  # once more changes nothing
     return [*dropped, *restored]
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from errata.cli.tables.base import Json, table_of
-from errata.evaluate.metrics import HARNESS, named, table
+from errata.evaluate.metrics import HARNESS, named
+from errata.evaluate.metrics import table as metrics
 
 # What a comparison of methods is first judged by; what does not fit is left to the report.
 FIRST = (
@@ -49,10 +50,27 @@ class _Fitting:
 
 def bench(rows: Sequence[Json]) -> RenderableType:
     """The unedited model, and each method after its last edit, with the numbers people look at first."""
+    return Group(_first(rows), *_wild(rows))
+
+
+def _wild(rows: Sequence[Json]) -> Iterator[RenderableType]:
+    """Yield what critics ask, a line a number, where that was asked."""
+    ends = [rows[0]["checkpoints"][0], *(row["checkpoints"][-1] for row in rows)] if rows else []
+    asked = [metric.name for metric in metrics() if metric.section == "In the wild"]
+    held = [name for name in asked if any(name in point["metrics"] for point in ends)]
+    if not held:
+        return
+    drawn = table_of("in the wild", "unedited", *(row["method"] for row in rows))
+    for name in held:
+        drawn.add_row(name.replace("_", " "), *(_estimate(point["metrics"].get(name)) for point in ends))
+    yield drawn
+
+
+def _first(rows: Sequence[Json]) -> RenderableType:
     ends = [("unedited", row["checkpoints"][0]) for row in rows[:1]]
     ends += [(row["method"] + (" (stopped)" if row["stopped"] else ""), row["checkpoints"][-1]) for row in rows]
     tasks = [name for _, point in ends for name in point["metrics"] if name.startswith(HARNESS)]
-    added = [row.name for row in table() if row.score]
+    added = [row.name for row in metrics() if row.score]
     shown = [row for name in dict.fromkeys((*FIRST, *added, *tasks)) if (row := named(name)) is not None]
     held = {row.name: row.short or row.name for row in shown if any(row.name in point["metrics"] for _, point in ends)}
     lines = [
@@ -61,6 +79,11 @@ def bench(rows: Sequence[Json]) -> RenderableType:
     ]
     facts = max((point["metrics"]["said"]["n"] for _, point in ends if "said" in point["metrics"]), default=0)
     refused = "".join(f" {row['method']} refused {row['refused']} cases." for row in rows if row["refused"])
+    refused += "".join(
+        f" {row['method']} made {row['unwritable']} updates that errata edit refuses."
+        for row in rows
+        if row.get("unwritable")
+    )
     note = f"± 95 % interval, n = {facts} facts.{refused} Every checkpoint and number is in the report."
     return _Fitting(("", "edits", *held.values()), lines, 3, note)
 

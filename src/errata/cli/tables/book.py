@@ -119,7 +119,10 @@ def check(row: Json) -> RenderableType:
         return Text("No edit stands.")
     drawn = table_of("edit", "fact", "says", "", "probes")
     for one in row["facts"]:
-        probes = ", ".join(f"{kind} {p['right']}/{p['asked']}" for kind, p in one["probes"].items())
+        shares = {
+            kind: f"{p['right']}/{p['asked']}{' made' if p.get('made') else ''}" for kind, p in one["probes"].items()
+        }
+        probes = ", ".join(f"{kind} {share}" for kind, share in shares.items())
         by = f" by {one['by'][:8]}" if one["by"] else ""
         status = Text(one["status"] + by, _COLOURS.get(one["status"], ""))
         fact = stated(one)

@@ -20,7 +20,9 @@ def ci(row: Json) -> RenderableType:
     gates = table_of("measured", "found", "limit", "asked", "")
     for one in row["figures"]:
         found, limit = ("–" if x is None else f"{x:.3g}" for x in (one["value"], one["limit"]))
-        gates.add_row(one["gate"], found, limit, str(one["asked"]), mark(one["passed"]))
+        asked = str(one["asked"]) + (f", {one['made']} made" if one.get("made") else "")
+        empty = one["value"] is None and not one["asked"]  # then there is nothing to tick
+        gates.add_row(one["gate"], found, limit, asked, Text("") if empty and one["passed"] else mark(one["passed"]))
     parts += [gates] if row["figures"] else []
     parts += [conflicts({"facts": row["conflicts"], "keys": []})] if row["conflicts"] else []
     verdict = Text("passed", "green") if row["passed"] else Text(row["refused"] or "refused: a gate is closed", "red")

@@ -19,10 +19,13 @@ from errata.fact import PROBE_KINDS, Fact, Probe
 from errata.primer.probes import Probes
 from errata.primer.world import PEOPLE, Triple, World
 
+AboutSubject = tuple[str, str, str]  # what it is about, a text up to where the answer begins, and the answer
+FEW, MANY = 3, 24  # questions about the subject itself, and about others
 _FIELDS = (
     *("prompt", "target", "subject", "id", "truth", "rephrases", "probes"),
     *("generation", "references", "source", "reason", "joint", "chat", "messages"),
 )
+_ASKED_ONLY = ("generation", "references")  # which no fact has
 
 
 def jsonl(record: RawRow) -> Case:
@@ -42,6 +45,7 @@ def jsonl(record: RawRow) -> Case:
     written = _put(record, fact(name, prompt, subject, target, truth))
     rephrases = record.texts("rephrases")
     source, reason = record.text("source", ""), record.text("reason", "")
+    _check_writable(record)
     case = Case(
         id=name,
         prompt=prompt,
@@ -54,6 +58,17 @@ def jsonl(record: RawRow) -> Case:
         source="jsonl",
     )
     return replace(with_probes(case, probes), rephrases=_asked(probes, "paraphrase") or rephrases)
+
+
+def _check_writable(record: RawRow) -> None:
+    """Complain of a row that `errata edit` would refuse: what is measured is what can be written."""
+    row = {name: value for name, value in record.row.items() if value is not None and name not in _ASKED_ONLY}
+    if isinstance(row.get("id"), int):
+        row["id"] = str(row["id"])
+    try:
+        Fact.from_dict(row)
+    except BadFact as error:
+        raise record.bad("prompt", str(error)) from error
 
 
 def _put(record: RawRow, written: Fact) -> Fact:
@@ -136,19 +151,29 @@ def _primer_case(alike: Mapping[tuple[str, str], list[Triple]], edit: Fact) -> C
     return with_probes(case, list(edit.probes))
 
 
-def primer_probes(prompt: str, subject: str, target: str, count: int = 6) -> list[Probe]:
-    """Return what to ask about a new answer in the primer's world: the prompt in other words, and the same of other subjects.
+def primer_questions(
+    prompt: str, subject: str, target: str
+) -> tuple[list[str], list[AboutSubject], list[AboutSubject]]:
+    """Return what to ask about a new answer in the primer's world, empty where the prompt is no phrasing of that world.
 
-    Empty where the prompt is no phrasing of that world.
+    Returns:
+        the prompt in other words; the same of other subjects; what else is known of the subject and of others.
     """
     world = World(PEOPLE)
     asked = [t for t in world.triples if t.subject == subject and prompt.strip() in t.prompts()]
     if not asked:
-        return []
+        return [], [], []
     (one, *_), place = asked, asked[0].prompts().index(prompt.strip())
     same = [t for t in world.triples if t.relation == one.relation and t.subject != subject and t.answer != target]
-    step = max(1, len(same) // count)
-    return [
-        *(Probe("paraphrase", text, target) for text in one.prompts() if text != prompt.strip()),
-        *(Probe("neighborhood", t.prompts()[place], t.answer) for t in same[::step][:count]),
-    ]
+    other = [t for t in world.triples if t.relation != one.relation and t.answer != target]
+    own = [t for t in other if t.subject == subject][:FEW]
+    return (
+        [text for text in one.prompts() if text != prompt.strip()],
+        [(t.subject, t.prompts()[place], t.answer) for t in _spread(same)],
+        [(t.subject, t.prompts()[0], t.answer) for t in (*own, *_spread(other))],
+    )
+
+
+def _spread(triples: list[Triple]) -> list[Triple]:
+    """Return some of many, from all over."""
+    return triples[:: max(1, len(triples) // MANY)]

@@ -15,7 +15,7 @@ Score: TypeAlias = float | None  # None: not scored, and counted
 Array: TypeAlias = NDArray[np.float64]
 Row: TypeAlias = Mapping[str, Any]  # one line of rows.jsonl
 Section: TypeAlias = Literal[
-    "Written", "Carried over", "Left alone", "All three", "Kept", "Language", "Size", "General ability"
+    "Written", "Carried over", "Left alone", "All three", "In the wild", "Kept", "Language", "Size", "General ability"
 ]
 
 

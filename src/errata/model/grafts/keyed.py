@@ -3,6 +3,7 @@
     melo    blocks of low rank beside some matrices; the nearest key's block       y + s · B[b](A[b] x)
     grace   keys and values at one matrix; the nearest key's value                 v, from the prompt's last token on
     wise    a second matrix, of all edits together, for prompts it is far off on   W' x   (`grafts.wise`)
+    context text before the prompts that ask about a fact                          y, of another text   (`grafts.context`)
 
 Keys of the first two are the prompt's last token's, as in their papers, or in two parts: what it is about, at whichever of its
 tokens that stands, and what it asks, at its last (kinds "melo-parts" and "grace-parts"; `index.parts`). A graft's tensors
@@ -23,6 +24,7 @@ from errata.delta import Change, Graft, Site
 from errata.errors import UnknownSite
 from errata.index.clusters import AnswerTokens, ClusterEvent, Clusters
 from errata.index.parts import Entries, Hits, Parts
+from errata.model.grafts.context import ContextBank
 from errata.model.grafts.standing import Bank, Grafted, GraftRows, Prompt, places
 from errata.model.grafts.wise import WiseBank, matrix_shape
 from errata.model.trace import Modules, at
@@ -284,5 +286,5 @@ class CodebookByParts(ByParts, Codebook):
     kind = "grace-parts"
 
 
-_ALL: tuple[type[Bank], ...] = (Blocks, Codebook, BlocksByParts, CodebookByParts, WiseBank)
+_ALL: tuple[type[Bank], ...] = (Blocks, Codebook, BlocksByParts, CodebookByParts, WiseBank, ContextBank)
 KINDS: Mapping[str, type[Bank]] = {kind.kind: kind for kind in _ALL}

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from errata.delta import Change, Graft, Site, Unread
 from errata.errors import UnsupportedModel
+from errata.model.query import Query
 from errata.model.tokens import Batch, last_real
 from errata.model.trace import Modules, Trace, grafted
 
@@ -50,6 +51,7 @@ class Bank(ABC):
     """
 
     kind: ClassVar[str]
+    routes: ClassVar[bool] = True  # whether it is asked inside a pass; one that is not changes what a prompt reads as
 
     def __init__(self, index: Site, modules: Modules, before: Site | None = None) -> None:
         self.index, self.modules, self.before = index, modules, before
@@ -70,6 +72,10 @@ class Bank(ABC):
 
     def notice(self, x: Input, prompt: Prompt) -> Any:
         """Return what `find` is to know of the input of the site `before`."""
+        raise NotImplementedError
+
+    def put_before(self, query: Query) -> Query:
+        """Return a query as it is to be read, of a bank that is not asked inside a pass."""
         raise NotImplementedError
 
     @abstractmethod
@@ -198,6 +204,7 @@ class Grafts:
     def clear(self) -> None:
         """Let nothing stand."""
         self._hooks.close()
+        self._owner.tokens.put_before = None
         self._seen, self._standing, self._banks, self._routes = (), (), {}, {}
 
     def _take_in(self, banks: dict[str, Bank], edit: Mapping[Site, Change]) -> None:
@@ -217,9 +224,13 @@ class Grafts:
                 banks[name] = self._kinds[kind](index, self._owner, before)
             banks[name].add(grafts)
 
+    def _routing(self) -> list[Bank]:
+        return [bank for bank in self._banks.values() if bank.routes]
+
     def _attach(self) -> None:
         sites: dict[Site, list[Bank]] = {}
-        for bank in self._banks.values():
+        self._owner.tokens.put_before = next((b.put_before for b in self._banks.values() if not b.routes), None)
+        for bank in self._routing():
             before = () if bank.before is None else (bank.before,)
             for site in dict.fromkeys((*before, bank.index, *bank.sites)):
                 sites.setdefault(site, []).append(bank)
@@ -259,9 +270,9 @@ class Grafts:
 
     def routed(self, batch: Batch, run: Callable[[Batch], object]) -> Batch:
         """Return the batch with what its prompts open, found in a pass that ends with the last index site's block."""
-        if not self._banks:
+        if not self._routing():
             return batch
-        deepest = max(bank.index.layer for bank in self._banks.values())
+        deepest = max(bank.index.layer for bank in self._routing())
         with torch.no_grad(), Trace(self._owner, stop=Site(deepest, "block")):
             run(replace(batch, routes={}))
         return replace(batch, routes=dict(self._routes))

@@ -103,7 +103,7 @@ fact.addEventListener("submit", guarded(async () => {
   const moved = result.rows.filter((r) => ["neighborhood", "unrelated"].includes(r.kind) && r.moved).length;
   const rows = result.rows.map((r) => {
     const stays = ["neighborhood", "unrelated"].includes(r.kind);
-    return el("tr", { class: stays ? (r.moved ? "moved" : "") : r.said ? "good" : "moved" }, el("td", {}, LABELS[r.kind] ?? r.kind), el("td", {}, r.prompt), el("td", {}, r.before), el("td", { class: "after" }, r.after));
+    return el("tr", { class: stays ? (r.moved ? "moved" : "") : r.said ? "good" : "moved" }, el("td", {}, `${LABELS[r.kind] ?? r.kind}${r.made ? " (made)" : ""}`), el("td", {}, r.prompt), el("td", {}, r.before), el("td", { class: "after" }, r.after));
   });
   tried.replaceChildren(
     lights(result.gates),

@@ -119,9 +119,9 @@ export const fields = (form) => Object.fromEntries(new FormData(form));
 
 export function lights(gates) {
   return el("ul", { class: "lights", "aria-label": "Gates" }, gates.map((g) => {
-    const value = g.value == null ? "nothing to ask" : `${+g.value.toPrecision(3)}${g.gate === "perplexity" ? " %" : ""}`;
+    const value = g.value == null ? (g.asked ? "no finite number" : "nothing to ask") : `${+g.value.toPrecision(3)}${g.gate === "perplexity" ? " %" : ""}${g.made ? `, ${g.made} of ${g.asked} made` : ""}`;
     const limit = g.limit == null || g.value == null ? "" : `, ${["perplexity", "norm_ratio"].includes(g.gate) ? "at most" : "at least"} ${g.limit}`;
-    return el("li", {}, el("span", { class: `light ${g.value == null ? "" : g.passed ? "on" : "off"}`, title: g.lost.join("\n") }, g.value == null ? g.gate : `${g.gate} ${g.passed ? "open" : "closed"}`), el("span", { class: "quiet small" }, ` ${value}${limit}`));
+    return el("li", {}, el("span", { class: `light ${g.value == null && !g.asked ? "" : g.passed ? "on" : "off"}`, title: g.lost.join("\n") }, g.value == null && !g.asked ? g.gate : `${g.gate} ${g.passed ? "open" : "closed"}`), el("span", { class: "quiet small" }, ` ${value}${limit}`));
   }));
 }
 
