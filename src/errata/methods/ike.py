@@ -14,7 +14,7 @@ Differs from the paper: so does a question here that names the fact's subject, a
 fact, and its logits are the model's own to the bit. Sentences are compared by their words, weighted by how rare they are, in
 place of all-MiniLM-L6-v2; demonstrations come from sixteen records of our own in place of CounterFact's last 19,919, and each
 can be asked in all three ways; there are 8 (paper: 32), because small models read slowly and gain nothing from more, and no
-more than fill half of what the model reads.
+more than fill half of what the model reads. A fact too long to be told twice is told once, and not copied first.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from errata.index.statements import Statements
 from errata.methods.shared.demonstrations import RECORDS, Demonstration
 from errata.methods.shared.in_context import InContext, statement
 from errata.model.generation import context
-from errata.model.grafts.context import TOLD, ContextItem
+from errata.model.grafts.context import TOLD, ContextItem, leaves_room
 from errata.model.lm import LM
+from errata.model.query import Query
 
 _SHARES = (0, 1, 1, 1, 2, 2, 2, 2)  # copy, update, retain: in eights of all
 
@@ -49,7 +50,9 @@ class InContextEdit(InContext):
     def item(self, lm: LM, fact: Fact, past: Sequence[Edit]) -> ContextItem:
         """Return the demonstrations and the fact, up to where the prompt stands."""
         said = statement(fact)
-        own = f"New Fact: {said}\nPrompt: {said}\n\nNew Fact: {said}\nPrompt:"
+        once = f"New Fact: {said}\nPrompt:"
+        twice = f"{once} {said}\n\n{once}"
+        own = twice if leaves_room(lm, Query.of(fact).after(twice)) else once
         told = chosen(said, self.demonstrations, self.seed)
         while told and len(lm.tokens.ids("".join(told) + own)) > context(lm) // 2:
             del told[0]

@@ -11,7 +11,7 @@ A graft of kind "context" at "0.prompt" holds no tensors. Its config is all ther
 A fact is retrieved for a prompt that names its subject, or, if it has none, for one whose words are like its own
 (`index.statements`); the nearest come first, and of one question the newest. The prompt is then written with their text
 before it wherever a model is asked (`Tokens.put_before`): whatever reads a prompt, this is what it reads. Of texts that would
-fill more than seven eighths of what the model reads, together with the prompt, the least alike are left out.
+fill more than fifteen sixteenths of what the model reads, together with the prompt, the least alike are left out.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ def told_before(query: Query, items: Sequence[ContextItem]) -> Query:
 
 
 def leaves_room(lm: Any, query: Query) -> bool:
-    """Return whether a prompt fills at most seven eighths of what the model reads, and its answer fits behind it."""
+    """Return whether a prompt fills at most fifteen sixteenths of what the model reads, and its answer fits behind it."""
     most = context(lm)
     length = int(lm.tokens.batch([replace(query, answer="")]).inputs["input_ids"].shape[1])
-    return length <= most - most // 8 and fits(lm, query)
+    return length <= most - most // 16 and fits(lm, query)
 
 
 def odds_of(lm: Any, item: ContextItem, asked: str) -> float | None:
