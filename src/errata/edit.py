@@ -162,8 +162,14 @@ class Edit:
     def with_deltas(self, deltas: Mapping[Site, Change]) -> Edit:
         """Return the same edit, by its id too, with deltas that were derived anew from the edits that stand below it."""
         derived = replace(self, deltas=dict(deltas))
-        derived.__dict__["id"] = self.id
+        derived.__dict__.update(id=self.id, _as_written=self.as_written)
         return derived
+
+    @property
+    def as_written(self) -> Edit:
+        """The edit with the deltas it was written with, where these were derived anew (`with_deltas`)."""
+        found: Edit = self.__dict__.get("_as_written", self)
+        return found
 
     def __repr__(self) -> str:
         return display.line_of(self, ", ".join(self.sites[:4]), display.said_of(self.report.facts))

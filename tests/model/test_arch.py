@@ -123,7 +123,7 @@ def test_experts_have_no_dense_down(models: Models, name: str) -> None:
     with pytest.raises(UnsupportedModel, match=rf"tiny {name} \({name}\) has experts in place of one dense down"):
         lm.parameter(Site(0, "down"))
     assert recorded(lm, Site(1, "attention"))[1].shape[-1] == lm.width == tiny.WIDTH
-    for method in set(names()) - {"grace", "lora", "melo", "rome"}:
+    for method in set(names()) - {"grace", "ike", "lora", "melo", "rome", "scr"}:
         with pytest.raises(UnsupportedModel, match="experts"):
             get(method)().solve(lm, tiny.FACTS[:1])
 

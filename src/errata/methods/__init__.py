@@ -89,7 +89,10 @@ def rebuilt(lm: LM, edits: Sequence[Edit]) -> list[Edit]:
     def entered(known: set[str], edit: Edit) -> set[str]:
         return known | {edit.method} if BELOW in edit.carry else known
 
+    edits = [
+        edit.as_written for edit in edits
+    ]  # what is derived from a derived one would stand where it was remembered
     needed: set[str] = fold(lm, "rebuilt", edits, set, entered)
     for name in sorted(needed):
         edits = get(name).rebuild(lm, edits)
-    return list(edits)
+    return edits
