@@ -137,6 +137,20 @@ def test_nobody_goes_round_the_gates_over_http(lm: LM, tmp_path: Path) -> None:
         assert client.get("/api/history").json()["events"] == before
 
 
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("edits", {"facts": [FRANCE], "method": "ft", "settings": {"steps": 10**6}}),
+        ("try", {"facts": [FRANCE], "method": "kne", "settings": {"m": 10**8}}),
+        ("locate", {"prompt": FRANCE["prompt"], "subject": FRANCE["subject"], "settings": {"samples": 10**7}}),
+    ],
+)
+def test_no_client_holds_the_model_for_days(client: TestClient, route: str, body: dict[str, object]) -> None:
+    answer = client.post(f"/api/{route}", json=body)
+    assert answer.status_code == 400
+    assert "is more than a server takes from a client: at most 10,000" in answer.json()["error"]["message"]
+
+
 def test_a_page_shows_what_an_edit_says_of_its_gates_and_does_not_fail(
     client: TestClient, write: Callable[..., str]
 ) -> None:

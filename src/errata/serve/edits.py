@@ -37,7 +37,7 @@ from errata.serve.bodies import (
 from errata.serve.jobs import Job
 from errata.serve.service import Reader, Service, TheService, Writer, check_seen, reads, seen
 from errata.serve.states import ServedState
-from errata.serve.work import gates_of, settled
+from errata.serve.work import check_bounded, gates_of, settled
 from errata.solve.causal import Tracing
 
 router = APIRouter(prefix="/api", tags=["book"], dependencies=[Depends(reads)])
@@ -176,6 +176,7 @@ async def locate(
     """Find where the model keeps a fact: by causal tracing, or by its neurons."""
     Fact(prompt=asked.prompt, subject=asked.subject, target=asked.target or "?")
     if asked.method == "trace":
+        check_bounded(asked.settings)
         from_dict(Tracing, asked.settings)
     else:
         settled("kne", asked.settings)

@@ -27,15 +27,29 @@ from errata.serve.service import check_seen
 from errata.stats.corpus import AUTO, BUILT_IN
 
 CHANGES: Final = frozenset({"write", "drop", "restore", "tag", "untag", "checkout", "check"})
+MOST: Final = 10_000  # of any whole number among a client's settings, so that no job holds the model for days
+ROOMIER: Final[Mapping[str, int]] = {"tokens": 1_000_000, "seed": 2**63 - 1, "weight": 10**9}
 MARK: Final = "job-"  # before a job's id, in the tag of what it wrote
 _T = TypeVar("_T")
 
 
 def settled(method: str, settings: Mapping[str, Any]) -> Method:
-    """Return a method with settings that a client chose; raises BadConfig, also for a corpus, which would be a file here."""
+    """Return a method with settings that a client chose.
+
+    Raises:
+        BadConfig: they are none; a corpus, which would be a file here; more steps than a server takes for a client.
+    """
+    check_bounded(settings)
     if settings.get("corpus", AUTO) not in (AUTO, *BUILT_IN):
         raise BadConfig("corpus names a file of the server, which clients cannot choose; leave it out.")
     return methods.make(method, dict(settings))
+
+
+def check_bounded(settings: Mapping[str, Any]) -> None:
+    """Raise BadConfig for a whole number, of steps or samples, that would hold the model for days."""
+    for name, value in settings.items():
+        if isinstance(value, int) and value > (most := ROOMIER.get(name, MOST)):
+            raise BadConfig(f"{name}={value} is more than a server takes from a client: at most {most:,}.")
 
 
 def gates_of(given: Mapping[str, Any] | None) -> Gates | None:
