@@ -118,7 +118,7 @@ def read(path: str | Path) -> Gates:
     try:
         gates = from_toml(Gates, read_file(path, TEXT).decode())
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or NUL in the path
-        raise BadFile(f"cannot read the gates in {path}: {error}.") from error
+        raise BadFile(f"cannot read the gates in {path} ({error}): mend the file, or remove it.") from error
     except BadConfig as error:
         raise BadConfig(f"{path}: {error}") from error
     if gates.sentinels and not Path(gates.sentinels).is_absolute():
