@@ -25,7 +25,7 @@ from errata.model.lm import LM
 from errata.model.loading import load
 from errata.stats import accumulate, moments, stopping, store
 from errata.stats.accumulate import Ended
-from errata.stats.corpus import BUILT_IN, LEAST, open_corpus, sampled, suited
+from errata.stats.corpus import BUILT_IN, LEAST, SHARE, SMALLEST, open_corpus, sampled, suited
 from errata.stats.moments import SecondMoment, keys_of, of_batch
 from errata.stats.store import Key, described, merge_parts, read_part, sample_size, second_moments, take
 from tests import tiny
@@ -484,7 +484,7 @@ def test_a_corpus_that_cannot_be_read_is_named(lm: LM, tmp_path: Path, name: str
 
 def test_no_such_corpus(lm: LM, tmp_path: Path) -> None:
     for name in (str(tmp_path / "none"), str(tmp_path), "primr"):
-        with pytest.raises(BadFile, match="give auto, own, prose, primer, or a text or JSONL file"):
+        with pytest.raises(BadFile, match="give auto, mixed, own, prose, primer, or a text or JSONL file"):
             second_moments(lm, SITES, corpus=name)
 
 
@@ -498,27 +498,42 @@ def test_text_the_tokenizer_makes_nothing_of_is_an_error(tmp_path: Path) -> None
 
 
 def test_a_model_is_judged_by_text_of_its_own_kind(lm: LM) -> None:
-    assert (suited(lm), sampled(lm), sampled(load("primer"))) == ("prose", "own", "primer")
+    assert (suited(lm), sampled(lm), sampled(load("primer"))) == ("prose", "mixed", "primer")
     assert (open_corpus("auto", lm).name, open_corpus("auto", load("primer")).name) == ("prose", "primer")
     texts = list(open_corpus("prose").documents(lm))
     assert len(texts) == len(set(texts)) > 100
     assert sum(map(len, texts)) > 60_000
     found = methods.make("memit", {}).resolve(lm)
-    assert (found.corpus, methods.make("memit", {"corpus": "primer"}).resolve(lm).corpus) == ("own", "primer")
+    assert (found.corpus, methods.make("memit", {"corpus": "primer"}).resolve(lm).corpus) == ("mixed", "primer")
     assert methods.make("ultraedit", {}).resolve(lm).corpus == "prose"
     assert set(open_corpus("auto").revision.split("+")) == set(BUILT_IN.values())
 
 
-def test_a_models_own_text_is_the_bases_sampled_once(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    lm.memory.pop("own", None)
+@pytest.mark.parametrize(("name", "least"), [("own", LEAST), ("mixed", SHARE * SMALLEST)])
+def test_a_models_own_text_is_the_bases_sampled_once(
+    lm: LM, monkeypatch: pytest.MonkeyPatch, name: str, least: int
+) -> None:
+    def documents() -> list[str]:
+        return list(open_corpus(name).documents(lm))
+
+    def forget() -> None:
+        for key in [key for key in lm.memory if isinstance(key, tuple) and key[0] == "own"]:
+            del lm.memory[key]
+
+    forget()
     with lm.weights.trial([{Site(1, "down"): Dense(torch.ones_like(lm.weights[Site(1, "down")]))}]):
-        texts = list(open_corpus("own").documents(lm))
-    lm.memory.pop("own")
-    assert texts == list(open_corpus("own").documents(lm))  # whatever stands
+        texts = documents()
+    forget()
+    assert texts == documents()  # whatever stands
     monkeypatch.setattr(LM, "sample", None)
-    assert texts == list(open_corpus("own").documents(lm))
-    assert LEAST <= sum(len(lm.tokens.ids(text)) for text in texts) < 4 * LEAST
-    lm.memory.pop("own")
+    assert texts == documents()
+    told = {*open_corpus("prose").documents(lm)}
+    assert least <= sum(len(lm.tokens.ids(text)) for text in texts) < 4 * least
+    public = [text for text in texts if text in told]
+    assert sum(len(lm.tokens.ids(text)) for text in public) >= (0 if name == "own" else least // 2)
+    assert len(public) < len(texts)
+    forget()
     monkeypatch.setattr(LM, "sample", lambda *_: [""])
-    assert not list(open_corpus("own").documents(lm))  # it ends each text at once: no endless loop
-    lm.memory.pop("own")
+    assert all(text in told for text in documents())  # it ends each text at once: no endless loop
+    assert bool(documents()) == (name == "mixed")
+    forget()

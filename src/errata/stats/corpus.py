@@ -1,9 +1,9 @@
 """A text corpus as token batches, by name and revision.
 
-Three are always at hand: ``"primer"``, written by the world generator for the model that knows that world; ``"prose"``,
-ordinary text of many kinds and public facts in plain sentences; and ``"own"``, what a model says by itself. ``"auto"`` is
-whichever suits a model. Else it is a file of the user's own (plain text with blank lines between documents, or JSONL with a
-``text`` field; either may be gzipped).
+Four are always at hand: ``"primer"``, written by the world generator for the model that knows that world; ``"prose"``,
+ordinary text of many kinds and public facts in plain sentences; ``"own"``, what a model says by itself; and ``"mixed"``, of
+that a third, and public facts first of the rest. ``"auto"`` is whichever suits a model. Else it is a file of the user's own
+(plain text with blank lines between documents, or JSONL with a ``text`` field; either may be gzipped).
 """
 
 from __future__ import annotations
@@ -33,9 +33,14 @@ from errata.primer.world import World
 PRIMER: Final = "primer"
 PROSE: Final = "prose"  # `data/prose.txt`, written for errata, and `data/common.txt`
 OWN: Final = "own"
+MIXED: Final = "mixed"
 AUTO: Final = "auto"
-BUILT_IN: Final = {PRIMER: "1", PROSE: "1", OWN: "1"}  # with their revisions
+BUILT_IN: Final = {PRIMER: "1", PROSE: "1", OWN: "1", MIXED: "1"}  # with their revisions
 LEAST, MOST = 4096, 16_384  # tokens of a model's own text; between them four a neuron
+SHARE: Final = (
+    3  # of mixed text, its own is the third part, of four tokens a neuron and of at least three times SMALLEST
+)
+SMALLEST: Final = 2048
 SAMPLED = (128, 64)  # texts sampled at a time, and tokens of each
 
 
@@ -55,7 +60,9 @@ class Corpus:
         if self.name == PRIMER:
             return _of_the_world()
         if self.name == OWN:
-            return iter(_own(lm))
+            return iter(_own(lm, max(LEAST, min(4 * lm.inner, MOST)), SAMPLED[0]))
+        if self.name == MIXED:
+            return _mixed(lm)
         return _prose() if self.name == PROSE else _read(Path(self.name))
 
     def batches(
@@ -86,15 +93,12 @@ def suited(lm: LM) -> str:
 
 
 def sampled(lm: LM) -> str:
-    """Return the name of the built-in corpus that statistics of a model are to be of: what it says by itself, if it can.
+    """Return the name of the built-in corpus that statistics of a model are to be of: mixed text, where it can say some.
 
-    What it was trained on, nobody knows as well as the model. On the CounterFact reference of GPT-2's kind, after 100 edits
-    in a row, neighbours keep their answers in .83 (memit), .85 (rome) and .89 (ledger) of the cases with statistics of its own
-    text, in .68, .77 and .79 with those of the primer's, in .69, .72 and .79 with those of prose (seed 1). That model chose
-    this; no second one has confirmed it in sequences: LOG.md, 2026-11-27.
+    XXX
     """
     says = lm.row.kind == "decoder" and lm.row.cache != "none"  # without a cache it would take too long
-    return OWN if says and lm.published != PRIMER else suited(lm)
+    return MIXED if says and lm.published != PRIMER else suited(lm)
 
 
 def open_corpus(name: str, lm: LM | None = None) -> Corpus:
@@ -119,25 +123,49 @@ def open_corpus(name: str, lm: LM | None = None) -> Corpus:
 
 def _prose() -> Iterator[str]:
     """Ordinary text, and among it sentences that tell facts: what edits are to leave alone is of both kinds."""
-    texts = list(_paragraphs((files("errata.data") / "prose.txt").read_text(encoding="utf-8").splitlines()))
-    for relation in relations():
-        texts += [f"{prompt} {answer}." for subject, answer in relation.rows for prompt in relation.asked(subject)]
+    texts = [*_paragraphs_of("prose.txt"), *_facts()]
     yield from random.Random("prose").sample(texts, len(texts))
 
 
-def _own(lm: LM) -> list[str]:
-    """Return what the base says by itself, sampled once."""
-    if OWN not in lm.memory:
+def _paragraphs_of(name: str) -> list[str]:
+    return list(_paragraphs((files("errata.data") / name).read_text(encoding="utf-8").splitlines()))
+
+
+def _facts() -> list[str]:
+    """Return public facts, each in every wording."""
+    rows = [(relation, row) for relation in relations() for row in relation.rows]
+    return [f"{prompt} {answer}." for relation, (subject, answer) in rows for prompt in relation.asked(subject)]
+
+
+def _mixed(lm: LM) -> Iterator[str]:
+    """What a model says by itself, since nobody knows better what it reads, and sentences that tell facts, as neighbours do."""
+    rng = random.Random("mixed")
+    wanted = max(SMALLEST, min(4 * lm.inner // SHARE, MOST))
+    own = _own(lm, wanted, min(SAMPLED[0], wanted // SAMPLED[1]))
+    left = SHARE * wanted - sum(len(lm.tokens.ids(text)) for text in own)
+    told, prose = _facts(), _paragraphs_of("prose.txt")
+    texts = list(own)
+    for text in (*rng.sample(told, len(told)), *rng.sample(prose, len(prose))):
+        if left <= 0:
+            break
+        texts.append(text)
+        left -= len(lm.tokens.ids(text))
+    yield from rng.sample(texts, len(texts))
+
+
+def _own(lm: LM, wanted: int, rows: int) -> list[str]:
+    """Return what the base says by itself, so many tokens of it and so many texts at a time, sampled once."""
+    if (OWN, wanted) not in lm.memory:
         texts: list[str] = []
-        tokens, wanted = 0, max(LEAST, min(4 * lm.inner, MOST))
+        tokens = 0
         with lm.weights.at_base():
-            for seed in range(wanted // SAMPLED[0] + 1):  # it may end each text at once
-                texts += (part := [text for text in lm.sample(*SAMPLED, seed) if text])
+            for seed in range(wanted // rows + 1):  # it may end each text at once
+                texts += (part := [text for text in lm.sample(rows, SAMPLED[1], seed) if text])
                 tokens += sum(len(lm.tokens.ids(text)) for text in part)
                 if tokens >= wanted:
                     break
-        lm.memory[OWN] = texts
-    found: list[str] = lm.memory[OWN]
+        lm.memory[OWN, wanted] = texts
+    found: list[str] = lm.memory[OWN, wanted]
     return found
 
 
@@ -163,7 +191,7 @@ def _read(path: Path) -> Iterator[str]:
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise BadFile(
             f"cannot read the corpus {str(path)!r} ({type(error).__name__}); "
-            "give auto, own, prose, primer, or a text or JSONL file."
+            "give auto, mixed, own, prose, primer, or a text or JSONL file."
         ) from error
 
 

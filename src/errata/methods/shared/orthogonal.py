@@ -33,7 +33,7 @@ from errata.stats.store import Progress, gradients
 class Constrained(Method):
     """A method whose update may be kept orthogonal to earlier edits and to the model's implicit knowledge."""
 
-    corpus: str = field(default="auto", metadata={"help": "text of the statistics: own, prose, primer, a file"})
+    corpus: str = field(default="auto", metadata={"help": "text of the statistics: mixed, own, prose, primer, a file"})
     tokens: int = field(default=0, metadata={"help": "tokens of it to read; 0: until they tell no more", "least": 0})
     constraint: Literal["none", "o-edit", "o-edit+"] = field(
         default="none", metadata={"help": "keep updates off earlier ones: by a penalty, or by projection too"}
@@ -77,7 +77,7 @@ class Constrained(Method):
         return replace(found, directions=directions, spare=spare, lambda1=lambda1, lambda2=lambda2)
 
     def text(self, lm: LM) -> str:
-        """Return the name of the corpus that statistics are of where nobody says: what the model says by itself."""
+        """Return the name of the corpus that statistics are of where nobody says."""
         return sampled(lm)
 
     def prepare(self, lm: LM, progress: Progress | None = None) -> None:
