@@ -67,6 +67,36 @@ def test_rows_that_join_and_leave_say_what_they_say_alone(name: str, models: Cal
         assert torch.allclose(torch.stack(rows), alone, atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", tiny.DECODERS)
+def test_prompts_of_several_lengths_are_read_in_one_pass(name: str, models: Callable[[str], Any]) -> None:
+    """A row that came padded says what it says alone, also after others have left, and so does one that comes later."""
+    lm = models(name)
+    starts = [lm.tokens.opening(prompt) for prompt in PROMPTS]
+    running = Running(lm)
+    if not running.pads:
+        pytest.skip("reads one length after another")
+    said = [[int(row.argmax())] for row in running.join(starts[:3])]
+    rows, logits = [0, 1, 2], [[] for _ in starts]
+
+    def step() -> None:
+        found = running.step(torch.tensor([said[place][-1] for place in rows]))
+        for place, row in zip(rows, found, strict=True):
+            logits[place].append(row)
+            said[place].append(int(row.argmax()))
+
+    step()
+    running.keep([0, 2])
+    rows = [0, 2]
+    step()
+    said.append([int(running.join(starts[3:])[0].argmax())])
+    rows.append(3)
+    step()
+    for start, tokens, found in zip(starts, said, logits, strict=True):
+        with torch.no_grad():
+            alone = lm.model(input_ids=torch.tensor([[*start, *tokens[:-1]]])).logits[0, len(start) :]
+        assert torch.allclose(torch.stack(found), alone, atol=2e-4, rtol=1e-3)
+
+
 def test_an_encoder_decoder_takes_rows_only_while_it_has_none(models: Callable[[str], Any]) -> None:
     lm = models("t5")
     starts = [lm.tokens.opening(prompt) for prompt in PROMPTS[:1]]

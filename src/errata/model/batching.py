@@ -1,7 +1,7 @@
 """Continuous batching: rows of different lengths are gone on with together, and join and leave between steps.
 
     running = Running(lm)
-    logits = running.join([ids, ids])       # prompts of one length are read without padding, as if they were alone
+    logits = running.join([ids, ids])       # prompts of one length are read without padding; of like ones, if `pads`
     logits = running.step(tokens)           # then all rows read their next token in one pass
     running.keep([0, 2])                    # rows that have ended leave
 
@@ -59,12 +59,25 @@ class Running:
         """Whether rows may come in."""
         return self._size == 0 or self._lm.row.kind == "decoder"
 
+    @property
+    def pads(self) -> bool:
+        """Whether prompts of several lengths may be read in one pass; what grafts open for a prompt is looked for unpadded."""
+        return self._counts and self._lm.row.cache == "plain" and not self._lm.weights.grafts.standing
+
     @torch.no_grad()
     def join(self, starts: Sequence[Sequence[int]]) -> Float[Tensor, "b v"]:
-        """Read prompts of one length, put them behind the rows there are, and return the logits of what follows them."""
+        """Read prompts, put them behind the rows there are, and return the logits of what follows them.
+
+        Args:
+            starts: their tokens; all of one length, unless `pads`.
+        """
+        width = max(map(len, starts))
         assert self.joins
-        ids = torch.tensor(starts, device=self._lm.device)
-        mask = torch.ones_like(ids)
+        assert self.pads or all(len(start) == width for start in starts)
+        ids, mask = (
+            torch.tensor([[*([0] * (width - len(start))), *row(start)] for start in starts], device=self._lm.device)
+            for row in (list, lambda start: [1] * len(start))
+        )
         if self._lm.row.kind == "encoder-decoder":
             self._encoded = self._lm.model.get_encoder()(input_ids=ids, attention_mask=mask)[0]
             self._cache, self._mask = None, mask
@@ -110,8 +123,8 @@ class Running:
             given |= {"encoder_outputs": (self._encoded,), "decoder_input_ids": ids}
         else:
             given["input_ids"] = ids
-            if self._counts and ids.shape[1] == 1 and mask.shape[1] > 1:
-                given["position_ids"] = mask.sum(1, keepdim=True) - 1
+            if self._counts and (ids.shape[1] < mask.shape[1] or not bool(mask.all())):
+                given["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         with answers_only(self._lm, *last):
             out = model(**given)
         if self._encoded is not None:

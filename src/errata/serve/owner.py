@@ -35,6 +35,7 @@ from errata.serve.asking import Asking, Piece
 from errata.serve.states import ServedState, States
 
 ROWS: Final = 64  # that run together
+PADDED: Final = 2.0  # times the shortest of the prompts that are read in one pass, the longest
 TURN: Final = 8  # steps of one state while another waits
 WAITING: Final = 1024  # requests that may wait
 
@@ -194,12 +195,9 @@ class Owner:
                 self._let_in(batch, queue)
 
     def _let_in(self, batch: _Batch, queue: deque[Asking]) -> None:
-        by_length: dict[int, list[Asking]] = defaultdict(list)
-        for _ in range(min(len(queue), ROWS - len(batch.rows))):
-            asking = queue.popleft()
-            if not asking.cancelled:
-                by_length[len(asking.start)].append(asking)
-        for rows in by_length.values():
+        taken = [queue.popleft() for _ in range(min(len(queue), ROWS - len(batch.rows)))]
+        taken = [asking for asking in taken if not asking.cancelled]
+        for rows in _alike(taken, self._pads(batch, taken)):
             if not batch.running.joins:
                 queue.extendleft(reversed(rows))
                 continue
@@ -215,6 +213,16 @@ class Owner:
             self._told(batch, logits, begun)
         if not batch.rows and batch in self._batches:
             self._batches.remove(batch)
+
+    def _pads(self, batch: _Batch, askings: Sequence[Asking]) -> bool:
+        """Return whether prompts may be padded, which depends on the state; of one length nobody need ask."""
+        if len({len(asking.start) for asking in askings}) < 2:
+            return False
+        try:
+            self._show(batch.state)
+        except ErrataError:
+            return False  # each is told when it is read
+        return batch.running.pads
 
     def _step(self, batch: _Batch) -> None:
         """Let every row of a batch say a token, and give the next state its turn."""
@@ -275,6 +283,18 @@ class Owner:
         self._left = 0
         for asking in batch.rows:
             asking.deliver(Piece(error=error))
+
+
+def _alike(askings: Sequence[Asking], pads: bool) -> list[list[Asking]]:
+    """Return those that are read in one pass: of one length, or where rows may be padded of lengths up to 1 to `PADDED`."""
+    found: list[list[Asking]] = []
+    for asking in sorted(askings, key=lambda asking: len(asking.start)):
+        most = len(found[-1][0].start) * (PADDED if pads else 1) if found else 0
+        if len(asking.start) <= most:
+            found[-1].append(asking)
+        else:
+            found.append([asking])
+    return found
 
 
 def _same(wanted: Sequence[Any], stood: Sequence[Any]) -> bool:

@@ -42,6 +42,7 @@ SHARE: Final = (
 )
 SMALLEST: Final = 2048
 SAMPLED = (128, 64)  # texts sampled at a time, and tokens of each
+BRIEF = (64, 32)  # the same for mixed text: half the passes, and prompts are short, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Corpus:
         if self.name == PRIMER:
             return _of_the_world()
         if self.name == OWN:
-            return iter(_own(lm, max(LEAST, min(4 * lm.inner, MOST)), SAMPLED[0]))
+            return iter(_own(lm, max(LEAST, min(4 * lm.inner, MOST)), SAMPLED))
         if self.name == MIXED:
             return _mixed(lm)
         return _prose() if self.name == PROSE else _read(Path(self.name))
@@ -141,7 +142,7 @@ def _mixed(lm: LM) -> Iterator[str]:
     """What a model says by itself, since nobody knows better what it reads, and sentences that tell facts, as neighbours do."""
     rng = random.Random("mixed")
     wanted = max(SMALLEST, min(4 * lm.inner // SHARE, MOST))
-    own = _own(lm, wanted, min(SAMPLED[0], wanted // SAMPLED[1]))
+    own = _own(lm, wanted, BRIEF)
     left = SHARE * wanted - sum(len(lm.tokens.ids(text)) for text in own)
     told, prose = _facts(), _paragraphs_of("prose.txt")
     texts = list(own)
@@ -153,14 +154,18 @@ def _mixed(lm: LM) -> Iterator[str]:
     yield from rng.sample(texts, len(texts))
 
 
-def _own(lm: LM, wanted: int, rows: int) -> list[str]:
-    """Return what the base says by itself, so many tokens of it and so many texts at a time, sampled once."""
+def _own(lm: LM, wanted: int, drawn: tuple[int, int]) -> list[str]:
+    """Return what the base says by itself, so many tokens of it, sampled once.
+
+    Args:
+        drawn: texts sampled at a time, and tokens of each.
+    """
     if (OWN, wanted) not in lm.memory:
         texts: list[str] = []
         tokens = 0
         with lm.weights.at_base():
-            for seed in range(wanted // rows + 1):  # it may end each text at once
-                texts += (part := [text for text in lm.sample(rows, SAMPLED[1], seed) if text])
+            for seed in range(wanted // drawn[0] + 1):  # it may end each text at once
+                texts += (part := [text for text in lm.sample(*drawn, seed) if text])
                 tokens += sum(len(lm.tokens.ids(text)) for text in part)
                 if tokens >= wanted:
                     break
