@@ -143,9 +143,9 @@ def _facts() -> list[str]:
 def _mixed(lm: LM) -> Iterator[str]:
     """What a model says by itself, since nobody knows better what it reads, and sentences that tell facts, as neighbours do."""
     rng = random.Random("mixed")
-    wanted = max(SMALLEST, min(4 * lm.inner // SHARE, MOST))
-    own = _own(lm, wanted, BRIEF)
-    left = SHARE * wanted - sum(len(lm.tokens.ids(text)) for text in own)
+    whole = max(SHARE * SMALLEST, min(4 * lm.inner, SHARE * MOST))
+    own = _own(lm, min(whole // SHARE, LARGEST), BRIEF)
+    left = whole - sum(len(lm.tokens.ids(text)) for text in own)
     told, prose = _facts(), _paragraphs_of("prose.txt")
     texts = list(own)
     for text in (*rng.sample(told, len(told)), *rng.sample(prose, len(prose))):
