@@ -37,10 +37,8 @@ MIXED: Final = "mixed"
 AUTO: Final = "auto"
 BUILT_IN: Final = {PRIMER: "1", PROSE: "1", OWN: "1", MIXED: "1"}  # with their revisions
 LEAST, MOST = 4096, 16_384  # tokens of a model's own text; between them four a neuron
-SHARE: Final = (
-    3  # of mixed text, its own is the third part, of four tokens a neuron and of at least three times SMALLEST
-)
-SMALLEST: Final = 2048
+SHARE: Final = 3  # of mixed text, of four tokens a neuron in all, its own is the third part, between the next two
+SMALLEST, LARGEST = 2048, 4096  # to sample more takes minutes on a processor
 SAMPLED = (128, 64)  # texts sampled at a time, and tokens of each
 BRIEF = (64, 32)  # the same for mixed text: half the passes, and prompts are short, too
 
