@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from errata.identity import Identity
+from errata.model.storage import tensors_of
 from errata.model.weights import Weights
 
 # Settings that the classes of configurations know and that change nothing in what an evaluated model computes. How many
@@ -101,7 +102,7 @@ def _dtype(model: nn.Module) -> str:
 
 
 def _add_weights(found: Any, model: nn.Module) -> None:
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in tensors_of(model):
         found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 

@@ -21,7 +21,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from errata.delta import Site
 from errata.errors import NotFinite, UnknownSite, UnsupportedModel, ranges
-from errata.model import arch, shape, verify
+from errata.model import arch, shape, storage, verify
 from errata.model.arch import Stack
 from errata.model.checkpoints import check_written, copy_side_files
 from errata.model.experts import Experts
@@ -50,6 +50,7 @@ class LM:
         row: the architecture's row. found_by: whether the table has it, or its shape told it.
         depth: number of layers, all stacks together. width: size of the residual stream.
         inner: size of the feed-forward part. weights: its matrices. memory: what is worth keeping meanwhile.
+        packing: what its matrices are packed as, such as "nf4"; "" where they are plain numbers.
         identity, fingerprint: what the base is known by, in parts and as one word.
         notes: what a user should know of how it was loaded.
 
@@ -62,6 +63,7 @@ class LM:
 
     def __init__(self, model: Any, tokenizer: Any, name: str = "") -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
+        self.packing = storage.prepare(model)
         written = arch.row(model.config.model_type, model.config)
         self.row = shape.row_of(model, tokenizer) if written is None else written
         self.found_by: Literal["row", "shape"] = "shape" if written is None else "row"
@@ -83,7 +85,7 @@ class LM:
         self._stacks = [self.row.by_layer.get(layer, stack) for layer, stack in enumerate(stacks)]
         self.depth = len(self._blocks)
         # Not the embedding's width: a few models (OPT-350M) project it to the stream's.
-        self.width = int(self.parameter(self._first("attention", "down")).shape[0])
+        self.width = self.shape(self._first("attention", "down"))[0]
         self.published = arch.published(config.model_type, self.width, self.depth, config.vocab_size)
         self.weights = Weights(self)
         if self.row.kind == "decoder":
@@ -171,21 +173,40 @@ class LM:
         return next(site for role in roles for layer in range(self.depth) if self.has(site := Site(layer, role)))
 
     def stored(self, site: Site) -> Tensor:
-        """Return the live weight of a site as the architecture stores it; raises UnknownSite where there is none."""
-        weight = getattr(self.module(site), "weight", None)
+        """Return the live weight of a site as its module stores it, or its numbers where they cannot be written.
+
+        Raises:
+            UnknownSite: there is none.
+        """
+        weight = storage.matrix_of(self.module(site))
         if not isinstance(weight, Tensor):
             raise UnknownSite(f"{site} is no matrix; name one, such as {Site(site.layer, 'down')}.")
         return weight
 
     def parameter(self, site: Site) -> Float[Tensor, "out in"]:
-        """Return the live weight of a site as (out, in); of an expert, its part of the tensor all of them lie in."""
+        """Return the base's weight of a site as (out, in), live where it can be written; of an expert, its part of the tensor
+        all of them lie in."""
         if site.role.startswith(EXPERT):
             self.module(site)
             experts, number = self._expert(site)
             if number is None:
                 raise UnsupportedModel(f"{site} is all experts of a layer; name one, such as {EXPERT}0.")
             return experts.matrix(number)
-        return self.stored(site).T if self.row.transposed else self.stored(site)
+        return self.stored(site).T if self.transposed(site) else self.stored(site)
+
+    def transposed(self, site: Site) -> bool:
+        """Return whether a site's module stores its matrix as (in, out)."""
+        return self.row.transposed and not storage.packed(self.module(site))
+
+    def shape(self, site: Site) -> tuple[int, int]:
+        """Return (out, in) of a site's matrix."""
+        known = None if site.role.startswith(EXPERT) else storage.shape_of(self.module(site))
+        out, width = known or self.parameter(site).shape
+        return int(out), int(width)
+
+    def writable(self, site: Site) -> bool:
+        """Return whether numbers can be written into a site's matrix; else what is changed stands beside it."""
+        return site.role.startswith(EXPERT) or storage.writable(self.module(site))
 
     def head(self) -> nn.Module:
         """Return the output embedding, or what a classifier has in its place."""
@@ -217,12 +238,12 @@ class LM:
     @property
     def inner(self) -> int:
         """Size of the feed-forward part (the `in` of ``down``)."""
-        return int(self.parameter(self._first("down", "attention")).shape[1])
+        return self.shape(self._first("down", "attention"))[1]
 
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        return self.embedding().weight.device  # type: ignore[return-value]
+        return storage.device_of(self.embedding())
 
     @cached_property
     def stops(self) -> frozenset[int]:
