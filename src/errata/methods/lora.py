@@ -87,7 +87,10 @@ class Lora(Method):
         # In a drawer of their own: of a whole model peft knows the type, and refuses by name what it cannot export there.
         drawer = nn.ModuleDict({str(place): module for place, module in enumerate(modules.values())})
         config = peft.LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, target_modules=list(drawer), fan_in_fan_out=lm.row.transposed and not lm.packing
+            r=self.rank,
+            lora_alpha=self.alpha,
+            target_modules=list(drawer),
+            fan_in_fan_out=lm.row.transposed and not lm.packing,
         )
         with torch.random.fork_rng(devices=[lm.device] if lm.device.type == "cuda" else []):
             torch.manual_seed(self.seed)

@@ -109,9 +109,7 @@ class Additions:
             found = Dense(total.to(self._dtype))  # as fine as a plain matrix of this model would be
             fits = found.isfinite()
         if not fits:
-            raise NotFinite(
-                f"the edits at {site} do not add up to finite numbers; drop the one named last in the log."
-            )
+            raise NotFinite(f"the edits at {site} do not add up to finite numbers; drop the one named last in the log.")
         return found
 
     @property

@@ -35,11 +35,12 @@ _CIRCUMSTANCE: Final = re.compile(
 )
 
 
-def identify(model: nn.Module, config: Any, vocabulary: int, weights: Weights) -> Identity:
+def identify(model: nn.Module, config: Any, vocabulary: int, weights: Weights, packing: str = "") -> Identity:
     """Return the identity of a model.
 
     Args:
         vocabulary: rows of its embedding. weights: its matrices, to look below the edits where that is asked for later.
+        packing: what they are packed as, which then stands for the dtype.
     """
 
     @cache
@@ -47,7 +48,15 @@ def identify(model: nn.Module, config: Any, vocabulary: int, weights: Weights) -
         with weights.at_base():
             return fingerprint_in_older_books(model, config.to_diff_dict())
 
-    return Identity(digest(model), _dtype(model), vocabulary, settings(config), older)
+    counting = settings(config) | (_of_packing(config, packing) if packing else {})
+    return Identity(digest(model), packing or _dtype(model), vocabulary, counting, older)
+
+
+def _of_packing(config: Any, packing: str) -> dict[str, Any]:
+    """Return what a configuration says of how products with packed matrices are computed."""
+    said = config.to_dict().get("quantization_config") or {}
+    name = "llm_int8_threshold" if packing == "int8" else "bnb_4bit_compute_dtype"
+    return {f"quantization_config.{name}": str(said.get(name))}
 
 
 def settings(config: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from errata.errors import UnsupportedModel
 from errata.model.arch import Architecture, Kind, Stack
 from errata.model.roles import ROWS, Call, Roles, roles_of
+from errata.model.storage import device_of
 from errata.model.trace import watched
 
 CLASSIFIES: Final = "ForSequenceClassification"  # how the classes are called whose head names a class of a text

@@ -137,3 +137,18 @@ def packing_of(module: nn.Module) -> str:
 def hush() -> None:
     """Keep bitsandbytes from saying at every product that inputs are rounded to half precision, and what it could not load."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def check_savable(name: str, model: nn.Module, edited: int) -> None:
+    """Raise UnsupportedModel where a checkpoint would not hold what stands, or cannot be made.
+
+    Args:
+        edited: how many matrices have edits beside them.
+    """
+    if edited:
+        raise UnsupportedModel(
+            f"{edited} edited matrices of {name} cannot be written, their edits stand beside them and no checkpoint holds "
+            "them: `errata export DIRECTORY --as adapter` writes them as an adapter for this model."
+        )
+    if any(offloaded(module) for module in model.modules()):
+        raise UnsupportedModel(f"weights of {name} are not in memory; load it with --device cpu to save it.")

@@ -133,9 +133,7 @@ class Weights:
         parameter = self._owner.parameter(site)
         total = self._replayed(site, edits, parameter.device).to(parameter.dtype)
         if not bool(total.isfinite().all()):
-            raise NotFinite(
-                f"the edits at {site} do not add up to finite numbers; drop the one named last in the log."
-            )
+            raise NotFinite(f"the edits at {site} do not add up to finite numbers; drop the one named last in the log.")
         parameter.copy_(total)
 
     def sums(self) -> dict[Site, tuple[int, Tensor]]:

@@ -49,7 +49,11 @@ def of_batch(
     zeros = {s: torch.zeros(lm.shape(s), device=device_of(lm.module(s))) for s in sites if not lm.writable(s)}
     weights = [zeros[site] if site in zeros else lm.stored(site) for site in sites]
     inputs, labels, asked = task(lm, ids, real)
-    with no_grads_kept(lm.model), torch.enable_grad(), beside(lm, {site: partial(_product, zero) for site, zero in zeros.items()}):
+    with (
+        no_grads_kept(lm.model),
+        torch.enable_grad(),
+        beside(lm, {site: partial(_product, zero) for site, zero in zeros.items()}),
+    ):
         for weight in weights:
             weight.requires_grad_(True)
         loss = text_loss(lm, inputs, labels, asked)
