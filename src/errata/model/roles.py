@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from errata.model.arch import Stack
-from errata.model.storage import matrix_of, roundness, weight_of
+from errata.model.storage import bias_of, matrix_of, roundness, weight_of
 from errata.model.trace import watched
 
 ROWS: Final = 2  # texts a block is looked at with
@@ -174,7 +174,7 @@ def _is_product(module: nn.Module, x: Tensor, y: Tensor, transposed: bool) -> bo
     weight = weight.T if transposed else weight
     if weight.shape != (y.shape[-1], x.shape[-1]) or not weight.is_floating_point():
         return False
-    bias: Any = getattr(module, "bias", None)
+    bias = bias_of(module)
     exact = x.double() @ weight.double().T + (0.0 if bias is None else bias.double())
     return bool((exact - y.double()).abs().max() <= max(tolerance(y), roundness(module)) * exact.abs().max())
 

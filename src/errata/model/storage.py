@@ -55,6 +55,13 @@ def matrix_of(module: nn.Module) -> Any:
     return _fetched(module, "weight") if offloaded(module) else weight
 
 
+def bias_of(module: nn.Module) -> Tensor | None:
+    """Return what a matrix module adds to its product, None if nothing."""
+    bias = getattr(module, "bias", None)
+    elsewhere = isinstance(bias, Tensor) and bias.device.type == "meta" and _aligning(module) is not None
+    return _fetched(module, "bias") if elsewhere else bias
+
+
 def _multiplied_out(module: nn.Module) -> Tensor:
     weight: Any = module.weight
     library: Any = import_module("bitsandbytes.functional")
@@ -65,6 +72,12 @@ def _multiplied_out(module: nn.Module) -> Tensor:
         made = library.int8_vectorwise_dequant(weight.data, state.SCB if weight.SCB is None else weight.SCB)
     assert isinstance(made, Tensor)
     return made
+
+
+def numbers_in(model: nn.Module) -> int:
+    """Return how many numbers a model's parameters stand for: several lie in one byte where they are packed."""
+    few = sum(m.out_features * m.in_features - m.weight.numel() for m in model.modules() if packed(m))  # type: ignore
+    return sum(parameter.numel() for parameter in model.parameters()) + int(few)
 
 
 def shape_of(module: nn.Module) -> tuple[int, int] | None:

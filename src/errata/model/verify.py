@@ -24,7 +24,7 @@ from errata.model.generation import generate_tokens
 from errata.model.query import Query
 from errata.model.roles import tolerance
 from errata.model.shape import in_short
-from errata.model.storage import roundness
+from errata.model.storage import bias_of, roundness
 from errata.model.trace import Trace, resume
 
 Model: TypeAlias = Any  # an `LM`: it asks this file whether it may be one
@@ -113,7 +113,7 @@ def _products(lm: Model, role: str) -> Check:
     for site in sites:
         if site not in trace.inputs:  # a kernel has taken the weights past the module
             continue
-        bias: Any = getattr(lm.module(site), "bias", None)
+        bias = bias_of(lm.module(site))
         x, weight = trace.inputs[site].double(), lm.parameter(site).double()
         made = x @ weight.T + (0.0 if bias is None else bias.double())
         good += same(made, trace.outputs[site], roundness(lm.module(site)))
