@@ -3,9 +3,9 @@
     python benchmarks/packed.py DIRECTORY float32 int8 nf4 [--method rome] [--set KEY=VALUE …]
 
 DIRECTORY is a model with safetensors in full precision that knows capitals, such as SmolLM2-135M-Instruct. Each kind is packed
-and saved first, and then runs in a process of its own. *Model* is the sum of its tensors' bytes, *resident* how much more memory
-the process holds once it has answered, mapped files included; *beside* what stands beside its matrices, *set aside* the copies
-of plain matrices that an edit is undone from. Needs errata-lm[quantized,lora].
+and saved first, and then runs in a process of its own. *Model* is the sum of its tensors' bytes, *resident* how much more
+memory the process holds once it has answered, mapped files included; *beside* what stands beside its matrices, *set aside* the
+copies of plain matrices that an edit is undone from. Needs errata-lm[quantized,lora].
 """
 
 from __future__ import annotations

@@ -66,10 +66,10 @@ def lm() -> LM:
 def test_an_offloaded_model_is_the_model(name: str, tmp_path: Path) -> None:
     lm, whole = elsewhere(name, tmp_path), tiny.build(name)
     assert (lm.fingerprint, lm.width, lm.inner) == (whole.fingerprint, whole.width, whole.inner)
-    assert lm.device.type == "cpu" and lm.tokens.separator == whole.tokens.separator
+    assert (lm.device.type, lm.tokens.separator) == ("cpu", whole.tokens.separator)
     assert torch.equal(logits(lm), logits(whole))
     assert torch.equal(lm.parameter(SITE), whole.parameter(SITE))
-    assert not lm.writable(SITE) and whole.writable(SITE)
+    assert (lm.writable(SITE), whole.writable(SITE)) == (False, True)
     assert [check for check in checks(lm) if not check.holds] == []
 
 
@@ -82,7 +82,8 @@ def test_an_edit_is_the_one_of_the_model_in_memory(name: str, method: str, tmp_p
     known = {key: value for key, value in SMALL.items() if key in methods.get(method).__dataclass_fields__}
     base, hooked = logits(lm), hooks(lm)
     edit, other = (methods.make(method, known).solve(one, [FACT]) for one in (lm, whole))
-    assert torch.equal(logits(lm), base) and hooks(lm) == hooked
+    assert torch.equal(logits(lm), base)
+    assert hooks(lm) == hooked
     for site, delta in edit.deltas.items():
         theirs = other.deltas[site]
         assert all(torch.equal(tensor, theirs.tensors()[key]) for key, tensor in delta.tensors().items()), site
@@ -91,7 +92,8 @@ def test_an_edit_is_the_one_of_the_model_in_memory(name: str, method: str, tmp_p
     torch.testing.assert_close(logits(lm), logits(whole), atol=2e-5, rtol=0)
     assert not torch.equal(logits(lm), base)
     lm.weights.stand([])
-    assert torch.equal(logits(lm), base) and hooks(lm) == hooked and lm.weights.additions.nbytes == 0
+    assert torch.equal(logits(lm), base)
+    assert (hooks(lm), lm.weights.additions.nbytes) == (hooked, 0)
 
 
 def test_an_adapter_is_trained_beside_weights_that_are_elsewhere(lm: LM) -> None:
@@ -146,7 +148,8 @@ def test_a_sum_that_is_not_finite_leaves_the_base(lm: LM) -> None:
         torch.testing.assert_close(lm.weights[SITE], lm.weights.base(SITE) + low().dense(), atol=1e-5, rtol=0)
     with pytest.raises(NotFinite, match="do not add up"):
         lm.weights.stand([{SITE: low()}, {SITE: low(2) * float("nan")}])
-    assert torch.equal(logits(lm), base) and hooks(lm) == hooked
+    assert torch.equal(logits(lm), base)
+    assert hooks(lm) == hooked
 
 
 def test_a_trace_records_what_stands_beside_as_output(lm: LM) -> None:
@@ -182,7 +185,7 @@ def test_what_cannot_be_saved_is_refused_and_leaves_as_an_adapter(lm: LM, tmp_pa
     with pytest.raises(UnsupportedModel, match="not in memory; load it with --device cpu"):
         lm.save(tmp_path / "base")
     lm.weights.stand([edit.deltas])
-    with pytest.raises(UnsupportedModel, match="stand beside them .* `errata export DIRECTORY --as adapter`"):
+    with pytest.raises(UnsupportedModel, match=r"stand beside them .* `errata export DIRECTORY --as adapter`"):
         lm.save(tmp_path / "edited")
     parts = adapter(lm, [edit], tmp_path / "adapter")
     assert {part.site for part in parts} == {str(site) for site in edit.deltas}

@@ -70,7 +70,8 @@ def test_a_packed_base_is_one_base_and_not_the_plain_one(
     folders: dict[str, str], name: str, kind: str, tmp_path: Path
 ) -> None:
     lm, whole = load(folders[name], dtype=kind), load(folders[name])
-    assert lm.packing == lm.identity.dtype == kind and not lm.writable(SITE)
+    assert lm.packing == lm.identity.dtype == kind
+    assert not lm.writable(SITE)
     known = lm.fingerprint
     assert known == load(folders[name], dtype=kind).fingerprint != whole.fingerprint
     rounded = (lm.parameter(SITE) - whole.parameter(SITE)).norm() / whole.parameter(SITE).norm()
@@ -78,7 +79,8 @@ def test_a_packed_base_is_one_base_and_not_the_plain_one(
     said = logits(lm)  # passes change nothing in it
     lm.save(tmp_path / "saved")
     again = load(str(tmp_path / "saved"))
-    assert again.fingerprint == known and again.packing == kind and torch.equal(logits(again), said)
+    assert (again.fingerprint, again.packing) == (known, kind)
+    assert torch.equal(logits(again), said)
     with pytest.raises(BadConfig, match=r"packed already \(.-bit bitsandbytes\); leave --dtype nf4 out"):
         load(str(tmp_path / "saved"), dtype="nf4")
 
@@ -97,7 +99,8 @@ def test_an_edit_stands_beside_and_is_gone_to_the_bit(folders: dict[str, str], m
     lm.weights.stand([])
     assert torch.equal(logits(lm), before)
     after = state(lm)
-    assert base.keys() == after.keys() and all(torch.equal(base[name], after[name]) for name in base)
+    assert base.keys() == after.keys()
+    assert all(torch.equal(base[name], after[name]) for name in base)
 
 
 def test_four_bits_compute_and_learn_as_the_matrices_they_stand_for(folders: dict[str, str]) -> None:
@@ -127,7 +130,7 @@ def test_peft_says_with_the_exported_adapter_what_stands_here(
     edit = methods.make("rome", SMALL | {"steps": 4}).solve(lm, [FACT])
     lm.weights.stand([edit.deltas])
     edited = logits(lm)
-    with pytest.raises(UnsupportedModel, match="1 edited matrices .* `errata export DIRECTORY --as adapter`"):
+    with pytest.raises(UnsupportedModel, match=r"1 edited matrices .* `errata export DIRECTORY --as adapter`"):
         lm.save(tmp_path / "whole")
     adapter(lm, [edit], tmp_path / "adapter")
     lm.weights.stand([])
