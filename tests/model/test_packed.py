@@ -74,6 +74,7 @@ def test_a_packed_base_is_one_base_and_not_the_plain_one(
     assert not lm.writable(SITE)
     known = lm.fingerprint
     assert known == load(folders[name], dtype=kind).fingerprint != whole.fingerprint
+    assert f"load the model with --dtype {kind}, " in whole.identity.advice(lm.identity)
     rounded = (lm.parameter(SITE) - whole.parameter(SITE)).norm() / whole.parameter(SITE).norm()
     assert 0 < rounded < (0.02 if kind == "int8" else 0.3)
     said = logits(lm)  # passes change nothing in it

@@ -53,17 +53,20 @@ def identify(model: nn.Module, config: Any, vocabulary: int, weights: Weights, p
 
 
 def _of_packing(config: Any, packing: str) -> dict[str, Any]:
-    """Return what a configuration says of how products with packed matrices are computed."""
+    """Return what a configuration says of how products with packed matrices are computed, if it is not as usual."""
     said = config.to_dict().get("quantization_config") or {}
-    name = "llm_int8_threshold" if packing == "int8" else "bnb_4bit_compute_dtype"
-    return {f"quantization_config.{name}": str(said.get(name))}
+    whole = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
+    name, usual = ("llm_int8_threshold", "6.0") if packing == "int8" else ("bnb_4bit_compute_dtype", whole)
+    found = str(said.get(name, usual))
+    return {} if found == usual else {f"quantization_config.{name}": found}
 
 
 def settings(config: Any) -> dict[str, Any]:
     """Return the settings of a transformers configuration that change the function, by dotted names."""
     cls: Any = type(config)
     mine, usual = config.to_dict(), _defaults(cls)
-    nested = {name: part for name in mine if hasattr(part := getattr(config, name, None), "to_diff_dict")}
+    parts = {name: getattr(config, name, None) for name in mine if name != "quantization_config"}
+    nested = {name: part for name, part in parts.items() if hasattr(part, "to_diff_dict")}
     names = [name for name in mine if name not in nested and (usual is None or name in usual) and _counts(name)]
     found = {path: value for name in names for path, value in _flat(name, mine[name])}
     known = {path: value for name in names for path, value in _flat(name, (usual or {}).get(name))}
