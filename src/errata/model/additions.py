@@ -93,16 +93,16 @@ class Additions:
 
     def _sum(self, site: Site, deltas: Sequence[Change]) -> LowRank | Dense:
         out, width = self._owner.shape(site)
-        device = device_of(self._owner.module(site))
+        like = torch.empty(0, dtype=self._wide, device=device_of(self._owner.module(site)))
         parts = [delta.factors(width) if isinstance(delta, Columns) else delta for delta in deltas]
         factors = [part for part in parts if isinstance(part, LowRank)]
         rank = sum(part.left.shape[1] for part in factors)
         if len(factors) == len(parts) and rank * (out + width) < out * width:
-            left, right = (torch.cat([getattr(p, name).float() for p in factors], 1) for name in ("left", "right"))
-            found: LowRank | Dense = LowRank(left.to(device), right.to(device))
+            left, right = (torch.cat([getattr(p, name).to(like) for p in factors], 1) for name in ("left", "right"))
+            found: LowRank | Dense = LowRank(left, right)
             fits = found.isfinite() and found.norm() < torch.finfo(self._dtype).max
         else:
-            total = torch.zeros(out, width, device=device)
+            total = like.new_zeros(out, width)
             for delta in deltas:
                 assert not isinstance(delta, Graft)
                 delta.add_to(total)
@@ -111,6 +111,10 @@ class Additions:
         if not fits:
             raise NotFinite(f"the edits at {site} do not add up to finite numbers; drop the one named last in the log.")
         return found
+
+    @property
+    def _wide(self) -> torch.dtype:
+        return torch.promote_types(self._dtype, torch.float32)
 
     @property
     def _dtype(self) -> torch.dtype:

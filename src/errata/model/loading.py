@@ -101,7 +101,8 @@ def _from_pretrained(
     common: dict[str, Any] = {"trust_remote_code": trust} | ({"gguf_file": file.name} if file else {})
     config = transformers.AutoConfig.from_pretrained(folder, **common)
     loader, said = loader_of(config), checkpoints.packing(config)
-    fp8, notes = said.get("quant_method") == checkpoints.FP8, gguf.left_unread(file) if file else ()
+    fp8 = bool(said) and checkpoints.method_of(said) == checkpoints.FP8
+    notes = gguf.left_unread(file) if file else ()
     few = _few_bits(config, said, dtype, file)
     if fp8:
         config, notes = _unpacking(config, said)
