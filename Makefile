@@ -6,7 +6,7 @@ READY := .venv/.ready
 # A process a core: for small models threads only get in each other's way. Tests that share models and solves share a process.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: setup demo demo-real studio test test-real test-engines test-browser test-ray test-notebooks quick primer lint bench docs \
+.PHONY: setup demo demo-real studio test test-real test-engines test-quantized test-browser test-ray test-notebooks quick primer lint bench docs \
 	notebooks site release constraints
 
 setup: $(READY)
@@ -51,6 +51,11 @@ test-engines: $(READY)
 test-browser: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/browser
+
+# Edits beside matrices of 4 and 8 bits, by bitsandbytes (59 MB): skipped by `make test` where it is not installed.
+test-quantized: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[quantized]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m quantized tests/model
 
 # Sweeps on a Ray that is started here (220 MB): skipped by `make test` where it is not installed.
 test-ray: $(READY)

@@ -74,7 +74,8 @@ def architecture(lm: LM, checks: Sequence[Check]) -> dict[str, Any]:
     """Return {"model", "model_type", "by", "kind", "layers", "width", …, "blocks": […], "checks": [{"what", "holds", "seen"}],
     "profile": settings of methods that were found to suit it}.
 
-    "by" is "row" where the table has one, else "shape"; a line of "blocks" is for layers that are alike.
+    "by" is "row" where the table has one, else "shape"; a line of "blocks" is for layers that are alike. "packing" is what
+    matrices are packed as, "beside" how many of them cannot be written.
     """
     from errata.delta import Site
     from errata.stats.profile import kept
@@ -92,6 +93,8 @@ def architecture(lm: LM, checks: Sequence[Check]) -> dict[str, Any]:
     return {
         "model": lm.name, "model_type": lm.model.config.model_type, "by": lm.found_by, "kind": row.kind, "layers": lm.depth,
         "width": lm.width, "transposed": row.transposed, "post_norm": row.post_norm, "experts": row.experts,
+        "packing": lm.packing, "beside": sum(not lm.writable(Site(layer, role)) for layer in range(lm.depth)
+                                             for role in ("up", "down", "attention") if lm.has(Site(layer, role))),
         "cache": row.cache, "blocks": blocks, "checks": [check._asdict() for check in checks],
         "profile": {method: dict(settings) for method, settings in kept(lm).settings.items() if settings},
     }  # fmt: skip

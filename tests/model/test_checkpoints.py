@@ -17,8 +17,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from errata.errors import BadModel, NotWritten
+from errata.errors import BadConfig, BadModel, NotWritten
 from errata.export.checkpoint import checkpoint
+from errata.model import loading
 from errata.model.lm import LM
 from errata.model.loading import load
 from tests import synthetic, tiny
@@ -100,8 +101,6 @@ def test_fp8_blocks_that_transformers_would_place_elsewhere_are_refused(copy: Pa
 METHODS = {
     "gptq": {"quant_method": "gptq", "bits": 4},
     "awq": {"quant_method": "awq", "bits": 4},
-    "4-bit bitsandbytes": {"quant_method": "bitsandbytes", "load_in_4bit": True},
-    "8-bit bitsandbytes": {"load_in_8bit": True},
     "compressed-tensors": {"quant_method": "compressed-tensors", "format": "pack-quantized"},
     "mxfp4": {"quant_method": "mxfp4"},
     "modelopt": {"quant_method": "modelopt", "quant_algo": "NVFP4"},
@@ -112,8 +111,30 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS)
 def test_other_quantised_weights_are_refused_by_name(copy: Path, method: str) -> None:
     change(copy, quantization_config=METHODS[method])
-    with pytest.raises(BadModel, match=rf"quantised \({re.escape(method)}\).*; give the model it was made from"):
+    with pytest.raises(BadModel, match=rf"quantised \({re.escape(method)}\).*; give the model it was made from, "):
         load(str(copy))
+
+
+PACKED = {"4-bit": {"quant_method": "bitsandbytes", "load_in_4bit": True}, "8-bit": {"load_in_8bit": True}, "nf4": None}
+
+
+@pytest.mark.parametrize("lacking", ["bitsandbytes", "accelerate"])
+@pytest.mark.parametrize("packing", PACKED)
+def test_the_package_that_reads_few_bits_is_named_where_it_is_missing(
+    copy: Path, packing: str, lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(copy, quantization_config=PACKED[packing])
+    monkeypatch.setattr(loading, "find_spec", lambda name: None if name == lacking else True)
+    with pytest.raises(BadModel, match=rf"package {lacking}, .* not installed: pip install 'errata-lm\[quantized\]'"):
+        load(str(copy), dtype="nf4" if packing == "nf4" else None)
+
+
+def test_what_is_packed_already_is_not_packed_again(copy: Path) -> None:
+    in_fp8(copy)
+    with pytest.raises(
+        BadConfig, match=r"packed already \(fp8\); leave --dtype nf4 out, or give the model it was made"
+    ):
+        load(str(copy), dtype="nf4")
 
 
 def test_scales_without_a_word_of_them_in_the_settings_are_refused(copy: Path) -> None:

@@ -42,7 +42,9 @@ Gated = Annotated[
 ]
 BookPath = Annotated[Path, typer.Option("--book", help="Directory of the log of edits; made on first use.")]
 Device = Annotated[str | None, typer.Option("--device", help="Where to compute, such as cpu or cuda:0.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="Number type of the weights, such as bfloat16.")]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", help="Number type of the weights, such as bfloat16; or nf4, fp4, int8.")
+]
 Remote = Annotated[bool, typer.Option("--trust-remote-code", help="Let the model's own Python code run.")]
 Separator = Annotated[
     str,

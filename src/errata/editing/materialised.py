@@ -79,6 +79,8 @@ def keep(lm: LM, book: Book, records: Sequence[Record], edits: Sequence[Edit], k
         return kept  # few, or some are not as they were stored: left out, or derived anew from those below them
     if any("graft" in record.meta.get("kinds", ()) for record in islice(records, kept, None)):
         return kept  # these stand beside the matrices
+    if lm.weights.additions.sites:
+        return kept  # so do all of a matrix that cannot be written
     with suppress(OSError, SafetensorError):  # it is a cache: without room for it the next opening takes longer
         _write(_place(lm, book), lm, records, lm.weights.sums())
     return len(edits)

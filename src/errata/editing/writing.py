@@ -128,7 +128,7 @@ def misfit(lm: LM, edit: Edit, most: float, known: dict[Site, float] | None = No
         delta = edit.deltas[site]
         assert not isinstance(delta, Graft)
         try:
-            out, width = lm.parameter(site).shape
+            out, width = lm.shape(site)
         except UnknownSite as error:
             return str(error)
         shape, columns = delta.shape, isinstance(delta, Columns)

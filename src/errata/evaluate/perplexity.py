@@ -116,7 +116,7 @@ def site_rows(
     shares = _shares(lm, sites, [lm.tokens.ids(text)[: min(length, context(lm))] for text in texts])
     for site in sites:
         base = lm.weights.base(site).detach().double().cpu()
-        change = lm.parameter(site).detach().double().cpu() - base
+        change = lm.weights[site].detach().double().cpu() - base
         scores = {
             "norm_ratio": metrics.norm_ratio(float(change.norm()), float(base.norm())),
             "residual_share": shares[site],

@@ -122,8 +122,9 @@ def opened(edits: Sequence[Edit], name: str) -> Edit:
 def _settings(lm: LM, modules: Sequence[str], rank: int, name: str) -> dict[str, Any]:
     return {
         "peft_type": "LORA", "task_type": TASKS[lm.row.kind], "base_model_name_or_path": name, "inference_mode": True,
-        "r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": lm.row.transposed,
-        "target_modules": sorted(modules), "modules_to_save": None, "use_rslora": False, "use_dora": False,
+        "r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "bias": "none",
+        "fan_in_fan_out": lm.row.transposed and not lm.packing, "target_modules": sorted(modules), "modules_to_save": None,
+        "use_rslora": False, "use_dora": False,
     }  # fmt: skip
 
 

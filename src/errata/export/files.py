@@ -56,7 +56,7 @@ def sums_of(lm: LM, edits: Sequence[Edit]) -> dict[Site, LowRank | Dense]:
                     "Drop it, export a state without it (--at), or one block of it as an adapter (--block)."
                 )
     changes = by_site(edits)
-    found = {site: total(changes[site], lm.parameter(site).shape[1]) for site in sorted(changes)}
+    found = {site: total(changes[site], lm.shape(site)[1]) for site in sorted(changes)}
     return {site: summed for site, summed in found.items() if summed is not None}
 
 

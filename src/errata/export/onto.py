@@ -98,7 +98,7 @@ def gguf_onto(lm: LM, edits: Sequence[Edit], directory: str | os.PathLike[str], 
 def _check_shapes(lm: LM, path: Path, called: Mapping[Site, str], tensors: Mapping[str, Any]) -> None:
     """Refuse a file that has no such tensors, or of other shapes."""
     for site, name in called.items():
-        shape = tuple(lm.parameter(site).shape)
+        shape = lm.shape(site)
         has = tuple(int(n) for n in tensors[name].shape[::-1]) if name in tensors else ()
         if has != shape:
             there = f"{name} as {' × '.join(map(str, has))}" if has else f"no {name}"

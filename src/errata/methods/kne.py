@@ -44,6 +44,7 @@ from errata.methods.shared.orthogonal import Constrained
 from errata.model.fitting import essence
 from errata.model.lm import LM
 from errata.model.query import Query
+from errata.model.storage import numbers_in
 from errata.solve import keys
 from errata.solve.attribution import Granularity, Measure, Select, _Route, attribute, ensemble, usual
 from errata.solve.descent.neurons import Bounds, Held, NeuronTraining, train
@@ -129,7 +130,7 @@ class Kne(Neuronal, Constrained):
         if self.of == "candidates":
             return self.p
         candidates = sum(lm.weights[site].numel() for site in self.sites())
-        return min(1.0, self.p * sum(parameter.numel() for parameter in lm.model.parameters()) / candidates)
+        return min(1.0, self.p * numbers_in(lm.model) / candidates)
 
     def course(self) -> NeuronTraining:
         """Return the settings of the descent."""

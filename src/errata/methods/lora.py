@@ -28,6 +28,7 @@ from errata.methods.base import Auto, Method, Role, Solution, filled, roles_of, 
 from errata.methods.shared.routed import training_query
 from errata.model.lm import LM
 from errata.model.query import Query
+from errata.model.storage import device_of, offloaded
 from errata.model.tokens import Batch
 from errata.solve.descent.losses import mean_loss
 from errata.solve.keys import forms, queries
@@ -87,12 +88,20 @@ class Lora(Method):
         # In a drawer of their own: of a whole model peft knows the type, and refuses by name what it cannot export there.
         drawer = nn.ModuleDict({str(place): module for place, module in enumerate(modules.values())})
         config = peft.LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, target_modules=list(drawer), fan_in_fan_out=lm.row.transposed
+            r=self.rank,
+            lora_alpha=self.alpha,
+            target_modules=list(drawer),
+            fan_in_fan_out=lm.row.transposed and not lm.packing,
         )
         with torch.random.fork_rng(devices=[lm.device] if lm.device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             peft.inject_adapter_in_model(config, drawer)
-        layers: dict[Site, Any] = dict(zip(modules, drawer.values(), strict=True))
+            layers: dict[Site, Any] = dict(zip(modules, drawer.values(), strict=True))
+            for site, module in modules.items():
+                if offloaded(module):  # what was drawn beside a weight that is not there is not there either
+                    layers[site].lora_A.to_empty(device=device_of(module))
+                    layers[site].lora_B.to_empty(device=device_of(module))
+                    layers[site].reset_lora_parameters("default", True)
         try:
             for site, module in modules.items():
                 _put(lm.model, names[id(module)], layers[site])

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from errata.errors import BadModel, NotWritten
 
-# How weights can be packed, and what brings them back. Only FP8 in blocks is read here: transformers multiplies it out on any
-# machine. The others need kernels or packages of their own, and not all of them can be undone.
+# How weights can be packed, and what brings them back. FP8 in blocks is multiplied out by transformers on any machine;
+# bitsandbytes stays as it is, and edits stand beside it. The others need kernels or packages of their own, and not all of them
+# can be undone.
 FP8: Final = "fp8"
+BITSANDBYTES: Final = "bitsandbytes"
 # What lies beside the weights and is no business of errata's, but of whoever loads what is saved.
 SIDE_FILES: Final = (
     "generation_config.json", "preprocessor_config.json", "processor_config.json", "image_processor_config.json",
@@ -42,18 +44,18 @@ def packing(config: Any) -> dict[str, Any]:
     of_text = config.get_text_config()
     said = getattr(config, "quantization_config", None) or getattr(of_text, "quantization_config", None) or {}
     said = dict(said if isinstance(said, Mapping) else said.to_dict())
-    if said and (method := method_of(said)) != FP8:
+    if said and not (method_of(said) == FP8 or method_of(said).endswith(BITSANDBYTES)):
         raise BadModel(
-            f"its weights are quantised ({method}), and edits need plain numbers; give the model it was made from, which its "
-            "card names, or a GGUF file of it."
+            f"its weights are quantised ({method_of(said)}), and nothing here multiplies them out; give the model it was made "
+            "from, which its card names, a GGUF file of it, or that model with --dtype nf4."
         )
     return said
 
 
 def method_of(said: Mapping[str, Any]) -> str:
-    """Return the name of a quantisation as its users know it."""
+    """Return the name of a quantisation as its users know it, such as "4-bit bitsandbytes"."""
     bits = next((f"{n}-bit " for n in (4, 8) if said.get(f"load_in_{n}bit") or said.get(f"_load_in_{n}bit")), "")
-    name = said.get("quant_method") or ("bitsandbytes" if bits else "of an unnamed kind")
+    name = said.get("quant_method") or (BITSANDBYTES if bits else "of an unnamed kind")
     return f"{bits}{getattr(name, 'value', name)}"
 
 

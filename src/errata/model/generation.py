@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from errata.errors import UnsupportedModel
+from errata.errors import NotFinite, UnsupportedModel
 from errata.model.arch import Architecture
 from errata.model.tokens import Batch, Tokens
 from errata.model.trace import Modules, answers_only
@@ -191,3 +191,46 @@ class _Feed:
         self._lm.weights.grafts.keep(index)
         if self._encoded is not None:
             self._encoded = type(self._encoded)(last_hidden_state=self._encoded[0][index])
+
+
+@torch.no_grad()
+def sample_tokens(
+    lm: Speaker, ids: Int[Tensor, "n 1"], length: int, seed: int, stops: Sequence[int]
+) -> list[list[int]]:
+    """Return what the model draws after each of some first tokens; global random state is untouched.
+
+    Args:
+        stops: the tokens that end a text.
+
+    Raises:
+        NotFinite: there is nothing to draw from.
+    """
+    how = type(lm.model.generation_config)(
+        pad_token_id=lm.tokens.pad, eos_token_id=list(stops) or None, decoder_start_token_id=lm.tokens.start,
+        max_new_tokens=length, do_sample=True, top_k=0,
+    )  # fmt: skip
+    given = {"attention_mask": torch.ones_like(ids), "logits_processor": [_finite]}
+    cuda = [ids.device] if ids.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), _ignoring_checkpoint_defaults(lm.model):
+        torch.manual_seed(seed)
+        out: Tensor = lm.model.generate(ids, generation_config=how, **given)
+    found: list[list[int]] = out[:, 1:].tolist()
+    return found
+
+
+@contextmanager
+def _ignoring_checkpoint_defaults(model: Any) -> Iterator[None]:
+    """Set aside the penalties and temperatures that came with the checkpoint: transformers mixes them into every
+    generation, and what is asked here is what the model says."""
+    before = model.generation_config
+    model.generation_config = type(before)()
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+def _finite(ids: Tensor, scores: Tensor) -> Tensor:
+    if not bool(scores.isfinite().all()):
+        raise NotFinite("the model's logits are not finite, so nothing can be sampled; load it in float32 or bfloat16.")
+    return scores

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from errata.identity import Identity
+from errata.model.storage import tensors_of
 from errata.model.weights import Weights
 
 # Settings that the classes of configurations know and that change nothing in what an evaluated model computes. How many
@@ -34,11 +35,12 @@ _CIRCUMSTANCE: Final = re.compile(
 )
 
 
-def identify(model: nn.Module, config: Any, vocabulary: int, weights: Weights) -> Identity:
+def identify(model: nn.Module, config: Any, vocabulary: int, weights: Weights, packing: str = "") -> Identity:
     """Return the identity of a model.
 
     Args:
         vocabulary: rows of its embedding. weights: its matrices, to look below the edits where that is asked for later.
+        packing: what they are packed as, which then stands for the dtype.
     """
 
     @cache
@@ -46,14 +48,25 @@ def identify(model: nn.Module, config: Any, vocabulary: int, weights: Weights) -
         with weights.at_base():
             return fingerprint_in_older_books(model, config.to_diff_dict())
 
-    return Identity(digest(model), _dtype(model), vocabulary, settings(config), older)
+    counting = settings(config) | (_of_packing(config, packing) if packing else {})
+    return Identity(digest(model), packing or _dtype(model), vocabulary, counting, older)
+
+
+def _of_packing(config: Any, packing: str) -> dict[str, Any]:
+    """Return what a configuration says of how products with packed matrices are computed, if it is not as usual."""
+    said = config.to_dict().get("quantization_config") or {}
+    whole = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
+    name, usual = ("llm_int8_threshold", "6.0") if packing == "int8" else ("bnb_4bit_compute_dtype", whole)
+    found = str(said.get(name, usual))
+    return {} if found == usual else {f"quantization_config.{name}": found}
 
 
 def settings(config: Any) -> dict[str, Any]:
     """Return the settings of a transformers configuration that change the function, by dotted names."""
     cls: Any = type(config)
     mine, usual = config.to_dict(), _defaults(cls)
-    nested = {name: part for name in mine if hasattr(part := getattr(config, name, None), "to_diff_dict")}
+    parts = {name: getattr(config, name, None) for name in mine if name != "quantization_config"}
+    nested = {name: part for name, part in parts.items() if hasattr(part, "to_diff_dict")}
     names = [name for name in mine if name not in nested and (usual is None or name in usual) and _counts(name)]
     found = {path: value for name in names for path, value in _flat(name, mine[name])}
     known = {path: value for name in names for path, value in _flat(name, (usual or {}).get(name))}
@@ -101,7 +114,7 @@ def _dtype(model: nn.Module) -> str:
 
 
 def _add_weights(found: Any, model: nn.Module) -> None:
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in tensors_of(model):
         found.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 

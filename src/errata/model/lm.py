@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
 from errata.delta import Site
-from errata.errors import NotFinite, UnknownSite, UnsupportedModel, ranges
-from errata.model import arch, shape, verify
+from errata.errors import UnknownSite, UnsupportedModel, ranges
+from errata.model import arch, shape, storage, verify
 from errata.model.arch import Stack
 from errata.model.checkpoints import check_written, copy_side_files
 from errata.model.experts import Experts
 from errata.model.experts import find as find_experts
-from errata.model.generation import Ends, generate_tokens
+from errata.model.generation import Ends, generate_tokens, sample_tokens
 from errata.model.identify import identify
 from errata.model.query import Prompt, Query, as_query
 from errata.model.separator import find_separator
@@ -50,6 +50,7 @@ class LM:
         row: the architecture's row. found_by: whether the table has it, or its shape told it.
         depth: number of layers, all stacks together. width: size of the residual stream.
         inner: size of the feed-forward part. weights: its matrices. memory: what is worth keeping meanwhile.
+        packing: what its matrices are packed as, such as "nf4"; "" where they are plain numbers.
         identity, fingerprint: what the base is known by, in parts and as one word.
         notes: what a user should know of how it was loaded.
 
@@ -62,6 +63,7 @@ class LM:
 
     def __init__(self, model: Any, tokenizer: Any, name: str = "") -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
+        self.packing = storage.prepare(model)
         written = arch.row(model.config.model_type, model.config)
         self.row = shape.row_of(model, tokenizer) if written is None else written
         self.found_by: Literal["row", "shape"] = "shape" if written is None else "row"
@@ -83,7 +85,7 @@ class LM:
         self._stacks = [self.row.by_layer.get(layer, stack) for layer, stack in enumerate(stacks)]
         self.depth = len(self._blocks)
         # Not the embedding's width: a few models (OPT-350M) project it to the stream's.
-        self.width = int(self.parameter(self._first("attention", "down")).shape[0])
+        self.width = self.shape(self._first("attention", "down"))[0]
         self.published = arch.published(config.model_type, self.width, self.depth, config.vocab_size)
         self.weights = Weights(self)
         if self.row.kind == "decoder":
@@ -92,7 +94,8 @@ class LM:
         self._tuples = self._measure_tuples() if self.row.skips else []
         if written is None:
             self.row = verify.settled(self)
-        self.identity = identify(model, model.config, len(self.embedding().weight), self.weights)  # type: ignore[arg-type]
+        rows = len(self.embedding().weight)  # type: ignore[arg-type]
+        self.identity = identify(model, model.config, rows, self.weights, self.packing)
         self.fingerprint = self.identity.fingerprint
 
     def module(self, site: Site) -> nn.Module:
@@ -171,21 +174,37 @@ class LM:
         return next(site for role in roles for layer in range(self.depth) if self.has(site := Site(layer, role)))
 
     def stored(self, site: Site) -> Tensor:
-        """Return the live weight of a site as the architecture stores it; raises UnknownSite where there is none."""
-        weight = getattr(self.module(site), "weight", None)
+        """Return the live weight of a site as its module stores it, or its numbers where they cannot be written.
+
+        Raises:
+            UnknownSite: there is none.
+        """
+        weight = storage.matrix_of(self.module(site))
         if not isinstance(weight, Tensor):
             raise UnknownSite(f"{site} is no matrix; name one, such as {Site(site.layer, 'down')}.")
         return weight
 
     def parameter(self, site: Site) -> Float[Tensor, "out in"]:
-        """Return the live weight of a site as (out, in); of an expert, its part of the tensor all of them lie in."""
+        """Return the base's weight of a site as (out, in), live where it can be written; of an expert, its part of the tensor
+        all of them lie in."""
         if site.role.startswith(EXPERT):
             self.module(site)
             experts, number = self._expert(site)
             if number is None:
                 raise UnsupportedModel(f"{site} is all experts of a layer; name one, such as {EXPERT}0.")
             return experts.matrix(number)
-        return self.stored(site).T if self.row.transposed else self.stored(site)
+        turned = self.row.transposed and not storage.packed(self.module(site))
+        return self.stored(site).T if turned else self.stored(site)
+
+    def shape(self, site: Site) -> tuple[int, int]:
+        """Return (out, in) of a site's matrix."""
+        known = None if site.role.startswith(EXPERT) else storage.shape_of(self.module(site))
+        out, width = known or self.parameter(site).shape
+        return int(out), int(width)
+
+    def writable(self, site: Site) -> bool:
+        """Return whether numbers can be written into a site's matrix; else what is changed stands beside it."""
+        return site.role.startswith(EXPERT) or storage.writable(self.module(site))
 
     def head(self) -> nn.Module:
         """Return the output embedding, or what a classifier has in its place."""
@@ -217,12 +236,12 @@ class LM:
     @property
     def inner(self) -> int:
         """Size of the feed-forward part (the `in` of ``down``)."""
-        return int(self.parameter(self._first("down", "attention")).shape[1])
+        return self.shape(self._first("down", "attention"))[1]
 
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        return self.embedding().weight.device  # type: ignore[return-value]
+        return storage.device_of(self.embedding())
 
     @cached_property
     def stops(self) -> frozenset[int]:
@@ -332,42 +351,21 @@ class LM:
 
     def sample(self, count: int, length: int, seed: int) -> list[str]:
         """Return `count` texts of about `length` tokens, sampled from nothing; global random state is untouched."""
-        begins = (self.tokens.separator, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, 0)
-        ids = torch.full((count, 1), next(token for token in begins if token is not None and self.tokens.has(token)))
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            out = self._run(ids, max_new_tokens=length, do_sample=True, top_k=0)
-        return [" ".join(self.tokens.decode(row.tolist()).split()) for row in out]
-
-    @torch.no_grad()
-    def _run(self, ids: Tensor, **options: Any) -> Tensor:
         if self.row.kind in ("encoder", "classifier"):
             raise UnsupportedModel(f"{self.name} is an encoder and cannot generate text; ask a model that can.")
-        special = {"pad_token_id": self.tokens.pad, "eos_token_id": sorted(self.stops) or None}
-        settings = transformers.GenerationConfig(**special, decoder_start_token_id=self.tokens.start, **options)
-        ids = ids.to(self.device)
-        given = {"attention_mask": torch.ones_like(ids), "logits_processor": [_finite] if options["do_sample"] else []}
-        with self._ignoring_checkpoint_defaults():
-            out: Tensor = self.model.generate(ids, generation_config=settings, **given)
-        return out[:, ids.shape[1] :] if self.row.kind == "decoder" else out[:, 1:]
-
-    @contextmanager
-    def _ignoring_checkpoint_defaults(self) -> Iterator[None]:
-        """Set aside the penalties and temperatures that came with the checkpoint: transformers mixes them into every
-        generation, and what is asked here is what the model says."""
-        before = self.model.generation_config
-        self.model.generation_config = transformers.GenerationConfig()
-        try:
-            yield
-        finally:
-            self.model.generation_config = before
+        begins = (self.tokens.separator, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, 0)
+        first = next(token for token in begins if token is not None and self.tokens.has(token))
+        rows = sample_tokens(self, torch.full((count, 1), first, device=self.device), length, seed, sorted(self.stops))
+        return [" ".join(self.tokens.decode(row).split()) for row in rows]
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write model and tokenizer as transformers does, with what lay beside them, and read the weights back.
 
         Raises:
             NotWritten: what is in the directory now is not what stands.
+            UnsupportedModel: matrices that cannot be written have edits beside them, or lie elsewhere.
         """
+        storage.check_savable(self.name, self.model, len(self.weights.additions.sites))
         path = Path(directory)
         with quiet():
             self.model.save_pretrained(path)
@@ -391,9 +389,3 @@ def quiet() -> Iterator[None]:
         log.set_verbosity(level)
         if bar:
             log.enable_progress_bar()
-
-
-def _finite(ids: Tensor, scores: Tensor) -> Tensor:
-    if not bool(scores.isfinite().all()):
-        raise NotFinite("the model's logits are not finite, so nothing can be sampled; load it in float32 or bfloat16.")
-    return scores

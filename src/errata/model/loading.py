@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import transformers
 
 from errata.errors import BadConfig, BadModel, ErrataError, UnknownArchitecture, did_you_mean
-from errata.model import arch, checkpoints, gguf, where
+from errata.model import arch, checkpoints, gguf, storage, where
 from errata.model.lm import LM, quiet
 from errata.model.shape import CLASSIFIES, in_short
 
@@ -50,7 +50,8 @@ def load(
 
     Args:
         device: a torch device, or "auto" to spread the model over all of them (needs accelerate).
-        dtype: such as "bfloat16"; default is the checkpoint's, and float32 for a GGUF file.
+        dtype: such as "bfloat16", or "nf4", "fp4" or "int8" to pack the matrices (needs bitsandbytes); default is the
+            checkpoint's, and float32 for a GGUF file.
         trust_remote_code: run code that comes with the model. Off unless asked for.
         separator: the token that texts open with, as the model's documents did, where the tokenizer puts none: "auto" finds it
             (`errata.model.separator`), "none" leaves texts as they are.
@@ -99,29 +100,44 @@ def _from_pretrained(
     folder = str(file.parent) if file else path
     common: dict[str, Any] = {"trust_remote_code": trust} | ({"gguf_file": file.name} if file else {})
     config = transformers.AutoConfig.from_pretrained(folder, **common)
-    loader = loader_of(config)
-    said = checkpoints.packing(config)
+    loader, said = loader_of(config), checkpoints.packing(config)
+    fp8 = bool(said) and checkpoints.method_of(said) == checkpoints.FP8
     notes = gguf.left_unread(file) if file else ()
-    if said:
+    few = _few_bits(config, said, dtype, file)
+    if fp8:
         config, notes = _unpacking(config, said)
-    spread = {"device_map": "auto"} if device == "auto" else {}
+    spread = _spread(device, few is not None)
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True, "config": config}
-    # A GGUF file is asked for in full: where there are kernels for it, newer transformers would leave its blocks as they are.
-    of_blocks = getattr(transformers, "GgufConfig", None) if file else None
-    whole = {"quantization_config": of_blocks(dequantize=True)} if of_blocks else {"use_safetensors": file is None}
-    options = {"dtype": dtype or ("float32" if file else "auto"), **whole, **spread, **common}
+    options = {**_numbers(file, None if dtype in PACKED else dtype), **(few or {}), **spread, **common}
     with redirect_stderr(io.StringIO()) if file else nullcontext():  # a bar that cannot be switched off
         model, info = loader.from_pretrained(folder, **options, **report)
     _check_whole(str(file or path), model, info)
     if not said:
         checkpoints.check_scales(info["unexpected_keys"])
-    else:
+    elif fp8:
         checkpoints.check_blocks(_folder(folder), said)
-    if said or file:
+    if fp8 or file:
         model = _plain(model, str(file or path), spread)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **common)
     model = (model if spread else model.to(device or "cpu")).requires_grad_(False)
     return model, tokenizer, (*notes, *checkpoints.unused(info["unexpected_keys"]))
+
+
+def _spread(device: str | None, packed: bool) -> dict[str, Any]:
+    """Return what tells transformers where to put a model; packed matrices cannot be moved later."""
+    if device == "auto":
+        return {"device_map": "auto"}
+    return {"device_map": {"": device or "cpu"}} if packed else {}
+
+
+def _numbers(file: Path | None, dtype: str | None) -> dict[str, Any]:
+    """Return what tells transformers which numbers to read, and as what."""
+    if file is None:
+        return {"dtype": dtype or "auto", "use_safetensors": True}
+    # A GGUF file is asked for in full: where there are kernels for it, newer transformers would leave its blocks as they are.
+    of_blocks = getattr(transformers, "GgufConfig", None)
+    whole = {"quantization_config": of_blocks(dequantize=True)} if of_blocks else {"use_safetensors": False}
+    return {"dtype": dtype or "float32", **whole}
 
 
 def loader_of(config: Any) -> Any:
@@ -176,7 +192,36 @@ def _unpacking(config: Any, said: Mapping[str, Any]) -> tuple[Any, tuple[str, ..
     return config, ("its FP8 weights were dequantised; edits are of the plain weights, and so is what is saved.",)
 
 
-def _plain(model: Any, path: str, spread: Mapping[str, str]) -> Any:
+PACKED: Final = ("nf4", "fp4", "int8")
+
+
+def _few_bits(config: Any, said: Mapping[str, Any], dtype: str | None, file: Path | None) -> dict[str, Any] | None:
+    """Return what tells transformers how to pack matrices, nothing where they lie packed; None where they are to be plain.
+
+    Raises:
+        BadModel: a package that this needs is not installed. BadConfig: the weights are packed already.
+    """
+    lies = checkpoints.method_of(said) if said else "GGUF" if file else ""
+    if dtype in PACKED and lies:
+        raise BadConfig(
+            f"its weights are packed already ({lies}); leave --dtype {dtype} out, or give the model it was made from."
+        )
+    if dtype not in PACKED and not lies.endswith(checkpoints.BITSANDBYTES):
+        return None
+    if missing := [name for name in ("bitsandbytes", "accelerate") if find_spec(name) is None]:
+        raise BadModel(
+            f"weights of few bits are read with the package {' and '.join(missing)}, which is not installed: "
+            "pip install 'errata-lm[quantized]'."
+        )
+    storage.hush()
+    if lies:
+        return {}
+    bits = {"load_in_8bit": True} if dtype == "int8" else {"load_in_4bit": True, "bnb_4bit_quant_type": dtype}
+    whole = getattr(config, "dtype", None) or torch.float32
+    return {"quantization_config": transformers.BitsAndBytesConfig(**bits, bnb_4bit_compute_dtype=whole)}
+
+
+def _plain(model: Any, path: str, spread: Mapping[str, Any]) -> Any:
     """Return the same weights, not copied, in a model that knows of no quantisation and can therefore be saved."""
     config, generation = model.config, getattr(model, "generation_config", None)
     for part in (config, config.get_text_config()):
@@ -262,8 +307,10 @@ def _check_type(model_type: str, has_code: bool) -> None:
 
 def check_place(device: str | None, dtype: str | None) -> None:
     """Raise BadConfig where torch has no such device or dtype here."""
-    if dtype and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise BadConfig(f"there is no dtype {dtype!r}; use float32, bfloat16 or float16.")
+    if dtype and dtype not in PACKED and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise BadConfig(
+            f"there is no dtype {dtype!r}; use float32, bfloat16 or float16, or {', '.join(PACKED)} to pack the matrices."
+        )
     try:
         if device not in (None, "auto"):
             torch.zeros(1, device=device)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from errata.model.arch import Stack
+from errata.model.storage import bias_of, matrix_of, roundness, weight_of
 from errata.model.trace import watched
 
 ROWS: Final = 2  # texts a block is looked at with
@@ -150,7 +151,7 @@ def _matrices(call: Call) -> list[Matrix]:
         if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
             seen.setdefault(path, []).append((args[0].clone(), output.clone()))
 
-    weights = ((path, module, getattr(module, "weight", None)) for path, module in call.block.named_modules() if path)
+    weights = ((path, module, weight_of(module)) for path, module in call.block.named_modules() if path)
     flat = [(path, module) for path, module, weight in weights if isinstance(weight, Tensor) and weight.ndim == 2]
     with watched(after=[(module, partial(note, path)) for path, module in flat]):
         _again(call)
@@ -169,12 +170,13 @@ def _matrices(call: Call) -> list[Matrix]:
 
 def _is_product(module: nn.Module, x: Tensor, y: Tensor, transposed: bool) -> bool:
     """Say whether what came out is W x + b, or with W stored the other way."""
-    weight: Any = module.weight.T if transposed else module.weight
+    weight = matrix_of(module)
+    weight = weight.T if transposed else weight
     if weight.shape != (y.shape[-1], x.shape[-1]) or not weight.is_floating_point():
         return False
-    bias: Any = getattr(module, "bias", None)
+    bias = bias_of(module)
     exact = x.double() @ weight.double().T + (0.0 if bias is None else bias.double())
-    return bool((exact - y.double()).abs().max() <= tolerance(y) * exact.abs().max())
+    return bool((exact - y.double()).abs().max() <= max(tolerance(y), roundness(module)) * exact.abs().max())
 
 
 def tolerance(like: Tensor) -> float:

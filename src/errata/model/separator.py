@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from errata.model.storage import device_of
 from errata.model.tokens import pad_right
 
 # Ordinary beginnings of documents, of several kinds.
@@ -34,7 +35,7 @@ def find_separator(model: Any, tokenizer: Any) -> int | None:
     Candidates are the tokenizer's named special tokens. Taken is the one after which ordinary beginnings of documents are
     likeliest, if the rest of these is likelier after it than with nothing before.
     """
-    if model.get_input_embeddings().weight.device.type == "meta":
+    if device_of(model.get_input_embeddings()).type == "meta":
         return None
     special = [*tokenizer.all_special_ids, tokenizer.eos_token_id]
     special = [i for i in dict.fromkeys(special) if i is not None and i < model.get_input_embeddings().weight.shape[0]]
@@ -54,7 +55,7 @@ def find_separator(model: Any, tokenizer: Any) -> int | None:
 
 def _logps(model: Any, rows: Sequence[Sequence[int]]) -> list[Tensor]:
     """Return the log-probability of each token of each row but the first, which nothing predicts; in one pass."""
-    device = model.get_input_embeddings().weight.device
+    device = device_of(model.get_input_embeddings())
     ids = pad_right(rows, 0).to(device)
     logits = model(input_ids=ids, attention_mask=pad_right([[1] * len(row) for row in rows], 0).to(device)).logits
     found: Tensor = logits[:, :-1].float().log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0].cpu()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from errata.errors import UnsupportedModel
 from errata.model.arch import Architecture, Kind, Stack
 from errata.model.roles import ROWS, Call, Roles, roles_of
+from errata.model.storage import device_of
 from errata.model.trace import watched
 
 CLASSIFIES: Final = "ForSequenceClassification"  # how the classes are called whose head names a class of a text
@@ -48,14 +49,14 @@ def start_of(config: Any) -> int:
 
 def inputs_for(model: Any, tokenizer: Any, kind: Kind) -> dict[str, Tensor]:
     """Return two texts of as many tokens, as a model takes them."""
-    embedding = model.get_input_embeddings().weight
+    embedding = model.get_input_embeddings()
     rows = [list(tokenizer(text, verbose=False)["input_ids"]) for text in _TEXTS]
-    ids = torch.tensor([[token % len(embedding) for token in [*row[: TOKENS - 1], row[-1]]] for row in rows])
+    ids = torch.tensor([[token % len(embedding.weight) for token in [*row[: TOKENS - 1], row[-1]]] for row in rows])
     found = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if kind == "encoder-decoder":
         begins = torch.full_like(ids[:, :1], start_of(model.config))
         found["decoder_input_ids"] = torch.cat([begins, ids[:, : ANSWER - 1]], 1)
-    return {name: value.to(embedding.device) for name, value in found.items()}
+    return {name: value.to(device_of(embedding)) for name, value in found.items()}
 
 
 def row_of(model: Any, tokenizer: Any) -> Architecture:

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.hooks import RemovableHandle
 
 from errata.delta import Site
 
@@ -220,6 +221,18 @@ def beside(model: Modules, parts: Mapping[Site, Replace]) -> Iterator[None]:
     taps = {site: partial(inputs.__setitem__, site) for site in parts}
     with Trace(model, tap=taps, replace={site: add(site) for site in parts}):
         yield
+
+
+def added(module: nn.Module, change: Callable[[Tensor, Tensor], Tensor]) -> RemovableHandle:
+    """Let a function of what a module takes and puts out stand in the latter's place from now on, until it is removed.
+
+    It comes before whatever else looks at the module: what a `Trace` records as its output is what the function gives.
+    """
+
+    def hook(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        return change(_argument(args, kwargs), output)
+
+    return module.register_forward_hook(hook, prepend=True, with_kwargs=True)
 
 
 Opened = Callable[[Mapping[str, Any]], int]

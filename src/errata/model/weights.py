@@ -5,7 +5,8 @@ The weights are a pure function of the base and an ordered list of deltas,
 
     W = cast(W_base + Σ deltas, summed in float32, in order)
 
-and going back means computing that function again.
+and going back means computing that function again. Where W cannot be written, because it is packed in a few bits or lies
+elsewhere (`model.storage`), the sum of the deltas stands beside it (`model.additions`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from errata.delta import Change, Columns, Dense, Graft, LowRank, Site
 from errata.errors import NotFinite, UnknownSite
+from errata.model.additions import Additions, of_site
 from errata.model.grafts.keyed import KINDS
 from errata.model.grafts.standing import Grafts
 
@@ -36,8 +38,17 @@ class Matrices(Protocol):
 
     model: nn.Module
 
+    def module(self, site: Site) -> nn.Module:
+        """Return a site's module."""
+
     def parameter(self, site: Site) -> Tensor:
-        """Return the live (out, in) view of a site's matrix."""
+        """Return the live (out, in) view of a site's matrix; of one that cannot be written, its numbers."""
+
+    def shape(self, site: Site) -> tuple[int, int]:
+        """Return (out, in) of a site's matrix."""
+
+    def writable(self, site: Site) -> bool:
+        """Return whether a site's matrix can be written."""
 
 
 class _Folded(NamedTuple):
@@ -54,6 +65,7 @@ class Weights:
 
     Attributes:
         grafts: what stands beside the matrices; put on and taken off together with the deltas.
+        additions: the deltas of matrices that cannot be written.
     """
 
     def __init__(self, owner: Matrices) -> None:
@@ -61,29 +73,36 @@ class Weights:
         self._base: dict[Site, Tensor] = {}
         self._stood: tuple[Deltas, ...] = ()
         self._folded: dict[Site, _Folded] = {}
+        self._beside: dict[Site, None] = {}  # sites that were touched and cannot be written
+        self.additions = Additions(owner)
         self.grafts = Grafts(owner, KINDS)
 
     def __getitem__(self, site: Site) -> Float[Tensor, "out in"]:
-        """Return the matrix as it stands now, a live view: do not write to it."""
-        return self._owner.parameter(site)
+        """Return the matrix as it stands now, a live view where it can be written: do not write to it."""
+        return self.additions.onto(site, self._owner.parameter(site))
 
     def base(self, site: Site) -> Float[Tensor, "out in"]:
         """Return the base matrix, on the CPU if it has been touched."""
-        return self._base.get(site, self._owner.parameter(site))
+        return self._base[site] if site in self._base else self._owner.parameter(site)
 
     def touched(self) -> tuple[Site, ...]:
-        """Return the sites whose base has been set aside, because they were edited once."""
-        return tuple(self._base)
+        """Return the sites that were edited once, whether or not anything stands there now."""
+        return (*self._base, *self._beside)
 
     @property
     def stood(self) -> tuple[Deltas, ...]:
         """The edits that `stand` was last given."""
         return self._stood
 
-    def _touch(self, site: Site) -> Tensor:
-        if site not in self._base:
-            self._base[site] = self._owner.parameter(site).detach().to("cpu", copy=True)
-        return self._base[site]
+    def _touch(self, site: Site) -> bool:
+        """Set the base of a site aside if that has not been done; return whether it can be written."""
+        if site in self._base:
+            return True
+        if site in self._beside or not self._owner.writable(site):
+            self._beside[site] = None
+            return False
+        self._base[site] = self._owner.parameter(site).detach().to("cpu", copy=True)
+        return True
 
     def stand(self, edits: Sequence[Deltas]) -> None:
         """Set every touched matrix to base + `edits`, in order, and let exactly their grafts stand.
@@ -98,22 +117,30 @@ class Weights:
         self._folded = {site: folded for site, folded in self._folded.items() if folded.edits <= same}
         self._stood = tuple(edits)
         with torch.no_grad():
-            for site in {**self._base, **new}:
-                parameter = self._owner.parameter(site)
-                total = self._replayed(site, edits, parameter.device).to(parameter.dtype)
-                if not bool(total.isfinite().all()):
-                    self._reset()
-                    self.grafts.clear()
-                    self._stood, self._folded = (), {}
-                    raise NotFinite(
-                        f"the edits at {site} do not add up to finite numbers; drop the one named last in the log."
-                    )
-                parameter.copy_(total)
+            try:
+                for site in dict.fromkeys((*self.touched(), *new)):
+                    self._put(site, edits)
+            except NotFinite:
+                self._reset()
+                self.grafts.clear()
+                self._stood, self._folded = (), {}
+                raise
+
+    def _put(self, site: Site, edits: Sequence[Deltas]) -> None:
+        if not self._touch(site):
+            self.additions.put(site, of_site(site, edits))
+            return
+        parameter = self._owner.parameter(site)
+        total = self._replayed(site, edits, parameter.device).to(parameter.dtype)
+        if not bool(total.isfinite().all()):
+            raise NotFinite(f"the edits at {site} do not add up to finite numbers; drop the one named last in the log.")
+        parameter.copy_(total)
 
     def sums(self) -> dict[Site, tuple[int, Tensor]]:
         """Return, for each matrix, the sum of its base and the first edits of those that stand that no later edit can change.
 
-        Each comes with the number of these edits. A matrix of which that is the base alone is left out.
+        Each comes with the number of these edits. A matrix of which that is the base alone is left out, and one that cannot
+        be written.
         """
         return {site: (folded.edits, folded.total) for site, folded in self._folded.items()}
 
@@ -130,7 +157,7 @@ class Weights:
 
     def _replayed(self, site: Site, edits: Sequence[Deltas], device: torch.device) -> Float[Tensor, "out in"]:
         """Return base + Σ deltas of a site, gone on with from the last sum that no later edit can change."""
-        start, kept = self._folded.get(site, _Folded(0, self._touch(site)))
+        start, kept = self._folded.get(site, _Folded(0, self._base[site]))
         total = kept.to(device, torch.promote_types(kept.dtype, torch.float32), copy=True)
         done, rest = start, None
         for delta, after in _grouped((i + 1, edits[i].get(site)) for i in range(start, len(edits))):
@@ -153,7 +180,7 @@ class Weights:
                 if isinstance(delta, Graft):
                     continue  # stands beside the matrices
                 if site not in shapes:
-                    shapes[site] = tuple(self._owner.parameter(site).shape)
+                    shapes[site] = self._owner.shape(site)
                 shape, matrix = delta.shape, shapes[site]
                 if shape[0] != matrix[0] or (
                     shape[1] != matrix[1] if delta.kind != "columns" else shape[1] > matrix[1]
@@ -167,11 +194,12 @@ class Weights:
     def _reset(self) -> None:
         for site, base in self._base.items():
             self._owner.parameter(site).copy_(base)
+        self.additions.clear()
 
     @contextmanager
     def at_base(self) -> Iterator[None]:
         """Show the base model inside, what stood before afterwards, to the bit."""
-        with self._restored(tuple(self._base)), self.grafts.instead(()):
+        with self._restored(self.touched()), self.grafts.instead(()):
             with torch.no_grad():
                 self._reset()
             yield
@@ -189,12 +217,18 @@ class Weights:
         with self._restored(tuple(by_site)), self.grafts.instead((*self.grafts.standing, *edits)):
             with torch.no_grad():
                 for site, deltas in by_site.items():
-                    parameter = self._owner.parameter(site)
-                    total = _sum(parameter, deltas).to(parameter.dtype)
-                    if not bool(total.isfinite().all()):
-                        raise NotFinite(f"the edit at {site} is not finite; nothing was changed.")
-                    parameter.copy_(total)
+                    self._add(site, deltas)
             yield
+
+    def _add(self, site: Site, deltas: Sequence[Change]) -> None:
+        if not self._touch(site):
+            self.additions.put(site, (*self.additions.at(site), *deltas))
+            return
+        parameter = self._owner.parameter(site)
+        total = _sum(parameter, deltas).to(parameter.dtype)
+        if not bool(total.isfinite().all()):
+            raise NotFinite(f"the edit at {site} is not finite; nothing was changed.")
+        parameter.copy_(total)
 
     @contextmanager
     def shown(self, matrices: Mapping[Site, Float[Tensor, "out in"]]) -> Iterator[None]:
@@ -202,18 +236,26 @@ class Weights:
         with self._restored(tuple(matrices)):
             with torch.no_grad():
                 for site, matrix in matrices.items():
-                    self._owner.parameter(site).copy_(matrix)
+                    if self._owner.writable(site):
+                        self._owner.parameter(site).copy_(matrix)
+                    else:
+                        change = matrix.float() - self._owner.parameter(site).float()
+                        self.additions.put(site, [Dense(change)])
             yield
 
     @contextmanager
     def _restored(self, sites: Sequence[Site]) -> Iterator[None]:
-        before = {site: self._owner.parameter(site).detach().clone() for site in sites}
+        written = [site for site in sites if self._owner.writable(site)]
+        before = {site: self._owner.parameter(site).detach().clone() for site in written}
+        beside = {site: self.additions.at(site) for site in sites if site not in before}
         try:
             yield
         finally:
             with torch.no_grad():
                 for site, matrix in before.items():
                     self._owner.parameter(site).copy_(matrix)
+                for site, deltas in beside.items():
+                    self.additions.put(site, deltas)
 
 
 def _sum(base: Tensor, deltas: Sequence[Change]) -> Float[Tensor, "out in"]:

@@ -36,6 +36,7 @@ from errata.delta import Site
 from errata.model.fitting import fits
 from errata.model.lm import LM
 from errata.model.query import Query
+from errata.model.storage import bias_of
 from errata.model.tokens import Batch
 from errata.model.trace import Trace, no_grads_kept, plain_attention, resume
 from errata.solve.keys import prefixes
@@ -132,7 +133,7 @@ class _Pass:
             return lambda hidden: inputs.update({site: hidden.detach()})
 
         def scale(site: Site) -> Callable[[_Hidden], _Hidden]:
-            bias = getattr(self._lm.module(site), "bias", None)
+            bias = bias_of(self._lm.module(site))
 
             def replace(output: _Hidden) -> _Hidden:
                 changes[site] = torch.zeros_like(output, requires_grad=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,8 +17,9 @@ from torch import Tensor
 from errata.delta import Site
 from errata.errors import NotFinite
 from errata.model.lm import LM
+from errata.model.storage import device_of
 from errata.model.tokens import Batch
-from errata.model.trace import no_grads_kept
+from errata.model.trace import beside, no_grads_kept
 from errata.stats.sums import Sum
 
 
@@ -43,9 +45,15 @@ def of_batch(
     Raises:
         UnknownSite: a site without a weight. NotFinite: the loss or a gradient is not.
     """
-    weights = [lm.stored(site) for site in sites]
+    # A matrix that cannot be written has no gradient of its own: a matrix of zeros beside it has the same.
+    zeros = {s: torch.zeros(lm.shape(s), device=device_of(lm.module(s))) for s in sites if not lm.writable(s)}
+    weights = [zeros[site] if site in zeros else lm.stored(site) for site in sites]
     inputs, labels, asked = task(lm, ids, real)
-    with no_grads_kept(lm.model), torch.enable_grad():
+    with (
+        no_grads_kept(lm.model),
+        torch.enable_grad(),
+        beside(lm, {site: partial(_product, zero) for site, zero in zeros.items()}),
+    ):
         for weight in weights:
             weight.requires_grad_(True)
         loss = text_loss(lm, inputs, labels, asked)
@@ -53,8 +61,13 @@ def of_batch(
     if not bool(loss.isfinite()) or not all(bool(g.isfinite().all()) for g in found):
         raise NotFinite("the loss on ordinary text is not finite; load the model in float32 or bfloat16.")
     count = int(asked.sum())
-    turned = [(g.T if lm.row.transposed else g).contiguous() for g in found]
-    return {site: GradientSum(g.double().cpu(), count) for site, g in zip(sites, turned, strict=True)}
+    pairs = zip(sites, found, strict=True)
+    turned = {site: g.T if lm.row.transposed and site not in zeros else g for site, g in pairs}
+    return {site: GradientSum(g.contiguous().double().cpu(), count) for site, g in turned.items()}
+
+
+def _product(matrix: Float[Tensor, "out in"], x: Float[Tensor, "b t in"]) -> Float[Tensor, "b t out"]:
+    return x.to(matrix) @ matrix.T
 
 
 def text_loss(

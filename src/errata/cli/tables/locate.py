@@ -15,10 +15,14 @@ from errata.report.tuned import worded
 def arch(row: Json) -> RenderableType:
     """How a model is built, a line a kind of block, and a line a check."""
     by = "by its row in the table" if row["by"] == "row" else "by its shape"
+    packing = row["packing"]
+    held = f"packed as {packing}" if packing else "lie elsewhere until they are used"
     said = {
         "matrices stored (in, out)": row["transposed"], "a norm or scale after down": row["post_norm"],
         "experts in some blocks": row["experts"], "keeps states of its own": row["cache"] == "own",
         "keeps no cache": row["cache"] == "none",
+        f"{row['beside']} matrices {held}; edits stand beside them, and leave as adapters": row["beside"],
+        "inputs are rounded to 8 bits: what a text gets depends a little on what else is in its batch": packing == "int8",
     }  # fmt: skip
     size = f"{row['layers']} blocks of width {row['width']}"
     head = [f"{row['model']}: {row['model_type']}, a{'n' * (row['kind'][0] == 'e')} {row['kind']}, found {by}; {size}"]

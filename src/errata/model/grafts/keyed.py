@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from errata.delta import Change, Graft, Site
 from errata.errors import UnknownSite
@@ -27,6 +27,7 @@ from errata.index.parts import Entries, Hits, Parts
 from errata.model.grafts.context import ContextBank
 from errata.model.grafts.standing import Bank, Grafted, GraftRows, Prompt, places
 from errata.model.grafts.wise import WiseBank, matrix_shape
+from errata.model.storage import device_of
 from errata.model.trace import Modules, at
 
 
@@ -76,7 +77,7 @@ class Keyed(Bank):
         """Take in one edit's keys and return what came of each."""
         keys = graft.state["keys"]
         if self.clusters is None:
-            device = _weight(self.modules.module(self.index)).device
+            device = device_of(self.modules.module(self.index))
             search: Any = graft.config.get("search", "size")
             self.clusters = Clusters(keys.shape[1], device, backend=search, moving=self.moving)
         if keys.shape[1] != self.clusters.centres.shape[1]:
@@ -140,8 +141,8 @@ class Blocks(Keyed):
         self.take_keys(grafts[self.index])
 
     def _add_block(self, number: int, site: Site, graft: Graft) -> None:
-        weight = _weight(self.modules.module(site))
-        a, b = (graft.state[name].to(weight.device) for name in ("a", "b"))
+        device = device_of(self.modules.module(site))
+        a, b = (graft.state[name].to(device) for name in ("a", "b"))
         out, width = matrix_shape(self.modules.module(site))
         if a.shape[1] != width or b.shape[0] != out:
             raise UnknownSite(f"a block at {site} is {b.shape[0]} × {a.shape[1]}, the model's matrix {out} × {width}.")
@@ -172,12 +173,6 @@ def _put(stack: Tensor, number: int, block: Tensor, rank: int) -> Tensor:
     return stack
 
 
-def _weight(module: nn.Module) -> Tensor:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight
-
-
 class Codebook(Keyed):
     """GRACE's: one value a key, put out in place of what the matrix does."""
 
@@ -199,7 +194,7 @@ class Codebook(Keyed):
         """Take in one edit's key and value."""
         ((self._site, graft),) = ((site, graft) for site, graft in grafts.items() if "value" in graft.state)
         module = self.modules.module(self._site)
-        value = graft.state["value"].to(_weight(module).device)
+        value = graft.state["value"].to(device_of(module))
         if len(value) != matrix_shape(module)[0]:
             raise UnknownSite(
                 f"a grace edit has a value of {len(value)} numbers at {self._site}, which puts out others."
@@ -228,7 +223,7 @@ class ByParts(Keyed):
         new, means = entries_of(graft), (graft.state["subject_mean"].float(), graft.state["mean"].float())
         if self.parts is None:
             assert self.before is not None
-            near, far = (_weight(self.modules.module(site)).device for site in (self.before, self.index))
+            near, far = (device_of(self.modules.module(site)) for site in (self.before, self.index))
             self._means = means[0].to(near), means[1].to(far)
             self.parts = Parts((len(means[0]), len(means[1])), far)
         assert self._means is not None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from errata.delta import Graft, Site
 from errata.errors import UnknownSite
 from errata.model.grafts.standing import Bank, Grafted, GraftRows, Prompt
+from errata.model.storage import device_of
 from errata.model.trace import Modules, at
 
 KEPT = 0.88  # of the least farness of an edit: what a prompt must exceed
@@ -26,9 +27,7 @@ class WiseBank(Bank):
 
     def __init__(self, index: Site, modules: Modules, before: Site | None = None) -> None:
         super().__init__(index, modules, before)
-        weight = modules.module(index).weight
-        assert isinstance(weight, Tensor)
-        self._device, self._shape = weight.device, matrix_shape(modules.module(index))
+        self._device, self._shape = device_of(modules.module(index)), matrix_shape(modules.module(index))
         self.shards: dict[int, Tensor] = {}
         self._keys: list[Tensor] = []
         self._merged: tuple[Tensor, float] | None = None
