@@ -35,7 +35,7 @@ from errata.serve.asking import Asking, Piece
 from errata.serve.states import ServedState, States
 
 ROWS: Final = 64  # that run together
-PADDED: Final = 2.0  # times the shortest of the prompts that are read in one pass, the longest
+PADDED, SHORT = 2, 32  # prompts up to so many times as long as the shortest, or of so many tokens, are read in one pass
 TURN: Final = 8  # steps of one state while another waits
 WAITING: Final = 1024  # requests that may wait
 
@@ -286,11 +286,11 @@ class Owner:
 
 
 def _alike(askings: Sequence[Asking], pads: bool) -> list[list[Asking]]:
-    """Return those that are read in one pass: of one length, or where rows may be padded of lengths up to 1 to `PADDED`."""
+    """Return those that are read in one pass: of one length, or where rows may be padded of like ones."""
     found: list[list[Asking]] = []
     for asking in sorted(askings, key=lambda asking: len(asking.start)):
-        most = len(found[-1][0].start) * (PADDED if pads else 1) if found else 0
-        if len(asking.start) <= most:
+        least = len(found[-1][0].start) if found else 0
+        if found and len(asking.start) <= (max(PADDED * least, SHORT) if pads else least):
             found[-1].append(asking)
         else:
             found.append([asking])
