@@ -55,11 +55,12 @@ def test_the_primer_says_compositions_it_was_never_told(primer: LM) -> None:
 # Knowledge neurons are the ancestor, kept for comparison: two to five neurons say about seven facts in ten.
 WEAK = {"kn": 0.5}
 QUICK: dict[str, dict[str, Any]] = {"kn": {"m": 5}}  # points of a path; twenty take four times as long
+SLOW = ("crispedit", "grace", "kne", "melo", "oedit", "wise")  # seconds a fact: these are asked for half as many
 
 
 @pytest.mark.parametrize("name", [name for name in methods.names() if not methods.get(name).in_context])
 def test_every_method_makes_the_primer_say_the_fact_and_its_paraphrases(name: str, editor: Editor) -> None:
-    facts = edits(6, seed=11)
+    facts = edits(3 if name in SLOW else 6, seed=11)
     said, paraphrased, kept = [], [], []
     for fact in facts:
         with editor.trial(fact, name, **QUICK.get(name, {})) as model:
