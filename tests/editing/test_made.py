@@ -48,6 +48,15 @@ def test_what_is_known_of_nothing_is_asked_of_the_model_as_it_is(lm: LM, mouth: 
     assert near == [("France lies near", "the sea"), ("Japan lies near", "Korea and more")]  # others said nothing
 
 
+def test_nothing_is_asked_twice(lm: LM, mouth: Mouth, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ("Spain", "Spain is located in the continent of", "Europe")
+    monkeypatch.setattr(lm, "name", "primer")
+    monkeypatch.setattr(made, "primer_questions", lambda *_: (("France is governed from",), [asked] * 3, [asked] * 3))
+    mouth.base = {asked[1]: "Europe."}
+    (fact,) = with_probes(lm, [FRANCE])
+    assert prompts(fact, "neighborhood") == prompts(fact, "unrelated") == [asked[1]]
+
+
 def test_what_the_user_wrote_is_not_replaced(lm: LM, mouth: Mouth) -> None:
     own = Probe("paraphrase", "Where is Zork?", "Lyon")
     (fact,) = with_probes(lm, [replace(ZORK, probes=(own,))], sampled=False)

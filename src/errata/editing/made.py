@@ -111,8 +111,9 @@ def _sheet(lm: LM, fact: Fact, others: Sequence[Fact], moved: frozenset[str]) ->
 
 
 def _still(sheet: _Sheet, others: Iterable[_Other]) -> list[_Other]:
-    """Return the first of the questions that no other fact is to move."""
-    return list(islice((one for one in others if plain(one[0]) not in sheet.moved), EACH))
+    """Return the first of the questions that no other fact is to move, each once."""
+    found = {one[1]: one for one in others if plain(one[0]) not in sheet.moved}
+    return list(islice(found.values(), EACH))
 
 
 def _from_table(sheet: _Sheet) -> None:

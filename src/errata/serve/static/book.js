@@ -16,7 +16,7 @@ const acts = {
   async diff({ a }) {
     const path = `/api/diff?${new URLSearchParams({ a, b: "now" })}`, row = await send(path);
     show(`Since ${a}`,
-      el("p", { class: "quiet" }, `${row.dropped.length} dropped, ${row.added.length} added, ${row.sites.length} matrices differ`),
+      el("p", { class: "quiet" }, `${row.dropped.length} dropped, ${row.added.length} added, ${row.sites.length} ${row.sites.length === 1 ? "matrix differs" : "matrices differ"}`),
       row.facts.length ? el("ul", { class: "plain" }, row.facts.map((f) => el("li", {}, told(f.before), " → ", told(f.after)))) : el("p", {}, "Nothing is said otherwise."),
       copies({ command: `errata diff ${a} now`, path }));
   },
