@@ -89,9 +89,8 @@ def rebuilt(lm: LM, edits: Sequence[Edit]) -> list[Edit]:
     def entered(known: set[str], edit: Edit) -> set[str]:
         return known | {edit.method} if BELOW in edit.carry else known
 
-    edits = [
-        edit.as_written for edit in edits
-    ]  # what is derived from a derived one would stand where it was remembered
+    # What is derived from a derived edit is another, and would be remembered under the same ids.
+    edits = [edit.as_written for edit in edits]
     needed: set[str] = fold(lm, "rebuilt", edits, set, entered)
     for name in sorted(needed):
         edits = get(name).rebuild(lm, edits)

@@ -124,12 +124,12 @@ def open_corpus(name: str, lm: LM | None = None) -> Corpus:
 
 def _prose() -> Iterator[str]:
     """Ordinary text, and among it sentences that tell facts: what edits are to leave alone is of both kinds."""
-    texts = [*_paragraphs_of("prose.txt"), *_facts()]
+    texts = [*_plain(), *_facts()]
     yield from random.Random("prose").sample(texts, len(texts))
 
 
-def _paragraphs_of(name: str) -> list[str]:
-    return list(_paragraphs((files("errata.data") / name).read_text(encoding="utf-8").splitlines()))
+def _plain() -> list[str]:
+    return list(_paragraphs((files("errata.data") / "prose.txt").read_text(encoding="utf-8").splitlines()))
 
 
 def _facts() -> list[str]:
@@ -144,7 +144,7 @@ def _mixed(lm: LM) -> Iterator[str]:
     whole = max(SHARE * SMALLEST, min(4 * lm.inner, SHARE * MOST))
     own = _own(lm, min(whole // SHARE, LARGEST) * 7 // 8, BRIEF)  # a few tokens short are no reason to sample again
     left = whole - sum(len(lm.tokens.ids(text)) for text in own)
-    told, prose = _facts(), _paragraphs_of("prose.txt")
+    told, prose = _facts(), _plain()
     texts = list(own)
     for text in (*rng.sample(told, len(told)), *rng.sample(prose, len(prose))):
         if left <= 0:
@@ -160,7 +160,8 @@ def _own(lm: LM, wanted: int, drawn: tuple[int, int]) -> list[str]:
     Args:
         drawn: texts sampled at a time, and tokens of each.
     """
-    if (OWN, wanted) not in lm.memory:
+    key = (OWN, wanted, drawn)
+    if key not in lm.memory:
         texts: list[str] = []
         tokens = 0
         with lm.weights.at_base():
@@ -169,8 +170,8 @@ def _own(lm: LM, wanted: int, drawn: tuple[int, int]) -> list[str]:
                 tokens += sum(len(lm.tokens.ids(text)) for text in part)
                 if tokens >= wanted:
                     break
-        lm.memory[OWN, wanted] = texts
-    found: list[str] = lm.memory[OWN, wanted]
+        lm.memory[key] = texts
+    found: list[str] = lm.memory[key]
     return found
 
 

@@ -142,9 +142,7 @@ class ContextBank(Bank):
         if not places:
             return []
         first, *rest = (self._items[place] for place in places)
-        with_it = [
-            item for item in rest if item.count > 1
-        ]  # one that stands alone does so only where it is the nearest
+        with_it = [item for item in rest if item.count > 1]  # another stands alone, where it is the nearest
         near = [first, *with_it][: first.count]
         return [item for item in near if self._confirmed(item, prompt)]
 
