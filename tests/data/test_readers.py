@@ -45,7 +45,7 @@ def test_counterfact(read: Read) -> None:
     assert (case.id, case.prompt, case.subject) == ("counterfact-7", "The favourite dish of Ada Quill is", "Ada Quill")
     assert (case.target, case.truth) == ("soup", "bread")
     assert case.rephrases == tuple(made_up.COUNTERFACT["paraphrase_prompts"])
-    assert case.rephrases_easyedit == ()
+    assert (case.rephrases_easyedit, case.question) == ((), "")  # its relation has no number
     assert case.neighborhood == (("The favourite dish of Bo Reed is", "bread"), ("Cy Lane likes to eat", "bread"))
     assert case.unrelated == (("What colour is Ada Quill's hat?", "green"),)
     assert case.portability["one_hop"] == (("How is it served?", ("bowl",)),)

@@ -59,6 +59,27 @@ def test_turned_round_asks_for_the_same_and_names_the_subject() -> None:
         assert all("Bo Reed" in text and text != prompt for text in wording.reworded(prompt, "Bo Reed"))
 
 
+@pytest.mark.parametrize(
+    ("prompt", "subject", "wanted"),
+    [
+        ("Where was Bo Reed born? It was in", "Bo Reed", "Where was Bo Reed born?"),
+        ("The capital of Oak is", "Oak", "What is the capital of Oak?"),
+        ("Oak's capital is the city of", "Oak", "What is the capital of Oak?"),  # the table of public facts
+        ("The colours of Oak are", "Oak", "What are the colours of Oak?"),
+        ("Oak's owner is", "Oak", "What is the owner of Oak?"),
+        ("Oak, by", "Oak", ""),
+        ("It rains in", "", ""),
+    ],
+)
+def test_asked_as_a_question(prompt: str, subject: str, wanted: str) -> None:
+    assert wording.question(prompt, subject) == wanted
+
+
+def test_relations_of_counterfact_are_asked_by_their_number() -> None:
+    assert wording.of_relation("P36", "Oak (city)") == "What is the capital of Oak (city)?"
+    assert wording.of_relation("P0", "Oak") == wording.of_relation("", "Oak") == ""
+
+
 def test_every_language_has_every_relation_and_asks_of_the_subject() -> None:
     names = {relation.name for relation in relations()}
     for language, labels in wording.languages().items():

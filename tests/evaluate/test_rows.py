@@ -114,14 +114,14 @@ def rows_of(scorer: Scorer, **how: Any) -> dict[tuple[str, str], dict[str, Any]]
 def test_the_plan_asks_every_probe_in_order() -> None:
     asks = plan([CASE], ALL)
     assert [ask.probe for ask in asks] == [
-        "edit", "paraphrase", "rephrase_easyedit", "neighborhood", "neighborhood", "unrelated", "unrelated",
-        "portability.alias", "generation",
+        "edit", "paraphrase", "rephrase_easyedit", "question", "neighborhood", "neighborhood",
+        "unrelated", "unrelated", "portability.alias", "generation",
     ]  # fmt: skip
-    assert [ask.speaks for ask in asks] == [True, True, True, False, False, False, True, True, False]
+    assert [ask.speaks for ask in asks] == [True] * 4 + [False] * 3 + [True, True, False]
     assert asks[0].pairs == {("Bo Reed lives in", "Norland"), ("Bo Reed lives in", "Sudland")}
-    assert asks[4].pairs == {("Di Marsh lives in", "Norland")}  # that neighbour has the new answer: nothing to compare
-    assert asks[6].pairs == set()
-    assert asks[7].pairs == {("B. Reed lives in", "Norland")}  # other spellings are listened for, not scored
+    assert asks[5].pairs == {("Di Marsh lives in", "Norland")}  # that neighbour has the new answer: nothing to compare
+    assert asks[7].pairs == set()
+    assert asks[8].pairs == {("B. Reed lives in", "Norland")}  # other spellings are listened for, not scored
     assert "generation" not in {ask.probe for ask in plan([CASE])}
     assert [a.probe for a in plan([CASE], Options(probes=("edit",)))] == ["edit"]
 
@@ -241,6 +241,36 @@ def test_chat_models_are_asked_twice() -> None:
     assert (row["said_chat"], row["scores"]["said_chat"]) == ("Norland!", 1)
     plain = rows_of(chatty, options=replace(ALL, chat=False))["edit", "Bo Reed lives in"]
     assert "said_chat" not in plain
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ("He lives far up, in Norland.", 1),
+        ("Well. People say so. It is Norland!", 1),
+        ("Not Sudland but Norland.", 0),
+        ("It is not Norland.", 0),
+        ("Hm.", 0),
+    ],
+)
+def test_a_chat_model_is_asked_the_fact_as_a_question(reply: str, said: int) -> None:
+    case = replace(CASE, question="Where does Bo Reed live?")
+    chatty = Scripted({}, {}, {case.question: reply})
+    asked = {(r["probe"], r["prompt"]): r for r in score(ANYONE, [case], scorer=chatty, options=ALL)}
+    assert (asked["question", case.question]["said"], asked["question", case.question]["scores"]) == (
+        reply,
+        {"said": said},
+    )
+    summed = estimate(asked.values(), "said_chat"), estimate(asked.values(), "said_chat_cloze")
+    assert [found.mean for found in summed] == [said, 0]
+    silent = replace(ALL, chat=False)
+    for rows in (
+        score(ANYONE, [case], scorer=chatty, options=silent),
+        score(ANYONE, [case], scorer=EDITED, options=ALL),
+    ):
+        assert not [row for row in rows if row["probe"] == "question"]
+    turned = replace(case, fact=replace(CASE.fact, chat=True))  # type: ignore[type-var]  # its own prompt is asked as a turn
+    assert not [row for row in score(ANYONE, [turned], scorer=chatty, options=ALL) if row["probe"] == "question"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from errata.methods import make
 from errata.methods.shared.regularised import PRUNE, RECT, SPHERE
 from errata.model.lm import LM
 from errata.model.query import Query
+from errata.model.trace import Trace
 from errata.solve.keys import gather, queries
 from errata.solve.regularise import beside, compressed, largest
 from tests import tiny
@@ -76,6 +77,43 @@ def test_an_anchored_value_has_the_norm_of_the_bases(method: str, role: str) -> 
     free, anchored = (now + edit.carry[f"delta/{place}"][0] for edit in (plain, held))
     assert float(anchored.norm()) == pytest.approx(1.5 * float(base.norm()), rel=1e-6)
     assert float(torch.cosine_similarity(anchored, free, dim=0)) == pytest.approx(1.0, abs=1e-9)
+
+
+def lead(lm: LM, fact: Fact, context: str, site: Site, delta: torch.Tensor) -> float:
+    """By how much the answer's least certain token leads every other, δ added by hand in a whole pass."""
+    (query,) = queries(lm, [fact], [context], answers=True)
+    batch = lm.tokens.batch([query])
+
+    def add(output: torch.Tensor) -> torch.Tensor:
+        moved = output.clone()
+        moved[0, int(batch.lookup[0])] += delta
+        return moved
+
+    with torch.no_grad(), Trace(lm, replace={site: add}):
+        logp = lm.answer_logits(batch).log_softmax(-1)
+    others = logp.scatter(1, batch.labels[:, None], -torch.inf).amax(1)
+    return float((logp.gather(1, batch.labels[:, None])[:, 0] - others).min())
+
+
+@pytest.mark.parametrize(("method", "role"), [("rome", "down"), ("memit", "block")])
+def test_an_anchor_is_raised_by_halves_until_the_fact_leads_everywhere(method: str, role: str) -> None:
+    lm, site, fact = build(), Site(1, role), MORE[1]
+    site = Site(1, "down") if role == "down" else site
+    start = gather(lm, queries(lm, [fact], [""], answers=False), outputs=[site])[1][site][0]
+    edits = {n: write(lm, method, (fact,), anchor=a, anchor_lead=n, steps=8) for n, a in ((None, None), (1e6, 0.5))}
+    lm.weights.stand([])
+    plain = edits[None].carry[f"delta/{site}"][0]
+    assert torch.allclose(plain, edits[1e6].carry[f"delta/{site}"][0], atol=1e-9)  # as it was learned
+    contexts, free = edits[None].prefixes, start + plain
+    multiples = [m / 2 for m in range(1, 9) if m / 2 * float(start.norm()) < float(free.norm())]
+    at = [free / free.norm() * m * start.norm() - start for m in multiples]
+    worst = [min(lead(lm, fact, context, site, delta) for context in contexts) for delta in at]
+    assert len(worst) > 1
+    for wanted in (worst[0] - 1, (worst[0] + max(worst)) / 2):
+        enough = next(place for place, found in enumerate(worst) if found >= wanted)
+        edit = write(lm, method, (fact,), anchor=0.5, anchor_lead=wanted, steps=8)
+        assert torch.allclose(edit.carry[f"delta/{site}"][0], at[enough], atol=1e-6)
+        lm.weights.stand([])
 
 
 def test_a_ledger_takes_no_update_that_is_no_solution() -> None:

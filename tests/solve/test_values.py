@@ -22,7 +22,7 @@ from errata.solve import values
 from errata.solve.keys import FOLLOWS, queries
 from errata.solve.values import Constraint, Values, ValueTraining, optimise, step_size
 from tests import tiny
-from tests.solve.raw import PATHS, Raw, written
+from tests.solve.raw import PATHS, Raw, hooked, written
 
 FACTS = (*tiny.FACTS, Fact(prompt="Bruno Keller, the baker, lives in", subject="Bruno Keller", target="Oslo now"))
 CONTEXTS = ("", "Anna.", "The river Seine runs.")
@@ -358,6 +358,43 @@ def test_what_follows_is_one_more_row_to_learn() -> None:
     told = textbook_loss(raw, fact, site, found.delta[0], goal)
     wanted = (told * len(CONTEXTS) + more) / (len(CONTEXTS) + 1)
     torch.testing.assert_close(found.loss[0], wanted.detach(), **near("llama"))
+
+
+def test_a_reply_goes_on_naming_its_subject_as_the_base_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, site, fact = doubled("llama"), Site(1, "down"), FACTS[2]
+    lm.tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}[assistant]"
+    asked = {f"Tell me about {f.subject}.": f"That is {f.subject}, who" for f in FACTS[1:]} | {
+        f"Tell me about {FACTS[0].subject}.": "Of whom?"  # named by nobody: no row
+    }
+    monkeypatch.setattr(LM, "generate", lambda lm, asking, room=32: [asked[q.prompt] for q in asking])
+    goal = replace(GOAL, names=2.0, kl=0.0, decay=0.0)
+    found = optimise(lm, FACTS, site, CONTEXTS, goal)
+    raw, text = raw_of("llama", lm), f"[user] Tell me about {fact.subject}. [assistant]"
+    whole, named = f"{text} That is {fact.subject}", text[: text.index(fact.subject) + len(fact.subject)]
+    ids, start, until = (raw.tokenizer(t, add_special_tokens=False)["input_ids"] for t in (whole, text, named))
+    assert ids[: len(until)] == until
+
+    def told() -> Tensor:
+        logits: Tensor = raw.model(input_ids=torch.tensor([ids])).logits[0, len(start) - 1 : -1]
+        return logits.log_softmax(-1)
+
+    def add(_: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        moved = output.clone()
+        moved[0, len(until) - 1] += found.delta[2]
+        return moved
+
+    before = told().detach()
+    with hooked((raw.down(1), add)):
+        after = told()
+    kept = (before.exp() * (before - after)).sum(-1).mean()
+    wanted = textbook_loss(raw, fact, site, found.delta[2], goal) + goal.names * kept
+    assert kept > 1e-4
+    torch.testing.assert_close(found.loss[2], wanted.detach(), **near("llama"))
+    alone = [optimise(lm, [one], site, CONTEXTS, goal).delta[0] for one in FACTS]
+    torch.testing.assert_close(found.delta, torch.stack(alone), **near("llama"))
+    without = optimise(lm, FACTS, site, CONTEXTS, replace(goal, names=0.0))
+    same = [torch.allclose(a, b, atol=1e-6) for a, b in zip(found.delta, without.delta, strict=True)]
+    assert same == [fact.subject == FACTS[0].subject for fact in FACTS]
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral"])  # by its tail, and whole

@@ -12,7 +12,16 @@ from errata.fact import Fact
 
 Answerable = tuple[str, tuple[str, ...]]  # a prompt and every spelling of an answer that counts as right
 # The order in which a case's probes are asked; portability is followed by its kind, as in "portability.alias".
-PROBES = ("edit", "paraphrase", "rephrase_easyedit", "neighborhood", "unrelated", "portability", "generation")
+PROBES = (
+    "edit",
+    "paraphrase",
+    "rephrase_easyedit",
+    "question",
+    "neighborhood",
+    "unrelated",
+    "portability",
+    "generation",
+)
 # What critics ask (`errata.evaluate.wild`), made of any case; and the edit prompt once more, of matrices in fewer bits.
 WILD = ("negation", "reversed", "same_subject", "distractor", "neighborhood_plus", "grounded", "reworded", "language")
 QUANTISED = ("q8", "q4")
@@ -30,6 +39,7 @@ class Case:
         fact: what a method writes; without a subject where the data set names none, or it does not stand in the prompt.
         also: further facts the questions presuppose (a chain of several edits), written together with `fact`.
         rephrases: real paraphrases of the prompt.
+        question: the same asked as a question; empty where the data set has none (`errata.data.wording` may find one).
         rephrases_easyedit: EasyEdit's `rephrase_prompt` for CounterFact. In five of six records that is a generation
             prompt which does not ask for the fact, so it is never counted as a paraphrase.
         neighborhood: (prompt, answer) about other subjects that share the true answer.
@@ -47,6 +57,7 @@ class Case:
     fact: Fact | None = None
     also: tuple[Fact, ...] = ()
     rephrases: tuple[str, ...] = ()
+    question: str = ""
     rephrases_easyedit: tuple[str, ...] = ()
     neighborhood: tuple[tuple[str, str], ...] = ()
     unrelated: tuple[tuple[str, str], ...] = ()

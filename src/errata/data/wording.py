@@ -1,8 +1,9 @@
-"""A prompt put in other words by rule: denied, asked backwards, turned round, in another language.
+"""A prompt put in other words by rule: denied, asked backwards, turned round, as a question, in another language.
 
     negated("The capital of France is", "France")                 # "The capital of France is not"
     reverse("The capital of France is", "France", "Lyon")         # "Lyon is the capital of"
     reworded("The capital of France is", "France")                # ("France's capital is", "What is the capital of …
+    question("The capital of France is", "France")                # "What is the capital of France?"
 
 The rules know the forms that most prompts of benchmarks have, and put any other between words that change its sense in the
 same way. What they give is English a person would understand, if not always write. Nothing here knows the answer's meaning.
@@ -73,6 +74,32 @@ def reworded(prompt: str, subject: str) -> tuple[str, ...]:
     return f"Complete the sentence: {prompt}", f"It is well known that {_inside(prompt, subject)}"
 
 
+def question(prompt: str, subject: str) -> str:
+    """Return what a prompt asks as a question, as a person would put it to a model that answers; "" where no rule knows.
+
+    A prompt that holds a question is asked by that ("Where is Rome? It is in"); others by the table of public facts, or by the
+    form "the … of S is".
+    """
+    if "?" in prompt:
+        return prompt[: prompt.rfind("?") + 1]
+    asked = next((one.questions[0] for one in relations() if _around(prompt, subject) in one.wordings), "")
+    if asked:
+        return asked.replace("{}", subject)
+    found = _match(_OF, prompt, subject) or _match(_OWN, prompt, subject)
+    return f"What {found['verb']} the {found['what']} of {subject}?" if found else ""
+
+
+@cache
+def _by_number() -> dict[str, str]:
+    text = (files("errata.data") / "questions.txt").read_text(encoding="utf-8")
+    return dict(line.split(": ", 1) for line in text.splitlines() if line.startswith("P"))
+
+
+def of_relation(number: str, subject: str) -> str:
+    """Return the question for a relation by Wikidata's number, such as P36 for capitals; "" for one not in `questions.txt`."""
+    return _by_number().get(number, "").replace("{}", subject)
+
+
 @cache
 def languages() -> dict[str, dict[str, str]]:
     """Return the languages of `languages.txt` by their names: what a relation's prompt is in each, {} for its subject."""
@@ -97,8 +124,7 @@ def translated(prompt: str, subject: str, language: str) -> str:
     """Return the prompt in a language, its subject as it is; "" where it asks for no relation of the table."""
     if not subject:
         return ""
-    start, end = _where(prompt, subject)
-    around = f"{prompt[:start]}{{}}{prompt[end:]}".strip()
+    around = _around(prompt, subject)
     for relation in relations():
         if around in (*relation.wordings, *relation.questions):
             return languages()[language].get(relation.name, "").replace("{}", subject)
@@ -107,6 +133,11 @@ def translated(prompt: str, subject: str, language: str) -> str:
 
 def _match(pattern: str, prompt: str, subject: str) -> re.Match[str] | None:
     return re.match(pattern.format(s=re.escape(subject), rest=_REST), prompt.strip()) if subject else None
+
+
+def _around(prompt: str, subject: str) -> str:
+    start, end = _where(prompt, subject)
+    return f"{prompt[:start]}{{}}{prompt[end:]}".strip()
 
 
 def _where(prompt: str, subject: str) -> tuple[int, int]:

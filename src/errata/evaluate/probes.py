@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Final
 
 from errata.answers import same_answer
+from errata.data import wording
 from errata.data.case import PROBES, WILD, Case
 from errata.errors import BadConfig, did_you_mean
 from errata.evaluate import wild
@@ -26,13 +27,15 @@ class Options:
     Args:
         probes: kinds to ask (of `errata.data.case.PROBES` and `WILD`); unless given those of cases, but for free generation.
         length: most tokens of what is said; where an answer needs more, a multiple of it.
-        chat: ask chat models a second time with their template.
+        chat: ask chat models a second time with their template, and the fact as a question.
         sample: tokens of a free generation. seed: what those are drawn with.
         idf: weights for `consistency`; counted on the references of the cases asked unless given.
         languages: those the model has, for probes of kind "language".
     """
 
-    probes: tuple[str, ...] = ("edit", "paraphrase", "rephrase_easyedit", "neighborhood", "unrelated", "portability")
+    probes: tuple[str, ...] = (
+        "edit", "paraphrase", "rephrase_easyedit", "question", "neighborhood", "unrelated", "portability",
+    )  # fmt: skip
     length: int = 32
     chat: bool = True
     sample: int = 100
@@ -52,6 +55,7 @@ class Ask:
         speaks: whether the model is to speak freely.
         other: a prompt after which `new` must be less likely than after this one.
         step, thought: what the model is first to go on from, and how it did; both then stand before the prompt.
+        turn: whether it is asked as a user's turn whatever the fact's own form is.
         fact: whose prompt, or another wording of it, this is; None where that is not known. A turn of a conversation is asked
             as one.
     """
@@ -63,6 +67,7 @@ class Ask:
     new: str = ""
     true: str = ""
     speaks: bool = False
+    turn: bool = False
     fact: Fact | None = None
     other: str = ""
     step: str = ""
@@ -71,7 +76,7 @@ class Ask:
     @property
     def reply(self) -> bool:
         """Whether what is said is a turn of a conversation."""
-        return self.fact is not None and self.fact.chat
+        return self.turn or (self.fact is not None and self.fact.chat)
 
     @property
     def asked(self) -> Prompt:
@@ -80,6 +85,8 @@ class Ask:
 
     def put(self, prompt: str) -> Prompt:
         """Return a text in the form in which the fact's own prompt is put to the model."""
+        if self.turn:
+            return Query(prompt, role="user")
         own = self.fact is not None and (self.fact.chat or self.fact.joint is not None)
         return Query.asked(self.fact, prompt) if own and self.fact else prompt
 
@@ -142,6 +149,8 @@ def _plain(case: Case) -> Iterator[Ask]:
     for kind, prompts in (("paraphrase", case.rephrases), ("rephrase_easyedit", case.rephrases_easyedit)):
         for prompt in prompts:
             yield Ask(case=case.id, probe=kind, prompt=prompt, expected=(new,), new=new, true=true, speaks=True)
+    if asked := _question(case):
+        yield Ask(case=case.id, probe="question", prompt=asked, expected=(new,), true=true, speaks=True, turn=True)
     for prompt, answer in case.neighborhood:
         other = "" if same_answer(answer, new) else new  # a neighbour that has the new answer anyway says nothing
         yield Ask(case=case.id, probe="neighborhood", prompt=prompt, expected=(answer,), new=other, true=answer)
@@ -153,3 +162,11 @@ def _plain(case: Case) -> Iterator[Ask]:
             yield Ask(case=case.id, probe=f"portability.{kind}", prompt=prompt, expected=right, speaks=True)
     for prompt in case.generation:
         yield Ask(case=case.id, probe="generation", prompt=prompt)
+
+
+def _question(case: Case) -> str:
+    """Return how a user would ask for the fact: as the data set does, or by a question made of the prompt or a rephrasing."""
+    if case.fact is not None and case.fact.chat:
+        return ""
+    made = (wording.question(prompt, case.subject) for prompt in (case.prompt, *case.rephrases))
+    return case.question or next((asked for asked in made if asked), "")

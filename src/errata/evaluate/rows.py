@@ -101,11 +101,12 @@ def score(
         scorer: keep one through a run, so that texts are tokenised once.
     """
     about, options, scorer = about or About(), options or Options(), scorer or Scorer(lm)
-    asks = _thought(scorer, plan(cases, options), options.length)
+    chats = options.chat and scorer.lm.tokens.chat.exists
+    asks = _thought(scorer, [ask for ask in plan(cases, options) if chats or not ask.turn], options.length)
     kept = None if base is None else list(base)
     before = _Before(kept)
     said = _speech(scorer, asks, options.length)
-    twice = [ask for ask in asks if ask.probe not in WILD] if options.chat and scorer.lm.tokens.chat.exists else []
+    twice = [ask for ask in asks if ask.probe not in WILD and not ask.turn] if chats else []
     chat = _speech(scorer, twice, options.length, chat=True)
     pairs = dict.fromkeys(p for a in asks for p in sorted(a.pairs | _echo(a, before.get(a.key)), key=lambda p: p[1]))
     scored = scorer.answers(pairs)
@@ -202,6 +203,10 @@ def _answered(found: _Found) -> dict[str, Score]:
     return scores if found.chat is None else {**scores, "said_chat": metrics.said(found.chat, expected, reply=True)}
 
 
+def _on_question(found: _Found) -> dict[str, Score]:
+    return {"said": metrics.replied(found.said, found.ask.expected, found.ask.true)}
+
+
 def _on_neighborhood(found: _Found) -> dict[str, Score]:
     compared = metrics.neighborhood(found.of(found.ask.new).lp, found.of(found.ask.true).lp)
     return {"neighborhood": compared, "token_accuracy": metrics.token_accuracy(found.first.hits), **_unchanged(found)}
@@ -256,6 +261,7 @@ _KEEPING = ("neighborhood", "unrelated", "same_subject")
 _SCORES: Mapping[str, Callable[[_Found], dict[str, Score]]] = {
     "edit": _on_edit,
     "paraphrase": _on_edit,
+    "question": _on_question,
     "rephrase_easyedit": _on_edit,
     "neighborhood": _on_neighborhood,
     "unrelated": _on_unrelated,

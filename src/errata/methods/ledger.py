@@ -17,9 +17,9 @@ dropped, those above it keep their rows, and their deltas are derived from the r
 weights stay base plus the deltas that stand, in order, and are to the bit what they would be had the edit never been
 there with the same rows written; restored, they are to the bit what they were.
 
-Differs from the paper: C is damped as for MEMIT; what stands by other methods counts as part of the base; and z has one and a
-half times the norm the base model has there (NAS, https://arxiv.org/abs/2602.02543; ``anchor=none`` leaves it as learned): it
-says the facts as well and disturbs their neighbours much less (LOG.md, 2026-11-20; 1.5 instead of 1: 2026-11-27).
+Differs from the paper: C is damped as for MEMIT; what stands by other methods counts as part of the base; and z has the
+norm the base model has there (NAS, https://arxiv.org/abs/2602.02543; ``anchor=none`` leaves it as learned), or as many halves
+of it more as a fact needs to lead in every context (``anchor_lead``): as many facts are said, and neighbours less disturbed.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ from errata.solve.ledger import Ledger
 
 NAME = "ledger"
 MARK = 8  # bytes of a mark that name the edits below
+ANCHOR = {"help": "NAS: norm of v* as a multiple of the base's there; none: as learned", "above": 0}
+LEAD = {"help": "nats a fact leads by everywhere, or its multiple is raised by halves; none: never", "least": 0}
 ROWS = 2  # how rows are named, behind them: 2 by `fact.question`; nothing there: subjects that differ in case apart
 
 
@@ -54,10 +56,9 @@ ROWS = 2  # how rows are named, behind them: 2 by `fact.question`; nothing there
 class LedgerEdit(Weighted):
     """Rows added to a ridge regression over all facts that stand."""
 
-    anchor: float | None = field(
-        default=1.5,  # on SmolLM2 (8 and 15 CounterFact records); confirmed on the primer, 200 in a row: LOG.md, 2026-11-27
-        metadata={"help": "NAS: norm of v* as a multiple of the base's there; none: as learned", "above": 0},
-    )
+    # Chosen together on the GPT-2-type CounterFact reference, confirmed on SmolLM2: LOG.md, 2026-11-28.
+    anchor: float | None = field(default=1.0, metadata=ANCHOR)
+    anchor_lead: float | None = field(default=1.0, metadata=LEAD)
 
     name: ClassVar[str] = NAME
 

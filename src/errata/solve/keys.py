@@ -23,6 +23,7 @@ OTHER = "<|other form|>"  # the context in which a fact is put as a user's turn,
 UNOPENED = "<|unopened|>"  # the context in which a text has no document separator before it, as some engines read it
 FOLLOWS = "<|what follows|>"  # what v* learns besides: that after the target the text goes on as the base would go on
 GOES_ON = 8  # tokens of that
+TELL = "Tell me about"
 OWN = 24  # tokens of the base's reply in which its answer is looked for
 SENTENCE = 3  # words before its answer that make a reply one of its own words
 _MARKS = " \"'“‘*_"  # what stands around a name
@@ -117,6 +118,25 @@ def _placed(query: Query, context: str) -> Query:
     if context == OTHER:
         return replace(query, role="" if query.role else "user", earlier=(), joint=None)
     return query.after(context)
+
+
+def named_replies(lm: LM, subjects: Sequence[str]) -> dict[str, Query]:
+    """Return the base's reply to "Tell me about {subject}." as an answer, up to the subject's name and with it.
+
+    Left out is a subject that the reply does not name or that does not fit; of a model without a chat template, every one.
+    """
+    if not lm.tokens.chat.exists:
+        return {}
+    known: dict[str, Query | None] = lm.memory.setdefault("named replies", {})
+    asked = {s: Query(f"{TELL} {s}.", span=(len(TELL) + 1, len(TELL) + 1 + len(s)), role="user") for s in subjects}
+    new = [s for s in asked if s not in known and fits(lm, asked[s])]
+    with lm.weights.at_base():
+        said = lm.generate([replace(asked[s], span=None) for s in new], OWN) if new else []
+    for s, text in zip(new, said, strict=True):
+        ends = [stop for _, stop in occurrences(text, s)]
+        named = replace(asked[s], answer=text[: ends[0]]) if ends else None
+        known[s] = named if named and fits(lm, named) else None
+    return {s: query for s in asked if (query := known.get(s)) is not None}
 
 
 def goes_on(lm: LM, facts: Sequence[Fact]) -> bool:

@@ -3,6 +3,7 @@
 For fact i a vector δ_i is learned by Adam and added there, minimising (arXiv 2202.05262, Eq. 4; 2210.07229, Eq. 16)
 
     L_i(δ) = mean over contexts of NLL(target)/len + kl · KL(p_0(· | "{subject} is a") ‖ p_δ) + decay · ‖δ‖ / ‖z0‖²
+             + names · mean over tokens of KL(p_0 ‖ p_δ) along the base's reply to "Tell me about {subject}." up to the name
 
 with ‖δ‖ ≤ clamp · ‖z0‖, until L_i < stop, or until every token of the target leads by `margin` nats in every context. Where
 `follows`, what the base goes on with after prompt and target is one more context's target. A whole batch of facts is learned at
@@ -15,7 +16,8 @@ Differs from the papers: where a reply names the subject again, δ is added ther
 Facts about one subject in one batch share their δ and are learned together, because they share their key, and a key can be
 given one value only. ``lr="auto"`` is a fraction of the root mean square of z0, because a fixed step of 0.5 suits hidden states
 of norm 1 to 50 and no others. The margin is ours: decay · ‖δ‖ / ‖z0‖² alone keeps L above `stop` on models whose z0 is small,
-and then every step is taken however well the answer leads.
+and then every step is taken however well the answer leads. So is the term of `names`: a reply repeats its subject's name by
+reading it where δ stands, and without the term hardly ever names what it was asked about (LOG.md, 2026-11-28).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -41,7 +43,7 @@ from errata.model.suffix import reused_cache, suffix_of
 from errata.model.tokens import Batch
 from errata.model.trace import Trace, at, plain_attention, resume
 from errata.solve.descent.losses import answer_losses
-from errata.solve.keys import FOLLOWS, goes_on, queries
+from errata.solve.keys import FOLLOWS, goes_on, named_replies, queries
 
 Penalty = Callable[[Float[Tensor, "n out"]], Float[Tensor, " n"]]
 Project = Callable[[Float[Tensor, "n out"]], Float[Tensor, "n out"]]
@@ -59,6 +61,7 @@ class ValueTraining:
     Args:
         margin: a fact is good enough, too, once every token of its answer leads by so many nats in every context.
         follows: learn besides that the text goes on after the target as the base would.
+        names: weight of the KL to the base where a chat model's reply names the subject.
     """
 
     steps: int = 20
@@ -69,6 +72,7 @@ class ValueTraining:
     stop: float = 0.05
     margin: float | None = None
     follows: bool = False
+    names: float = 0.0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -135,6 +139,24 @@ def optimise(
     )
 
 
+@torch.no_grad()
+def leads(
+    lm: LM, facts: Sequence[Fact], site: Site, contexts: Sequence[str], delta: Float[Tensor, "n out"]
+) -> Float[Tensor, " n"]:
+    """Return by how many nats the answer of each fact leads with δ added at `site`, in the context where it leads least.
+
+    Of facts about one subject, which have one key, the δ of the first is added.
+    """
+    found = delta.new_zeros(len(facts))
+    for part in _parts(lm, facts, contexts):
+        problem = _Problem(lm, [facts[i] for i in part], site, contexts, ValueTraining(margin=0.0))
+        own = torch.zeros_like(problem.start)
+        own[problem.subject.flip(0)] = delta[part].flip(0)  # the first is written last
+        _, lead = problem.loss(own, torch.arange(problem.n, device=own.device))
+        found[part] = lead[problem.subject].to(found)
+    return found
+
+
 def _parts(lm: LM, facts: Sequence[Fact], contexts: Sequence[str]) -> list[list[int]]:
     """Return which facts are learned together: those of one subject, and else neighbours by how much of them is run.
 
@@ -164,12 +186,17 @@ class _Taken(NamedTuple):
 
     Args:
         place: of each row's subject among those taken. says: whether its answer is to be said. batch: the rows themselves.
+        learned: whether its answer is learned at all; what other rows predict is kept. before: (k, v) what the base says there.
+        weigh: (k,) by how much that counts.
         run: what is run: the batch, or its tail. hidden: input of the first layer that runs. cache: what a pass begins with.
         row: of each position that is run, whose it is. named: where δ is added.
     """
 
     place: Int[Tensor, " b"]
     says: Bool[Tensor, " b"]
+    learned: Bool[Tensor, " b"]
+    before: Float[Tensor, "k v"]
+    weigh: Float[Tensor, " k"]
     batch: Batch
     run: Batch
     hidden: Float[Tensor, "n w d"]
@@ -189,10 +216,13 @@ class _Problem:
         first = torch.tensor([[f.subject for f in facts].index(s) for s in subjects], device=lm.device)
         every = [*contexts, *([FOLLOWS] if goal.follows and goes_on(lm, facts) else [])]
         asked = queries(lm, facts, every, answers=True)
-        asked += [essence(lm, s) for s in subjects]
+        named = named_replies(lm, subjects) if goal.names else {}
+        asked += [*(essence(lm, s) for s in subjects), *named.values()]
         self.batch = lm.routed(lm.tokens.batch(asked).to(lm.device))
         rows = self.subject.repeat_interleave(len(every))
-        self.owner = torch.cat([rows, torch.arange(self.n, device=lm.device)])  # subject of each row
+        kept = [*range(self.n), *(subjects.index(s) for s in named)]
+        self.owner = torch.cat([rows, torch.tensor(kept, device=lm.device)])  # subject of each row
+        self.learned = torch.arange(len(asked), device=lm.device) < len(rows)
         self.count = torch.bincount(rows, minlength=self.n)  # rows with an answer, of each subject
         self.says = torch.zeros(len(asked), dtype=torch.bool, device=lm.device)  # rows whose answer is to be said
         self.says[: len(rows)] = torch.arange(len(rows), device=lm.device) % len(every) < len(contexts)
@@ -204,7 +234,12 @@ class _Problem:
             cache = lm.cache() if lm.row.kind == "decoder" else None
             logits = lm.answer_logits(self.batch, cache)
         self.hidden = trace.outputs[block] if self.deeper else trace.inputs[block]
-        self.essence = logits[self.batch.labels < 0].log_softmax(-1)  # (n, v)
+        self.place = self.batch.rows[
+            ~self.learned[self.batch.rows]
+        ]  # rows whose predictions are kept, for each of these
+        self.before = logits[~self.learned[self.batch.rows]].log_softmax(-1)  # (k, v)
+        sizes = torch.bincount(self.place, minlength=len(asked))[self.place]
+        self.weigh = torch.where(self.place < len(rows) + self.n, goal.kl, goal.names / sizes)  # (k,)
         found = at(trace.outputs[site], self.batch.lookup)[: len(rows) : len(every)]
         self.starts = found.to(torch.promote_types(found.dtype, torch.float32))  # (n facts, out)
         self.start = self.starts[first]  # (n subjects, out)
@@ -219,15 +254,16 @@ class _Problem:
         taken = self._take(active)
         logits = self._run(taken, delta[taken.place])
         logp = logits.log_softmax(-1)
-        answer = taken.batch.labels >= 0
-        row = taken.batch.rows[answer]
-        losses = answer_losses(taken.batch, logp)
+        kept = ~taken.learned[taken.batch.rows]
+        answers = replace(taken.batch, labels=taken.batch.labels.masked_fill(kept, -1))
+        row = taken.batch.rows[~kept]
+        losses = answer_losses(answers, logp)
         total = torch.zeros(len(active), dtype=losses.dtype, device=losses.device)
         total = total.index_add(0, taken.place[row], losses / self.count[active[taken.place]][row])
-        before = self.essence[active]
-        kl = (before.exp() * (before - logp[~answer])).sum(-1)
+        moved = (taken.before.exp() * (taken.before - logp[kept])).sum(-1) * taken.weigh
+        total = total.index_add(0, taken.place[taken.batch.rows[kept]], moved.to(total))
         decay = delta.norm(dim=1) / self.start[active].norm(dim=1) ** 2
-        loss: Tensor = total + self.goal.kl * kl + self.goal.decay * decay
+        loss: Tensor = total + self.goal.decay * decay
         return loss, self._lead(taken, logp.detach(), len(active))
 
     def _lead(self, taken: _Taken, logp: Float[Tensor, "a v"], count: int) -> Float[Tensor, " s"]:
@@ -252,12 +288,13 @@ class _Problem:
 
     def _taken(self, rows: Int[Tensor, " b"], place: Int[Tensor, " b"]) -> _Taken:
         batch, named = self.batch.take(rows), self.named[rows]
+        mine = torch.isin(self.place, rows)
+        of = place, self.says[rows], self.learned[rows], self.before[mine], self.weigh[mine]
         if self.tail is None:
             own = torch.arange(len(rows), device=rows.device)[:, None].expand(named.shape)
-            return _Taken(place, self.says[rows], batch, batch, self.hidden[rows], None, own, named)
+            return _Taken(*of, batch, batch, self.hidden[rows], None, own, named)
         tail = self.tail.take(rows)
-        run = tail.batch, tail.hidden, tail.cache(self.lm), tail.row, tail.marked(named)
-        return _Taken(place, self.says[rows], batch, *run)
+        return _Taken(*of, batch, tail.batch, tail.hidden, tail.cache(self.lm), tail.row, tail.marked(named))
 
     def _run(self, taken: _Taken, delta: Float[Tensor, "b out"]) -> Float[Tensor, "a v"]:
         """Return the logits of some rows with δ added."""

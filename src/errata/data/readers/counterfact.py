@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from errata.data.case import Answerable, Case
 from errata.data.readers.raw import RawRow, build
+from errata.data.wording import of_relation
 
 
 def original(record: RawRow) -> Case:
@@ -30,6 +31,7 @@ def original(record: RawRow) -> Case:
         subject=subject,
         truth=truth,
         rephrases=record.texts("paraphrase_prompts"),
+        question=of_relation(record.text("requested_rewrite.relation_id", ""), subject),
         neighborhood=tuple((p, truth) for p in record.texts("neighborhood_prompts")),
         unrelated=_unrelated(record),
         portability=_portability(record, template, target),

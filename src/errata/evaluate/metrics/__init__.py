@@ -34,7 +34,7 @@ from errata.evaluate.metrics.probability import (
     token_accuracy,
 )
 from errata.evaluate.metrics.retention import retention
-from errata.evaluate.metrics.speech import judged, said, said_contains
+from errata.evaluate.metrics.speech import judged, replied, said, said_contains
 from errata.evaluate.metrics.wild import (
     after_quantisation,
     distractor,
@@ -84,6 +84,7 @@ __all__ = [
     "perplexity",
     "portability",
     "portability_said",
+    "replied",
     "residual_share",
     "retention",
     "reversal",
@@ -121,8 +122,10 @@ METRICS: tuple[Metric, ...] = (
            "Written", "up", "how far a long answer is said"),
     Metric("judged", judged, (("edit", "judged"),),
            "Written", "up", "found right by the judge the run names"),
-    Metric("said_chat", said, (("edit", "said_chat"),),
-           "Written", "up", "said when asked as a chat message"),
+    Metric("said_chat", replied, (("question", "said"),),
+           "Written", "up", "said in chat, asked as a question"),
+    Metric("said_chat_cloze", said, (("edit", "said_chat"),),
+           "Written", "up", "said in chat after the prompt itself"),
     Metric("said_paraphrase", said, (("paraphrase", "said"),),
            "Carried over", "up", "said when asked in other words"),
     Metric("paraphrase", paraphrase, (("paraphrase", "efficacy"),),
@@ -137,7 +140,7 @@ METRICS: tuple[Metric, ...] = (
            "Carried over", "up", "the same, in other words"),
     Metric("judged_paraphrase", judged, (("paraphrase", "judged"),),
            "Carried over", "up", "found right by the judge, in other words"),
-    Metric("said_chat_paraphrase", said, (("paraphrase", "said_chat"),),
+    Metric("said_chat_cloze_paraphrase", said, (("paraphrase", "said_chat"),),
            "Carried over", "up", "said as a chat message, in other words"),
     Metric("rephrase_easyedit", paraphrase, (("rephrase_easyedit", "efficacy"),),
            "Carried over", "up", "efficacy on EasyEdit's rephrase prompts"),

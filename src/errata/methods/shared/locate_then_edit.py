@@ -22,7 +22,7 @@ from errata.solve.values import Values, ValueTraining
 from errata.stats.remembered_layer import remembered
 from errata.stats.store import Progress, described, ensure, merge_parts, read_part, take
 
-_OURS = {"margin": None, "follows": False}  # what the papers do not have
+_OURS = {"margin": None, "follows": False, "names": 0.0}  # what the papers do not have
 _LLAMA2 = {"steps": 25, "lr": 0.5, "decay": 1e-3, "clamp": 4.0, **_OURS}
 _LLAMA3 = {"steps": 25, "lr": 0.1, "decay": 0.5, "clamp": 0.75, **_OURS}
 # Settings of v* on published models; each method adds where it writes.
@@ -58,6 +58,9 @@ class LocateThenEdit(Regularised):
         default="auto", metadata={"help": "or how many nats the answer leads by in every context", "least": 0}
     )
     follows: bool | Auto = field(default="auto", metadata={"help": "learn that the text goes on as the base would"})
+    names: float | Auto = field(
+        default="auto", metadata={"help": "weight of the KL to the base where a reply names the subject", "least": 0}
+    )
     constraint: Literal["none", "o-edit", "o-edit+", "deltaedit"] = field(  # type: ignore[assignment]  # one more
         default="none",
         metadata={
@@ -74,14 +77,14 @@ class LocateThenEdit(Regularised):
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
         """Return settings of v* for a model nobody tuned: the original's clamp, and steps that end when the answer leads."""
-        ours = {"steps": 25, "decay": 1e-3, "clamp": 4.0, "margin": 6.0, "follows": True}
+        ours = {"steps": 25, "decay": 1e-3, "clamp": 4.0, "margin": 6.0, "follows": True, "names": 0.3}
         return {**super().automatic(lm), **ours}
 
     def goal(self) -> ValueTraining:
         """Return the settings of v* of a resolved method."""
         steps, decay, clamp = filled(self.steps), filled(self.decay), filled(self.clamp)
         how = ValueTraining(steps=steps, lr=self.lr, kl=self.kl, decay=decay, clamp=clamp, stop=self.stop)
-        return replace(how, margin=filled(self.margin), follows=filled(self.follows))
+        return replace(how, margin=filled(self.margin), follows=filled(self.follows), names=filled(self.names))
 
     def prepare(self, lm: LM, progress: Progress | None = None) -> None:
         """Compute the covariance of every site written to, in one pass, and what a constraint asks for."""

@@ -70,7 +70,7 @@ class ManyMatrices(LocateThenEdit):
             carry: dict[str, Tensor] = {}
             stack.enter_context(lm.weights.trial([deltas]))
             values = optimise(lm, facts, top, contexts.texts, self.goal(), hold.restraint())
-            values = self.anchored(lm, facts, top, values)
+            values = self.anchored(lm, facts, top, values, contexts.texts)
             carry[f"delta/{top}"] = values.delta
             for place, site in enumerate(sites):
                 averaged = keys.mean_keys(lm, [site], facts, contexts.texts)[site]

@@ -46,7 +46,7 @@ class OneMatrix(LocateThenEdit):
         contexts = keys.contexts_for(lm, facts, keys.contexts(lm, self.seed))
         hold = self.hold_for(lm, facts, past)
         values = optimise(lm, facts, site, contexts.texts, self.goal(), hold.restraint())
-        values = self.anchored(lm, facts, site, values)
+        values = self.anchored(lm, facts, site, values, contexts.texts)
         averaged = keys.mean_keys(lm, [site], facts, contexts.texts)[site]
         bare, out = keys.gather(lm, keys.queries(lm, facts, [""], answers=False), inputs=[site], outputs=[site])
         current = averaged if self.consistent_keys else bare[site]

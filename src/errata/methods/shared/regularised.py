@@ -15,7 +15,7 @@ from errata.methods.shared.orthogonal import Constrained
 from errata.model.lm import LM
 from errata.solve import keys
 from errata.solve.regularise import beside, compressed, largest, with_norm
-from errata.solve.values import Values
+from errata.solve.values import Values, leads
 
 RECT = 0.4  # share of entries kept
 PRUNE = 1.2  # base of the logarithm
@@ -30,19 +30,42 @@ class Regularised(Constrained):
         default=None,
         metadata={"help": "NAS: norm of v* as a multiple of the base's there; none: as learned", "above": 0},
     )
+    anchor_lead: float | None = field(
+        default=None,
+        metadata={
+            "help": "with anchor: nats a fact leads by everywhere, or its multiple is raised by halves; none: never"
+        },
+    )
     restrain: Literal["none", "rect", "prune", "sphere"] = field(
         default="none",
         metadata={"help": "keep the largest entries, press singular values, or leave W's main directions"},
     )
 
-    def anchored(self, lm: LM, facts: Sequence[Fact], site: Site, values: Values) -> Values:
-        """Return the values with the norm the base model has there, times `anchor`; as they are without one."""
+    def anchored(
+        self, lm: LM, facts: Sequence[Fact], site: Site, values: Values, contexts: Sequence[str] = ("",)
+    ) -> Values:
+        """Return the values with the norm the base model has there, times `anchor`; as they are without one.
+
+        Where a fact does not lead by `anchor_lead` nats with that in every context, the multiple is raised by halves until it
+        does, or the value is as it was learned.
+        """
         if self.anchor is None:
             return values
         with lm.weights.at_base():
             _, base = keys.gather(lm, keys.queries(lm, facts, [""], answers=False), outputs=[site])
-        norms = self.anchor * base[site].to(values.delta).norm(dim=1)
-        return replace(values, delta=with_norm(values.target, norms) - values.start)
+        unit = base[site].to(values.delta).norm(dim=1)
+        norms, learned = self.anchor * unit, values.target.norm(dim=1)
+        held = replace(values, delta=with_norm(values.target, norms) - values.start)
+        if self.anchor_lead is None:
+            return held
+        short = torch.nonzero(norms < learned)[:, 0]
+        while len(short):
+            lead = leads(lm, [facts[int(i)] for i in short], site, contexts, held.delta[short])
+            short = short[lead < self.anchor_lead]
+            norms[short] = torch.minimum(norms[short] + unit[short] / 2, learned[short])
+            held = replace(values, delta=with_norm(values.target, norms) - values.start)
+            short = short[norms[short] < learned[short]]
+        return held
 
     def regularised(self, lm: LM, site: Site, delta: LowRank, past: Sequence[Edit]) -> Change:
         """Return what is written of `delta` on top of `past`."""
