@@ -21,10 +21,10 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, TypeVar
 
 from errata.cluster.jobs import SweepJob
-from errata.cluster.remote import Parcel, Worker
+from errata.cluster.remote import Parcel, StatisticsJob, Worker
 from errata.errors import BadConfig, ClusterGone
 
 LOCAL: Final = "local"
@@ -108,6 +108,9 @@ def _gone(ray: Any, address: str, error: BaseException) -> ClusterGone:
     return ClusterGone(f"the Ray at {address} cannot be used ({type(error).__name__}: {text[:200]}).")
 
 
+Job = TypeVar("Job", SweepJob, StatisticsJob)
+
+
 class Pool:
     """Workers on a Ray that is connected."""
 
@@ -121,24 +124,25 @@ class Pool:
         """Put something that workers need into Ray's store, once."""
         self._put[name] = self._ray.put(value)
 
-    def run(self, jobs: Sequence[SweepJob], needs: Mapping[str, Parcel]) -> Iterator[tuple[SweepJob, str, Any]]:
+    def run(self, jobs: Sequence[Job], needs: Mapping[str, Parcel], do: str = "work") -> Iterator[tuple[Job, str, Any]]:
         """Give jobs to workers; yield (job, "running" | "done" | "failed", files or why) as it happens.
 
         Args:
-            needs: of each job, by its name: what was `put` that its worker wants.
+            needs: of each job, by its name: what was `put` that its worker wants. do: the `Worker`'s method that does it.
 
         Raises:
             ClusterGone: Ray does not answer any more. What was yielded before is done.
         """
-        ray, waiting, deaths = self._ray, deque(jobs), list[str]()
+        ray, waiting = self._ray, deque(jobs)
+        deaths: list[str] = []
         worker = ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0)(_OnRay)
         free = [worker.remote() for _ in range(min(self.workers, len(jobs)))]
-        busy: dict[Any, tuple[SweepJob, Any]] = {}
+        busy: dict[Any, tuple[Job, Any]] = {}
         try:
             while waiting or busy:
                 while waiting and free:
                     job, actor = waiting.popleft(), free.pop()
-                    busy[self._given(actor, job, needs[job.name])] = job, actor
+                    busy[self._given(getattr(actor, do), job, needs[job.name])] = job, actor
                     yield job, "running", None
                 (ready, *_), _ = ray.wait(list(busy), num_returns=1)
                 job, actor = busy.pop(ready)
@@ -165,9 +169,9 @@ class Pool:
             return None
         return files, why
 
-    def _given(self, actor: Any, job: SweepJob, parcel: Parcel) -> Any:
+    def _given(self, does: Any, job: Job, parcel: Parcel) -> Any:
         refs = {name: [self._put[name]] for name in parcel.names if name in self._put}  # in a list: fetched when wanted
-        return actor.work.remote(json.dumps(job.to_dict()), parcel.to_dict(), refs)
+        return does.remote(json.dumps(job.to_dict()), parcel.to_dict(), refs)
 
 
 class _Hushed(io.TextIOBase):

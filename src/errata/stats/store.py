@@ -87,6 +87,16 @@ def directory() -> Path:
     return platformdirs.user_cache_path("errata", appauthor=False)
 
 
+def files(name: str) -> tuple[Path, Path]:
+    """Return where a statistic of that name is kept: its tensors, and what says that they are whole."""
+    return directory() / f"{name}.safetensors", directory() / f"{name}.json"
+
+
+def there(name: str) -> bool:
+    """Say whether a statistic of that name is kept, as far as it shows without reading it."""
+    return all(path.exists() for path in files(name))
+
+
 def sample_size(lm: LM) -> int:
     """Most tokens to estimate a covariance from if nobody says how many: 64 a dimension, from 20,000 to a million."""
     return max(20_000, min(64 * lm.inner, 1_000_000))
@@ -159,6 +169,8 @@ def described(lm: LM, named: Mapping[Site, Key]) -> dict[str, dict[str, Any]]:
     for key in named.values():
         how: Ended | None = lm.memory[key][1] if key in lm.memory else lm.memory.get(("ended", key))
         found[key.label] = {"name": key.name(), **({} if how is None else asdict(how))}
+        if key.kind == "gradient" and how is not None and how.by != "part":
+            del found[key.label]["by"]  # it is of tokens that are predicted, fewer than are read: nobody counted those
     return found
 
 
