@@ -5,8 +5,10 @@ pytest tests/cluster/test_commands.py
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import re
 import shlex
 import sys
@@ -74,6 +76,21 @@ def test_what_cannot_be_used_is_one_sentence(
     assert captured.out == ""
     assert say in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_statistics_on_a_full_disk_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, _: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setenv("ERRATA_CACHE", str(tmp_path))
+    monkeypatch.setattr("errata.stats.store.put", full)
+    assert main(["stats", "--set", "tokens=200", "--part", "1/2", "--book", str(tmp_path / "book")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"errata: the disk refuses at {tmp_path}")
+    assert "(No space left on device): make room, and give the same command again." in said
+    assert said.count("\n") == 1
 
 
 def test_what_is_missing_after_a_merge_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
