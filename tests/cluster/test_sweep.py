@@ -191,9 +191,7 @@ def test_a_full_disk_ends_a_sweep_and_a_failed_job_does_not(
     states = sweep.go()
     assert [state.state for state in states] == ["failed", "waiting", "waiting", "waiting"]
     assert states[0].why.startswith("the disk refuses (No space left on device): make room")
-    monkeypatch.setattr(
-        "errata.cluster.sweep.work", fails(BadBook("the disk of the book b refuses (disk I/O error)."))
-    )
+    monkeypatch.setattr("errata.cluster.sweep.work", fails(BadBook("the disk of the book b refuses (disk I/O error).")))
     states = sweep.go()
     assert [state.state for state in states] == ["failed", "waiting", "waiting", "waiting"]
     assert states[0].why.endswith("and the same command goes on.")

@@ -108,7 +108,7 @@ def _gone(ray: Any, address: str, error: BaseException) -> ClusterGone:
     return ClusterGone(f"the Ray at {address} cannot be used ({type(error).__name__}: {text[:200]}).")
 
 
-Job = TypeVar("Job", SweepJob, StatisticsJob)
+AnyJob = TypeVar("AnyJob", SweepJob, StatisticsJob)
 
 
 class Pool:
@@ -124,7 +124,9 @@ class Pool:
         """Put something that workers need into Ray's store, once."""
         self._put[name] = self._ray.put(value)
 
-    def run(self, jobs: Sequence[Job], needs: Mapping[str, Parcel], do: str = "work") -> Iterator[tuple[Job, str, Any]]:
+    def run(
+        self, jobs: Sequence[AnyJob], needs: Mapping[str, Parcel], do: str = "work"
+    ) -> Iterator[tuple[AnyJob, str, Any]]:
         """Give jobs to workers; yield (job, "running" | "done" | "failed", files or why) as it happens.
 
         Args:
@@ -137,7 +139,7 @@ class Pool:
         deaths: list[str] = []
         worker = ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0)(_OnRay)
         free = [worker.remote() for _ in range(min(self.workers, len(jobs)))]
-        busy: dict[Any, tuple[Job, Any]] = {}
+        busy: dict[Any, tuple[AnyJob, Any]] = {}
         try:
             while waiting or busy:
                 while waiting and free:
@@ -169,7 +171,7 @@ class Pool:
             return None
         return files, why
 
-    def _given(self, does: Any, job: Job, parcel: Parcel) -> Any:
+    def _given(self, does: Any, job: AnyJob, parcel: Parcel) -> Any:
         refs = {name: [self._put[name]] for name in parcel.names if name in self._put}  # in a list: fetched when wanted
         return does.remote(json.dumps(job.to_dict()), parcel.to_dict(), refs)
 

@@ -21,7 +21,7 @@ from errata.model.lm import LM
 from errata.stats import parts, store
 
 AGAIN: Final = "what is read is kept, and the same command goes on"
-Told = Callable[[int, int], None]  # parts that are done, of how many
+OnParts = Callable[[int, int], None]  # parts that are done, of how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class OnRay:
     dtype: str | None = None
 
 
-def read(lm: LM, method: Method, part: str, on: OnRay, told: Told | None = None) -> dict[str, dict[str, Any]]:
+def read(lm: LM, method: Method, part: str, on: OnRay, told: OnParts | None = None) -> dict[str, dict[str, Any]]:
     """Read all parts of the statistics that a method needs on Ray, add them up here, and return how each ended.
 
     Args:
@@ -69,7 +69,7 @@ def read(lm: LM, method: Method, part: str, on: OnRay, told: Told | None = None)
     return parts.share(lm, wanted, part)
 
 
-def _spread(jobs: Sequence[StatisticsJob], told: Told, of: int, on: OnRay) -> None:
+def _spread(jobs: Sequence[StatisticsJob], told: OnParts, of: int, on: OnRay) -> None:
     job, failed, left = jobs[0], list[str](), len(jobs)
     with pool(on.address, on.workers, float((on.device or "").startswith("cuda"))) as ray:
         if on.address != LOCAL and (files := model_files(job.model)) is not None:

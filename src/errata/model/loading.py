@@ -81,14 +81,13 @@ def load(
 def look(name: str) -> None:
     """Look whether a model is there, as far as it shows without its weights; raises what `load` would."""
     path, file = where.folder_of(name), gguf.file_of(name)
-    if path is not None:
-        return None if path == where.PRIMER else check_directory(path, name)
     try:
-        with quiet():
+        if path is None:
             transformers.AutoConfig.from_pretrained(str(file.parent) if file else name, gguf_file=file and file.name)
     except Exception as error:  # as in `load`
         raise _unloadable(name, file, error) from error
-    return None
+    if path is not None and path != where.PRIMER:
+        check_directory(path, name)
 
 
 def _unloadable(name: str, file: Path | None, error: Exception) -> BadModel:

@@ -21,7 +21,7 @@ from errata.stats.stopping import RULE
 from errata.stats.store import PART, Key, Known, Progress, described, directory, ensure, keep, read
 from errata.stats.sums import Sum
 
-Wanted = Sequence[Mapping[Site, Key]]  # what a method reads: of each kind, by site
+Kinds = Sequence[Mapping[Site, Key]]  # what a method reads: of each kind, by site
 
 
 def parsed(part: str) -> tuple[int, int]:
@@ -37,7 +37,7 @@ def parsed(part: str) -> tuple[int, int]:
     return number, of
 
 
-def of_part(wanted: Wanted, number: int, of: int) -> list[dict[Site, Key]]:
+def of_part(wanted: Kinds, number: int, of: int) -> list[dict[Site, Key]]:
     """Return what one part of each statistic is known by.
 
     Raises:
@@ -48,7 +48,7 @@ def of_part(wanted: Wanted, number: int, of: int) -> list[dict[Site, Key]]:
     return [{site: _piece(key, number, of) for site, key in named.items()} for named in wanted]
 
 
-def share(lm: LM, wanted: Wanted, part: str, progress: Progress | None = None) -> dict[str, dict[str, Any]]:
+def share(lm: LM, wanted: Kinds, part: str, progress: Progress | None = None) -> dict[str, dict[str, Any]]:
     """Read one of N parts of the text for each statistic, or add all of them up; return how each ended.
 
     Args:
