@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
 import socket
 import sys
@@ -21,6 +22,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final, TextIO, TypeVar
 
 from errata.cluster.jobs import SweepJob
@@ -30,6 +32,7 @@ from errata.errors import BadConfig, ClusterGone
 LOCAL: Final = "local"
 STARTS: Final = 3  # of a Ray here, before it is given up
 _SLOW: Final = "timed out during startup"
+_TOKENS: Final = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 DEATHS: Final = 8  # workers that may die with a job before it is given up
 _DIED: Final = f"its worker died {DEATHS} times: it may want more memory than there is, so use fewer workers."
 _TOKEN: Final = (
@@ -49,8 +52,9 @@ def pool(address: str = LOCAL, workers: int = 0, gpus: float = 0) -> Iterator[Po
     Raises:
         BadConfig: ray is not installed. ClusterGone: nobody answers there, or the token is another.
     """
-    ray = _library()
     _knock(address)
+    _prepare(address)
+    ray = _library()
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": False}
     own: dict[str, Any] = {"include_dashboard": False, "num_cpus": workers or None} if address == LOCAL else {}
@@ -73,6 +77,13 @@ def _connect(ray: Any, address: str, options: Mapping[str, Any]) -> None:
             ray.shutdown()
             if address != LOCAL or not left or _SLOW not in str(error):
                 raise _gone(ray, address, error) from error
+
+
+def _prepare(address: str) -> None:
+    """Let Ray show its token to a cluster where there is one: by itself it does so only of a Ray that it starts."""
+    own = Path.home() / ".ray" / "auth_token"
+    if address != LOCAL and (any(os.environ.get(name) for name in _TOKENS) or own.is_file()):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _library() -> Any:
