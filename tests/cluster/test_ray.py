@@ -96,7 +96,7 @@ def test_statistics_whose_workers_are_killed_are_the_serial_ones(
         for site, (total, ended) in ensure(other, named).items():
             assert mine[site][1].tokens == ended.tokens
             scale = float(total.mean.abs().max())
-            torch.testing.assert_close(mine[site][0].mean, total.mean, rtol=0, atol=1e-9 * scale)
+            torch.testing.assert_close(mine[site][0].mean, total.mean, rtol=0, atol=1e-6 * scale)
 
 
 def test_every_command_of_the_page_that_starts_a_ray(
