@@ -115,7 +115,9 @@ def _gone(ray: Any, address: str, error: BaseException) -> ClusterGone:
     if _SLOW in text:
         return ClusterGone("Ray did not start on this busy machine: run again when less runs here, or without --ray.")
     if address not in (LOCAL, "auto") and isinstance(error, ConnectionError):  # somebody listens: `_knock` has seen it
-        return ClusterGone(f"what listens at {address} does not let this one in, as a Ray with another token: {_TOKEN}.")
+        return ClusterGone(
+            f"what listens at {address} does not let this one in, as a Ray with another token: {_TOKEN}."
+        )
     if address == "auto" and isinstance(error, ConnectionError):
         return ClusterGone("no Ray runs on this machine: start one with ray start --head, or use --ray local.")
     return ClusterGone(f"the Ray at {address} cannot be used ({type(error).__name__}: {text[:200]}).")
