@@ -35,7 +35,7 @@ def made(folder: Path, split: str = "train", texts: list[str] = TEXTS, field: st
     return f"datasets:{folder}"
 
 
-def test_what_is_streamed_is_what_a_file_would_say(tmp_path: Path) -> None:
+def test_what_is_streamed_is_what_a_file_would_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("datasets")
     name, lm = made(tmp_path / "set", texts=[*TEXTS, "  "]), tiny.build("llama")
     made(tmp_path / "set", "test", ["It sets in the west."])
@@ -47,6 +47,9 @@ def test_what_is_streamed_is_what_a_file_would_say(tmp_path: Path) -> None:
     site = Site(0, "down")
     one, other = (second_moments(lm, [site], each, 300)[site] for each in (name, str(file)))
     assert torch.equal(one, other)
+    with monkeypatch.context() as gone:
+        gone.setattr(streamed, "revision", None)
+        assert torch.equal(second_moments(lm, [site], name, 300)[site], one), "a hub is asked once"
     made(tmp_path / "set", texts=[*TEXTS, "The sun rises."])
     assert open_corpus(name).revision != corpus.revision
 

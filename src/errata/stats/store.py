@@ -30,6 +30,7 @@ from errata.stats.corpus import Corpus, open_corpus
 from errata.stats.gradients import GradientSum
 from errata.stats.moments import SecondMoment
 from errata.stats.stopping import RULE
+from errata.stats.streamed import PREFIX
 from errata.stats.sums import Sum
 
 FORMAT = 2
@@ -116,12 +117,22 @@ def keys(
     for site in sites:
         if not 0 <= site.layer < lm.reachable:
             raise UnknownSite(f"text is read by layers 0 to {lm.reachable - 1} of {lm.name}; there is no {site}.")
-    source, dtype = open_corpus(corpus), str(next(lm.model.parameters()).dtype)
+    source, dtype = _source(lm, corpus), str(next(lm.model.parameters()).dtype)
     most = tokens or (sample_size(lm) if kind == "moment" else GRADIENT_TOKENS)
     rule = "" if tokens or kind != "moment" else RULE
     opening = "" if lm.tokens.separator is None else lm.tokens.word(lm.tokens.separator)
     common = (source.name, source.revision, most, _context(lm), dtype, FORMAT, kind, rule, opening)
     return {site: Key(lm.fingerprint, str(site), *common) for site in sites}
+
+
+def _source(lm: LM, corpus: str) -> Corpus:
+    """Return a corpus; of a data set what it was when this model first asked, since that may ask a network."""
+    if not corpus.startswith(PREFIX):
+        return open_corpus(corpus)
+    if ("corpus", corpus) not in lm.memory:
+        lm.memory["corpus", corpus] = open_corpus(corpus)
+    found: Corpus = lm.memory["corpus", corpus]
+    return found
 
 
 def _context(lm: LM) -> int:
