@@ -437,7 +437,9 @@ def test_a_corpus_that_cannot_be_read_is_named(lm: LM, tmp_path: Path, name: str
 
 def test_no_such_corpus(lm: LM, tmp_path: Path) -> None:
     for name in (str(tmp_path / "none"), str(tmp_path), "primr"):
-        with pytest.raises(BadFile, match="give auto, mixed, own, prose, primer, a text or JSONL file, or datasets:NAME"):
+        with pytest.raises(
+            BadFile, match="give auto, mixed, own, prose, primer, a text or JSONL file, or datasets:NAME"
+        ):
             second_moments(lm, SITES, corpus=name)
 
 
