@@ -6,7 +6,7 @@ READY := .venv/.ready
 # A process a core: for small models threads only get in each other's way. Tests that share models and solves share a process.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: setup demo demo-real studio test test-real test-engines test-quantized test-browser test-ray test-notebooks quick primer lint bench docs \
+.PHONY: setup demo demo-real studio test test-real test-engines test-quantized test-browser test-ray test-datasets test-notebooks quick primer lint bench docs \
 	notebooks site release constraints
 
 setup: $(READY)
@@ -61,6 +61,11 @@ test-quantized: $(READY)
 test-ray: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray tests/cluster
+
+# Texts streamed by the library datasets (270 MB): skipped by `make test` where it is not installed.
+test-datasets: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[datasets]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/stats/test_streamed.py
 
 # For the hand, a minute or so: the contract on five architectures and the unit tests, but nothing that trains, benchmarks or
 # starts processes, and other architectures nowhere; tests/conftest.py says which. `make test` is what counts.

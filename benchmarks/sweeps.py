@@ -1,7 +1,7 @@
 """Whether a sweep gives the same bytes in one process, on Ray with workers killed, and in shards of which one is killed.
 
     python benchmarks/sweeps.py --plan five --how serial,shards,ray      # 5 methods × 2 models × 3 seeds
-    python benchmarks/sweeps.py --plan many --how serial,ray             # 200 jobs
+    python benchmarks/sweeps.py --plan many --how serial,shards,ray      # × 20 seeds: 200 jobs
 
 Models are the primer and the primer with its weights 1 % larger; each job writes one fact and asks as little as can be asked.
 Workers on Ray are killed at random (SIGKILL), one after every fifth to tenth job that is done; the second of four shards is
@@ -30,17 +30,11 @@ from errata.cluster.sweep import JobState, Sweep
 from errata.model.loading import load
 
 SHARDS = 4
-PLANS: Mapping[str, str] = {
-    "five": """methods = ["none", "ft", "rome", "memit", "melo"]
+SEEDS: Mapping[str, int] = {"five": 3, "many": 20}  # of 5 methods and 2 models
+PLAN = """methods = ["none", "ft", "rome", "memit", "melo"]
 models = ["primer", "{second}"]
-seeds = [0, 1, 2]
-""",
-    "many": f"""methods = ["none", "ft"]
-models = ["primer"]
-seeds = {list(range(100))}
-""",
-}
-COMMON = """cases = ["primer:1"]
+seeds = {seeds}
+cases = ["primer:1"]
 edits = 1
 checkpoints = [1]
 text = "{text}"
@@ -59,17 +53,14 @@ def written(name: str, room: Path) -> Path:
     if path.exists():
         return path
     text.write_text("The sun rises in the east.\n\nIt sets in the west.\n", encoding="utf-8")
-    if name == "five" and not second.exists():
+    if not second.exists():
         lm = load("primer")
         with torch.no_grad():
             for parameter in lm.model.parameters():
                 parameter.mul_(1.01)
         lm.model.save_pretrained(second)
         lm.tokenizer.save_pretrained(second)
-    whole = PLANS[name].format(second=second) + COMMON.format(text=text)
-    if name == "many":
-        whole = "\n".join(line for line in whole.splitlines() if not line.startswith(("rome", "memit", "melo")))
-    path.write_text(whole, encoding="utf-8")
+    path.write_text(PLAN.format(second=second, seeds=list(range(SEEDS[name])), text=text), encoding="utf-8")
     return path
 
 
@@ -128,7 +119,7 @@ def serial(path: Path, out: Path) -> dict[str, Any]:
 def main() -> None:
     """Do a plan in each way, and compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--plan", choices=PLANS, default="five")
+    parser.add_argument("--plan", choices=SEEDS, default="five")
     parser.add_argument(
         "--how", default="serial,shards,ray", help="with commas; serial is what the others are compared with"
     )

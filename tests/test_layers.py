@@ -150,6 +150,7 @@ def test_others_are_imported_in_one_place_each() -> None:
     assert all(m.startswith("cli.tables") for m in users("rich"))
     assert users("gguf") <= {"export.gguf"}
     assert users("ray") <= {"cluster.ray"}
+    assert users("datasets") <= {"stats.streamed"}
     assert {room(m) for m in users("fastapi", "uvicorn", "starlette")} <= {"serve"}
     assert users("cryptography") <= {"book.signing"}
 

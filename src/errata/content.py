@@ -25,6 +25,7 @@ from errata.errors import BadFile, InputError
 from errata.fact import Fact
 
 FORMAT: Final = 2  # 1, still read: ids hash the whole facts, and nothing is said of tags, tenant and days
+DISK_REFUSES: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # What the hash leaves out: the circumstances of writing, not the edit.
 CIRCUMSTANCES: Final = ("author", "reason", "source", "tags", "tenant", "valid_from", "valid_until")
 _UNHASHED: Final = ("id", "created_at", "report", "versions", *CIRCUMSTANCES)

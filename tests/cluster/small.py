@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,6 +14,14 @@ import torch
 
 from errata.cluster.sweep import JobState, Sweep
 from errata.model.loading import load
+
+ROOT = Path(__file__).parents[2]
+
+
+def commands(page: str) -> list[str]:
+    """Return the commands of a page of docs/, without what is said of them."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return [line.split(" #")[0].strip() for line in re.findall(r"^\$ (.+)$", text, re.M)]
 
 
 def plan(folder: Path, **changes: object) -> Path:
@@ -70,8 +79,12 @@ class Killer:
     def __call__(self, state: JobState) -> None:
         self.told.append(state)
         done = sum(one.state == "done" for one in self.told)
-        found = [pid for pid in _below(os.getpid()) if _called(pid).startswith(self._name)]
-        if state.state == "done" and done % self._every == 0 and found:
+        self.at_random(state.state == "done" and done % self._every == 0)
+
+    def at_random(self, now: bool) -> None:
+        """Kill one, if now and there is one."""
+        found = [pid for pid in _below(os.getpid()) if _called(pid).startswith(self._name)] if now else []
+        if found:
             self.killed.append(self._draw.choice(found))
             with suppress(ProcessLookupError):
                 os.kill(self.killed[-1], signal.SIGKILL)

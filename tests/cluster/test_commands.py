@@ -5,8 +5,10 @@ pytest tests/cluster/test_commands.py
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import re
 import shlex
 import sys
@@ -22,13 +24,7 @@ from errata.cli.tables.sweep import sweep as table
 from errata.cluster.jobs import Done, SweepJob
 from errata.cluster.sweep import JobState, Sweep
 from tests.cluster import small
-
-ROOT = Path(__file__).parents[2]
-
-
-def commands(page: str) -> list[str]:
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    return [line.split(" #")[0].strip() for line in re.findall(r"^\$ (.+)$", text, re.M)]
+from tests.cluster.small import ROOT, commands
 
 
 def test_every_command_of_the_page(
@@ -39,8 +35,8 @@ def test_every_command_of_the_page(
     small.plan(tmp_path, methods=["none"], seeds=[0, 1])
     (tmp_path / "plan.toml").write_text(re.sub(r"\[settings.*", "", (tmp_path / "plan.toml").read_text(), flags=re.S))
     known = [shlex.split(line) for line in commands("sweeps.md") if line.startswith("errata")]
-    assert len(known) == 7
-    for words in known:
+    assert [words[1] for words in known] == ["sweep"] * 7 + ["stats"] * 3
+    for words in known[:7]:
         if "--ray" in words:
             continue  # tests/cluster/test_ray.py
         if "elsewhere" in words:
@@ -53,6 +49,27 @@ def test_every_command_of_the_page(
     found = json.loads(capsys.readouterr().out)
     assert [job["state"] for job in found["jobs"]] == ["done", "done"]
     assert Path(found["report"]).exists()
+
+
+def test_the_statistics_of_the_page_are_read_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("ERRATA_CACHE", str(tmp_path / "cache"))
+    one, every, _ = [shlex.split(line)[1:] for line in commands("sweeps.md") if line.startswith("errata stats")]
+    one, every = (
+        [*words[:-3], "tokens=1000", *words[-2:]] for words in (one, every)
+    )  # as many batches as parts, and more
+    assert main(every) == 1
+    assert "1/4, 2/4, 3/4, 4/4 are not in" in capsys.readouterr().err
+    for number in range(1, 5):
+        assert main([*one[:-1], f"{number}/4"]) == 0
+    assert "that is all of this part" in capsys.readouterr().out
+    assert main(every) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "0.down" in printed
 
 
 @pytest.mark.parametrize(
@@ -74,6 +91,21 @@ def test_what_cannot_be_used_is_one_sentence(
     assert captured.out == ""
     assert say in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_statistics_on_a_full_disk_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, _: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setenv("ERRATA_CACHE", str(tmp_path))
+    monkeypatch.setattr("errata.stats.store.put", full)
+    assert main(["stats", "--set", "tokens=200", "--part", "1/2", "--book", str(tmp_path / "book")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"errata: the disk refuses at {tmp_path}")
+    assert "(No space left on device): make room, and give the same command again." in said
+    assert said.count("\n") == 1
 
 
 def test_what_is_missing_after_a_merge_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

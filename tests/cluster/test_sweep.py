@@ -25,7 +25,7 @@ from errata.cluster.jobs import SweepJob
 from errata.cluster.remote import Parcel, Worker, model_files
 from errata.cluster.slurm import sbatch
 from errata.cluster.sweep import JobState, Sweep, cases_of
-from errata.errors import BadConfig, BadFile, ErrataError
+from errata.errors import BadBook, BadConfig, BadFile, ErrataError
 from tests.cluster import small
 
 
@@ -129,21 +129,30 @@ def test_a_job_is_known_by_all_it_depends_on_and_not_by_where_files_lie(serial: 
     assert len({one.name for one in (job, *others)}) == 10
 
 
-def test_everything_wrong_with_a_plan_is_said_at_once(tmp_path: Path) -> None:
+def test_everything_wrong_with_a_plan_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     path = small.plan(
-        tmp_path, methods=["rom", "ft"], models=["primer", "./no/such/model"], cases=["counterfct:x.json", "primer:1"],
-        edits=2, batch=3, text="gone.txt", colour="red", seeds=["one"], settings={"ft": {"stps": 3}},
+        tmp_path, methods=["rom", "ft"], models=["primer", "./no/such/model", "nobody/nothing"],
+        cases=["counterfct:x.json", "primer:1"],
+        edits=2, batch=3, text="gone.txt", colour="red", seeds=["one"], 
+        settings={"ft": {"stps": 3, "steps": -1}, "rome": {"steps": 2}},
     )  # fmt: skip
     with pytest.raises(BadConfig) as found:
         Sweep.planned(path, tmp_path / "out")
     said = str(found.value)
     for part in (
         "no method 'rom'. Did you mean rome?", "no data set 'counterfct'. Did you mean counterfact?", "no setting 'stps'",
-        "primer:1 has 1 cases, fewer than edits = 2", "gone.txt", "no setting 'colour'", "seeds = ['one'] does not fit",
-        "'./no/such/model' is not there",
+        "primer:1 has 1 cases, fewer than edits = 2", "gone.txt", "a plan has no key 'colour'", "seeds = ['one'] does not fit",
+        "'./no/such/model' is not there", "cannot load 'nobody/nothing'", "steps = -1 makes no sense",
+        "settings.rome is of no method that the plan names",
     ):  # fmt: skip
         assert part in said
-    assert "8 mistakes, and nothing was run" in said
+    assert "11 mistakes, and nothing was run" in said
+    assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in lines] == ["errata:", *(f"({number})" for number in range(1, 12))]
     assert not (tmp_path / "out").exists()
 
 
@@ -182,6 +191,10 @@ def test_a_full_disk_ends_a_sweep_and_a_failed_job_does_not(
     states = sweep.go()
     assert [state.state for state in states] == ["failed", "waiting", "waiting", "waiting"]
     assert states[0].why.startswith("the disk refuses (No space left on device): make room")
+    monkeypatch.setattr("errata.cluster.sweep.work", fails(BadBook("the disk of the book b refuses (disk I/O error).")))
+    states = sweep.go()
+    assert [state.state for state in states] == ["failed", "waiting", "waiting", "waiting"]
+    assert states[0].why.endswith("and the same command goes on.")
     monkeypatch.setattr("errata.cluster.sweep.work", fails(ErrataError("it does not converge.")))
     assert [state.why for state in sweep.go()] == ["it does not converge."] * 4
 

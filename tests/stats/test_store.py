@@ -20,14 +20,14 @@ from torch import Tensor
 
 from errata import methods
 from errata.delta import Dense, Site
-from errata.errors import BadConfig, BadFile, StatsMissing, UnknownSite
+from errata.errors import BadFile, StatsMissing, UnknownSite
 from errata.model.lm import LM
 from errata.model.loading import load
 from errata.stats import accumulate, moments, stopping, store
 from errata.stats.accumulate import Ended
 from errata.stats.corpus import BUILT_IN, LEAST, SHARE, SMALLEST, open_corpus, sampled, suited
 from errata.stats.moments import SecondMoment, keys_of, of_batch
-from errata.stats.store import Key, described, merge_parts, read_part, sample_size, second_moments, take
+from errata.stats.store import Key, described, keys, sample_size, second_moments, take
 from tests import tiny
 
 SITES = (Site(0, "down"), Site(1, "down"))
@@ -161,53 +161,6 @@ def test_a_number_of_tokens_is_kept_to_and_a_short_corpus_named(lm: LM, tmp_path
     assert how.excess is None
 
 
-# ------------------------------------------------------------------ parts
-
-
-def test_parts_read_apart_are_the_whole(passes: list[int]) -> None:
-    lm = tiny.build("llama", dtype=torch.float64)
-    whole = second_moments(lm, SITES, tokens=TOKENS)
-    alone, passes[:] = len(passes), []
-    for file in store.directory().iterdir():
-        file.unlink()
-    how = tiny.build("llama", dtype=torch.float64)
-    for number in (3, 1):
-        read_part(tiny.build("llama", dtype=torch.float64), SITES, "primer", TOKENS, f"{number}/3")
-    with pytest.raises(StatsMissing, match=r"part 2/3 of 0\.down is not in"):
-        merge_parts(how, SITES, "primer", TOKENS, 3)
-    assert {row["by"] for row in read_part(how, SITES, "primer", TOKENS, "2/3").values()} == {"part"}
-    assert len(passes) == alone
-    found = merge_parts(how, SITES, "primer", TOKENS, 3)
-    assert {one["by"] for one in found.values()} == {"limit"}
-    assert found == described(how, SITES, tokens=TOKENS)
-    for lm in (how, tiny.build("llama", dtype=torch.float64)):
-        for site in SITES:
-            torch.testing.assert_close(second_moments(lm, SITES, tokens=TOKENS)[site], whole[site], rtol=1e-12, atol=0)
-    assert len(passes) == alone
-
-
-@pytest.mark.parametrize(
-    ("method", "options", "part", "said"),
-    [
-        ("memit", {"tokens": 900}, "5/4", "no part"),
-        ("memit", {"tokens": 900}, "some/4", "no part"),
-        ("memit", {}, "1/4", "set tokens=N"),
-        ("ft", {}, "1/4", "needs no covariance"),
-    ],
-)
-def test_what_is_no_part_is_said(lm: LM, method: str, options: dict[str, int], part: str, said: str) -> None:
-    with pytest.raises(BadConfig, match=said):
-        methods.make(method, options).collect(lm, part=part)
-
-
-def test_a_method_can_be_given_its_parts(lm: LM) -> None:
-    how = methods.make("rome", {"tokens": 900, "layer": 1})
-    for part in ("1/2", "2/2", "all/2"):
-        (found,) = how.collect(lm, part=part).values()
-    assert found["tokens"] >= 900
-    assert how.collect(lm) == how.collect(lm, part="all/2")
-
-
 def test_a_full_disk_is_said_by_the_system_and_leaves_nothing(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: object, path: Path, __: object) -> None:
         path.write_bytes(b"torn")
@@ -225,7 +178,7 @@ def test_a_full_disk_is_said_by_the_system_and_leaves_nothing(lm: LM, monkeypatc
 
 def ended(lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0) -> dict[Site, Ended]:
     second_moments(lm, sites, corpus, tokens)
-    found = described(lm, sites, corpus, tokens)
+    found = described(lm, keys(lm, sites, corpus, tokens))
     return {site: Ended(*(found[str(site)][name] for name in ("tokens", "by", "excess"))) for site in sites}
 
 
@@ -349,14 +302,14 @@ def test_a_torn_partial_sum_is_begun_again(
 
 def test_what_is_taken_is_kept_on_disk_only(lm: LM, passes: list[int]) -> None:
     found = second_moments(lm, SITES, tokens=TOKENS)
-    once, said = len(passes), described(lm, SITES, tokens=TOKENS)
+    once, said = len(passes), described(lm, keys(lm, SITES, tokens=TOKENS))
     held = sum(isinstance(known, tuple) and isinstance(known[0], SecondMoment) for known in lm.memory.values())
     for _ in range(2):
         assert torch.equal(take(lm, SITES[0], tokens=TOKENS), found[SITES[0]])
     assert len(passes) == once
     left = sum(isinstance(known, tuple) and isinstance(known[0], SecondMoment) for known in lm.memory.values())
     assert (held, left) == (2, 1)
-    assert described(lm, SITES, tokens=TOKENS) == said
+    assert described(lm, keys(lm, SITES, tokens=TOKENS)) == said
 
 
 def test_another_models_file_under_our_name_is_not_taken(lm: LM, passes: list[int]) -> None:
@@ -484,7 +437,9 @@ def test_a_corpus_that_cannot_be_read_is_named(lm: LM, tmp_path: Path, name: str
 
 def test_no_such_corpus(lm: LM, tmp_path: Path) -> None:
     for name in (str(tmp_path / "none"), str(tmp_path), "primr"):
-        with pytest.raises(BadFile, match="give auto, mixed, own, prose, primer, or a text or JSONL file"):
+        with pytest.raises(
+            BadFile, match="give auto, mixed, own, prose, primer, a text or JSONL file, or datasets:NAME"
+        ):
             second_moments(lm, SITES, corpus=name)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ import typer
 
 import errata
 from errata.cli.common import TELL, Shown
+from errata.content import DISK_REFUSES
 from errata.errors import ErrataError, redacted, visible
 from errata.plugins import PluginWarning
 
@@ -144,7 +146,10 @@ def _plain(value: Any) -> Any:
 
 
 def _say(message: str) -> None:
-    print(visible(f"errata: {' '.join(message.split())}"), file=sys.stderr)
+    """Print one line; of what is numbered, (1) and so on, one each."""
+    first, *points = re.split(r" (?=\(\d+\) )", " ".join(message.split()))
+    for line in (f"errata: {first}", *(f"  {point}" for point in points)):
+        print(visible(line), file=sys.stderr)
 
 
 def _hush(quiet: bool) -> None:
@@ -207,6 +212,9 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return f"{redacted(error.format_message())} See {where} --help.", error.exit_code
     if isinstance(error, UnicodeEncodeError):
         return "what was given holds bytes that are no text in UTF-8: write it in UTF-8.", 2
+    if isinstance(error, OSError) and error.errno in DISK_REFUSES:
+        where = f" at {error.filename}" if error.filename else ""
+        return f"the disk refuses{where} ({error.strerror}): make room, and give the same command again.", 1
     kind = type(error).__name__
     return (
         f"{kind}: {redacted(str(error)) or 'no more is known'}. This was not foreseen; --debug shows where it happened.",

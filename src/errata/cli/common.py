@@ -50,7 +50,9 @@ Separator = Annotated[
     str,
     typer.Option("--separator", metavar="TOKEN", help="Token that texts open with: auto, none, or a special token."),
 ]
-Corpus = Annotated[str | None, typer.Option("--corpus", help="Text file for statistics of the base model.")]
+Corpus = Annotated[
+    str | None, typer.Option("--corpus", help="Text file, or datasets:NAME, for statistics of the base.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 Method = Annotated[str, typer.Option("--method", help="Which method; `errata methods` lists them.")]
 Seed = Annotated[int, typer.Option("--seed", help="What random numbers are drawn from.")]

@@ -12,10 +12,12 @@ from errata import wire
 from errata.cli import common as opt
 from errata.cli.common import Shown
 from errata.content import check_free
-from errata.errors import InputError
+from errata.errors import BadConfig, InputError
 
 if TYPE_CHECKING:
     from errata.fact import Fact
+    from errata.methods.base import Method
+    from errata.model.lm import LM
 
 
 def edit(
@@ -105,6 +107,8 @@ def stats(
     method: opt.Method = "memit",
     settings: opt.Settings = None,
     part: Annotated[str, typer.Option("--part", help="Read only the second of four parts: 2/4; all/4 adds up.")] = "",
+    ray: Annotated[str, typer.Option("--ray", metavar="ADDRESS", help="On Ray: local, auto, HOST:PORT.")] = "",
+    workers: Annotated[int, typer.Option("--workers", min=0, help="How many on Ray; 0: one a processor.")] = 0,
     model: opt.Model = "primer",
     book: opt.BookPath = opt.HERE,
     corpus: opt.Corpus = None,
@@ -112,19 +116,34 @@ def stats(
     dtype: opt.Dtype = None,
     trust_remote_code: opt.Remote = False,
     as_json: opt.Json = False,
-) -> Shown:
-    """Compute the statistics of the base model that a closed-form method needs, and say how much was read for them.
+) -> Shown:  # size: an option a line
+    """Compute the statistics of the base model that a method needs, and say how much was read for them.
 
     Once for each model and corpus; if interrupted, it goes on from there next time. Processes can share the work: each
     reads a --part of the same number of tokens (--set tokens=N), and once their files lie in one directory one adds up.
+    With --ray, --part all/N (all/8) reads on Ray those parts that are not there yet, and adds up.
     """
     from errata.config import parse_flags
+    from errata.editing.given import method_of
 
     options = parse_flags(errata.methods.get(method), settings or [])
     loading: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     with opt.opened(model, book=book, corpus=corpus, **loading) as editor:
-        found = editor.stats(method, opt.told("statistics"), part, **options)
+        if ray:
+            found = _on_ray(editor.lm, method_of(method, options, corpus), part or "all/8", (ray, workers), loading)
+        else:
+            found = editor.stats(method, opt.told("statistics"), part, **options)
     return Shown(found, as_json, notes=editor.notes)
+
+
+def _on_ray(
+    lm: LM, method: Method, part: str, where: tuple[str, int], loading: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    from errata.cluster.statistics import OnRay, read
+
+    if loading["trust_remote_code"]:
+        raise BadConfig("workers on Ray let no code of a model run: leave --ray out, or --trust-remote-code.")
+    return read(lm, method, part, OnRay(*where, loading["device"], loading["dtype"]), opt.told("parts"))
 
 
 def demo(model: opt.Model = "primer", as_json: opt.Json = False) -> Shown:

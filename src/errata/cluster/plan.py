@@ -27,8 +27,7 @@ from errata.data.case import Case, with_subject
 from errata.data.cases import parse
 from errata.errors import BadConfig, BadFile, ErrataError
 from errata.model.lm import LM
-from errata.model.loading import check_directory
-from errata.model.where import folder_of
+from errata.model.loading import look
 from errata.stats.corpus import open_corpus
 
 MOST: Final = 1 << 20  # bytes of a plan that are read
@@ -76,7 +75,7 @@ def settings_of(method: str, variant: Variant, names: Sequence[str]) -> dict[str
     """Return the settings of a variant that are meant for one method: those of its own table, and those of no method's."""
     if method == CONTROL:
         return {}
-    common = {key: value for key, value in variant.items() if key not in names}
+    common = {key: value for key, value in variant.items() if key not in names and not isinstance(value, dict)}
     return {**common, **variant.get(method, {})}
 
 
@@ -106,10 +105,11 @@ def read(path: Path) -> tuple[SweepPlan, list[Variant]]:
 def refuse(path: Path, wrong: Sequence[str]) -> None:
     """Raise BadConfig with everything that is wrong with a plan, if anything is."""
     found = list(dict.fromkeys(wrong))
+    if len(found) == 1:
+        raise BadConfig(f"{path} has a mistake, and nothing was run: {found[0]}")
     if found:
         listed = " ".join(f"({number}) {said}" for number, said in enumerate(found, 1))
-        count = f"{len(found)} mistakes" if len(found) > 1 else "a mistake"
-        raise BadConfig(f"{path} has {count}, and nothing was run: {listed}")
+        raise BadConfig(f"{path} has {len(found)} mistakes, and nothing was run: {listed}")
 
 
 def _fields(table: Mapping[str, Any], wrong: list[str]) -> SweepPlan:
@@ -119,7 +119,7 @@ def _fields(table: Mapping[str, Any], wrong: list[str]) -> SweepPlan:
         try:
             one = from_dict(SweepPlan, {key: value})
         except BadConfig as error:
-            wrong.append(str(error))
+            wrong.append(str(error).replace("SweepPlan has no setting", "a plan has no key"))
             continue
         good[key] = getattr(one, key)
     for f in fields(SweepPlan):
@@ -139,21 +139,17 @@ def _unmade(plan: SweepPlan, variants: Sequence[Variant]) -> Iterator[str]:
         known = {key: value for key, value in variant.items() if isinstance(value, dict) and key not in plan.methods}
         yield from (f"settings.{key} is of no method that the plan names." for key in known)
         for method in plan.methods:
-            yield from _said(lambda m=method, v=variant: _made(m, settings_of(m, v, plan.methods), plan))
+            settings = settings_of(method, variant, plan.methods)
+            # One by one first, so that each is named; then together.
+            each = [said for key in settings for said in _said(lambda k=key: _made(method, {k: settings[k]}, plan))]  # noqa: B023
+            yield from each or _said(lambda: _made(method, settings, plan))  # noqa: B023
     if min(plan.checkpoints, default=1) < 1:
         yield "checkpoints are numbers of edits, from 1."
     for cases, seed in product(plan.cases, plan.seeds[:1]):
         yield from _said(lambda c=cases, s=seed: _enough(c, s, plan.edits))
     yield from _said(lambda: open_corpus(plan.text))
     for model in plan.models:
-        yield from _said(lambda m=model: _there(m))
-
-
-def _there(model: str) -> None:
-    """Look at a model that is a directory, as far as it can be looked at without loading it."""
-    directory = folder_of(model)
-    if directory is not None:
-        check_directory(directory, model)
+        yield from _said(lambda m=model: look(m))
 
 
 def _said(look: Any) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
 import socket
 import sys
@@ -21,15 +22,17 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
-from typing import Any, Final, TextIO
+from pathlib import Path
+from typing import Any, Final, TextIO, TypeVar
 
 from errata.cluster.jobs import SweepJob
-from errata.cluster.remote import Parcel, Worker
+from errata.cluster.remote import Parcel, StatisticsJob, Worker
 from errata.errors import BadConfig, ClusterGone
 
 LOCAL: Final = "local"
 STARTS: Final = 3  # of a Ray here, before it is given up
 _SLOW: Final = "timed out during startup"
+_TOKENS: Final = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 DEATHS: Final = 8  # workers that may die with a job before it is given up
 _DIED: Final = f"its worker died {DEATHS} times: it may want more memory than there is, so use fewer workers."
 _TOKEN: Final = (
@@ -49,8 +52,9 @@ def pool(address: str = LOCAL, workers: int = 0, gpus: float = 0) -> Iterator[Po
     Raises:
         BadConfig: ray is not installed. ClusterGone: nobody answers there, or the token is another.
     """
-    ray = _library()
     _knock(address)
+    _prepare(address)
+    ray = _library()
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": False}
     own: dict[str, Any] = {"include_dashboard": False, "num_cpus": workers or None} if address == LOCAL else {}
@@ -73,6 +77,13 @@ def _connect(ray: Any, address: str, options: Mapping[str, Any]) -> None:
             ray.shutdown()
             if address != LOCAL or not left or _SLOW not in str(error):
                 raise _gone(ray, address, error) from error
+
+
+def _prepare(address: str) -> None:
+    """Let Ray show its token to a cluster where there is one: by itself it does so only of a Ray that it starts."""
+    own = Path.home() / ".ray" / "auth_token"
+    if address != LOCAL and (any(os.environ.get(name) for name in _TOKENS) or own.is_file()):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _library() -> Any:
@@ -103,9 +114,16 @@ def _gone(ray: Any, address: str, error: BaseException) -> ClusterGone:
         return ClusterGone(f"the Ray at {address} wants another token: {_TOKEN}.")
     if _SLOW in text:
         return ClusterGone("Ray did not start on this busy machine: run again when less runs here, or without --ray.")
+    if address not in (LOCAL, "auto") and isinstance(error, ConnectionError):  # somebody listens: `_knock` has seen it
+        return ClusterGone(
+            f"what listens at {address} does not let this one in, as a Ray with another token: {_TOKEN}."
+        )
     if address == "auto" and isinstance(error, ConnectionError):
         return ClusterGone("no Ray runs on this machine: start one with ray start --head, or use --ray local.")
     return ClusterGone(f"the Ray at {address} cannot be used ({type(error).__name__}: {text[:200]}).")
+
+
+AnyJob = TypeVar("AnyJob", SweepJob, StatisticsJob)
 
 
 class Pool:
@@ -121,24 +139,27 @@ class Pool:
         """Put something that workers need into Ray's store, once."""
         self._put[name] = self._ray.put(value)
 
-    def run(self, jobs: Sequence[SweepJob], needs: Mapping[str, Parcel]) -> Iterator[tuple[SweepJob, str, Any]]:
+    def run(
+        self, jobs: Sequence[AnyJob], needs: Mapping[str, Parcel], do: str = "work"
+    ) -> Iterator[tuple[AnyJob, str, Any]]:
         """Give jobs to workers; yield (job, "running" | "done" | "failed", files or why) as it happens.
 
         Args:
-            needs: of each job, by its name: what was `put` that its worker wants.
+            needs: of each job, by its name: what was `put` that its worker wants. do: the `Worker`'s method that does it.
 
         Raises:
             ClusterGone: Ray does not answer any more. What was yielded before is done.
         """
-        ray, waiting, deaths = self._ray, deque(jobs), list[str]()
+        ray, waiting = self._ray, deque(jobs)
+        deaths: list[str] = []
         worker = ray.remote(num_cpus=1, num_gpus=self._gpus, max_restarts=0)(_OnRay)
         free = [worker.remote() for _ in range(min(self.workers, len(jobs)))]
-        busy: dict[Any, tuple[SweepJob, Any]] = {}
+        busy: dict[Any, tuple[AnyJob, Any]] = {}
         try:
             while waiting or busy:
                 while waiting and free:
                     job, actor = waiting.popleft(), free.pop()
-                    busy[self._given(actor, job, needs[job.name])] = job, actor
+                    busy[self._given(getattr(actor, do), job, needs[job.name])] = job, actor
                     yield job, "running", None
                 (ready, *_), _ = ray.wait(list(busy), num_returns=1)
                 job, actor = busy.pop(ready)
@@ -165,9 +186,9 @@ class Pool:
             return None
         return files, why
 
-    def _given(self, actor: Any, job: SweepJob, parcel: Parcel) -> Any:
+    def _given(self, does: Any, job: AnyJob, parcel: Parcel) -> Any:
         refs = {name: [self._put[name]] for name in parcel.names if name in self._put}  # in a list: fetched when wanted
-        return actor.work.remote(json.dumps(job.to_dict()), parcel.to_dict(), refs)
+        return does.remote(json.dumps(job.to_dict()), parcel.to_dict(), refs)
 
 
 class _Hushed(io.TextIOBase):

@@ -19,12 +19,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from errata import methods
 from errata.cluster.jobs import KEPT, SweepJob, work
 from errata.cluster.sweep import Models, explained
 from errata.data.case import Case
-from errata.errors import BadModel, ErrataError
+from errata.errors import BadConfig, BadModel, ErrataError
 from errata.model.lm import LM
-from errata.stats import store
+from errata.stats import parts, store
 
 # What of a model's directory is sent: nothing that could run code.
 SENT: Final = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
@@ -49,6 +50,40 @@ class Parcel:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatisticsJob:
+    """One part of the statistics that a method reads of a text.
+
+    Args:
+        model, device, dtype: as they are loaded. fingerprint: of the model. method, options: with every setting filled in.
+        part: ``"2/4"``. names: under which it is kept. kept: the directory where it is wanted, if workers see it, too.
+    """
+
+    model: str
+    device: str | None
+    dtype: str | None
+    fingerprint: str
+    method: str
+    options: Mapping[str, Any]
+    part: str
+    names: tuple[str, ...]
+    kept: str = ""
+
+    @property
+    def name(self) -> str:
+        """What tells it from the others."""
+        return self.part
+
+    @property
+    def label(self) -> str:
+        """What to call it in a sentence."""
+        return f"part {self.part} (of {self.method} on {self.model})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-able values."""
+        return asdict(self)
+
+
 def model_files(name: str) -> dict[str, Any] | None:
     """Return the files of a model that is a directory; None of one that each machine finds by itself, such as the primer."""
     path = Path(os.path.expanduser(name))
@@ -58,9 +93,18 @@ def model_files(name: str) -> dict[str, Any] | None:
 
 
 def statistic_files(name: str) -> dict[str, Any]:
-    """Return the files of a statistic that was computed here; nothing of one that was not."""
-    paths = [store.directory() / f"{name}{end}" for end in (".safetensors", ".json")]
-    return {path.name: np.fromfile(path, dtype=np.uint8) for path in paths} if all(p.exists() for p in paths) else {}
+    """Return the files of a statistic that was computed here, what makes it whole last; nothing of one that was not."""
+    return {path.name: np.fromfile(path, dtype=np.uint8) for path in store.files(name)} if store.there(name) else {}
+
+
+def unpacked(place: Path, files: Files, *, over: bool = True) -> None:
+    """Write files, each whole or not at all; those that are there already only if they may be written over."""
+    place.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        if over or not (place / name).exists():
+            part = place / f".{name}.{os.getpid()}"
+            content.tofile(part)
+            os.replace(part, place / name)
 
 
 class Worker:
@@ -89,22 +133,37 @@ class Worker:
         what = SweepJob.from_dict(json.loads(job))
         try:
             for name in parcel["statistics"]:
-                self._unpacked(store.directory(), self.fetch(refs[name]), over=False)
+                unpacked(store.directory(), self.fetch(refs[name]), over=False)
             if parcel["cases"] not in self._cases:
                 self._cases[parcel["cases"]] = self.fetch(refs[parcel["cases"]])
             lm = self._model(what, refs.get(parcel["model"]))
             with self._folder(what.name) as folder:
                 work(what, lm, self._cases[parcel["cases"]][: what.plan.edits], folder)
                 return {name: (folder / name).read_bytes() for name in KEPT}, ""
-        except BadModel as error:
-            return (
-                {},
-                f"the worker on {socket.gethostname()} has no such model ({error}) Put it there under the same name.",
-            )
         except (ErrataError, OSError, MemoryError) as error:
-            return {}, f"{explained(error)} (on {socket.gethostname()})"
+            return {}, _why(error)
 
-    def _model(self, job: SweepJob, ref: Any) -> LM:
+    def read(self, job: str, parcel: Mapping[str, Any], refs: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        """Read a part of a statistic; return its files, unless they are where they are wanted, and "" or why there are none.
+
+        Args:
+            job: a `StatisticsJob` as JSON. parcel, refs: as in `work`.
+        """
+        what = StatisticsJob(**json.loads(job))
+        try:
+            lm = self._model(what, refs.get(parcel["model"]))
+            how = methods.make(what.method, dict(what.options)).resolve(lm)
+            wanted = parts.of_part(how.wanted(lm), *parts.parsed(what.part))
+            names = [key.name() for named in wanted for key in named.values()]
+            if names != list(what.names):
+                raise BadConfig("it has another model, text or version of errata: give it the same.")
+            parts.share(lm, how.wanted(lm), what.part)
+            here = what.kept == str(store.directory())
+            return {} if here else {k: v for name in names for k, v in statistic_files(name).items()}, ""
+        except (ErrataError, OSError, MemoryError) as error:
+            return {}, _why(error)
+
+    def _model(self, job: SweepJob | StatisticsJob, ref: Any) -> LM:
         """Return the job's model: this machine's own if it has the same, else what was sent."""
         models = self._models.setdefault((job.device, job.dtype), Models(job.device, job.dtype))
         here = ref is None or Path(os.path.expanduser(job.model)).is_dir()
@@ -112,20 +171,11 @@ class Worker:
             return models.get(job.model)
         place = self._home / "models" / job.fingerprint
         if not (place / "whole").exists():
-            self._unpacked(place, self.fetch(ref))
+            unpacked(place, self.fetch(ref))
             (place / "whole").touch()
         lm = models.get(str(place))
         lm.name = job.model
         return lm
-
-    def _unpacked(self, place: Path, files: Files, *, over: bool = True) -> None:
-        """Write files, each whole or not at all; those that are there already only if they may be written over."""
-        place.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            if over or not (place / name).exists():
-                part = place / f".{name}.{os.getpid()}"
-                content.tofile(part)
-                os.replace(part, place / name)
 
     @contextmanager
     def _folder(self, name: str) -> Iterator[Path]:
@@ -144,6 +194,14 @@ class Worker:
             shutil.rmtree(self._home / name, ignore_errors=True)
         finally:
             lock.release()
+
+
+def _why(error: BaseException) -> str:
+    """Return what went wrong on this machine."""
+    host = socket.gethostname()
+    if isinstance(error, BadModel):
+        return f"the worker on {host} has no such model ({error}) Put it there under the same name."
+    return f"{explained(error)} (on {host})"
 
 
 def _own_folder() -> Path:

@@ -74,4 +74,4 @@ def _statistics(sweep: Sweep, job: SweepJob) -> tuple[str, ...]:
     how = methods.make(job.plan.method, dict(job.plan.options)).resolve(lm)
     with threads(job.threads):
         how.prepare(lm)
-    return tuple(str(one["name"]) for one in how.statistics(lm).values())
+    return tuple(key.name() for named in how.wanted(lm) for key in named.values())

@@ -13,7 +13,6 @@ Several processes may work in one directory: who holds a job's lock does it, the
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 import shutil
@@ -29,6 +28,7 @@ from errata.bench.run_files import keep
 from errata.cluster import plan as plans
 from errata.cluster.jobs import KEPT, Done, SweepJob, config_of, digest, done, work
 from errata.cluster.plan import SweepPlan
+from errata.content import DISK_REFUSES
 from errata.data.case import Case
 from errata.data.cases import parse
 from errata.errors import BadConfig, BadFile, ErrataError
@@ -37,8 +37,7 @@ from errata.model.loading import load
 from errata.stats.corpus import open_corpus
 
 INDEX: Final = "sweep.json"
-_DISK: Final = "the disk refuses"
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_DISK: Final = "the disk "  # what is said of one that is full begins so, whether it is said here or by a book
 AGAIN: Final = "what is finished is kept, and the same command goes on"
 
 
@@ -279,11 +278,11 @@ def _jobs(plan: SweepPlan, runs: Sequence[Plan], model: str, lm: LM, cases: Case
 def explained(error: BaseException) -> str:
     """Return what went wrong with a job, as a clause that ends with what to do."""
     if isinstance(error, OSError):
-        why = _DISK if error.errno in _FULL else "a file cannot be used"
+        why = f"{_DISK}refuses" if error.errno in DISK_REFUSES else "a file cannot be used"
         return f"{why} ({error.strerror or error}): make room or change permissions; {AGAIN}."
     if isinstance(error, MemoryError):
         return f"there is not enough memory: use fewer workers or a larger machine; {AGAIN}."
-    return str(error)
+    return f"{str(error).removesuffix('.')}; {AGAIN}." if str(error).startswith(_DISK) else str(error)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from errata.content import as_path
 from errata.errors import BadFile, BookOfAnotherModel
 from errata.identity import Identity
 from errata.model import where
+from errata.stats.streamed import PREFIX
 
 _BUILT_IN: Final = ("", "auto", "mixed", "own", "prose", "primer")  # as `errata.stats.corpus` has them, without torch
 # What makes two models of another size or kind. Other settings may mean one thing in a file and another once they are loaded.
@@ -30,9 +31,11 @@ def foresee(model: str, book: str | os.PathLike[str], corpus: object = None, use
     """
     check_use(use)
     config, path = where.config_of(model), as_path(book, "the book")
-    if isinstance(corpus, str) and corpus not in _BUILT_IN and not os.path.exists(corpus):
+    known = isinstance(corpus, str) and (corpus in _BUILT_IN or corpus.startswith(PREFIX))
+    if isinstance(corpus, str) and not known and not os.path.exists(corpus):
         raise BadFile(
-            f"cannot read the corpus {corpus!r}: there is no such file; give auto, own, prose, primer, or a text or JSONL file."
+            f"cannot read the corpus {corpus!r}: there is no such file; "
+            "give auto, own, prose, primer, a text or JSONL file, or datasets:NAME."
         )
     if not config or not (path / "book.sqlite").is_file():
         return

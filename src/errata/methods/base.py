@@ -25,8 +25,9 @@ from errata.model.fold import ground_of
 from errata.model.lm import LM
 from errata.model.trace import no_grads_kept
 from errata.stats.corpus import suited
+from errata.stats.parts import share
 from errata.stats.profile import kept
-from errata.stats.store import Progress
+from errata.stats.store import Key, Progress, described, ensure
 
 Auto = Literal["auto"]  # a setting that `resolve` fills in
 Role = Literal["up", "down", "attention"]
@@ -105,7 +106,12 @@ class Method(ABC):
 
     def prepare(self, lm: LM, progress: Progress | None = None) -> None:
         """Compute the statistics `solve` will ask for, if they are not there yet; raises what `resolve` raises."""
-        self.resolve(lm)
+        for named in self.resolve(lm).wanted(lm):
+            ensure(lm, named, progress)
+
+    def wanted(self, lm: LM) -> list[Mapping[Site, Key]]:
+        """Return by what the statistics that a resolved method reads from disk are known: of each kind, by site."""
+        return []
 
     def statistics(self, lm: LM) -> dict[str, dict[str, Any]]:
         """Return, by site, the name of each statistic of the base that `compute` reads, and how much was read for it."""
@@ -115,16 +121,22 @@ class Method(ABC):
         """Compute the statistics the method needs on a model, if they are not there yet; return by site how much was read.
 
         Args:
-            part: ``"I/N"`` reads one of N parts, ``"all/N"`` adds them up; see `LocateThenEdit.collect`.
+            part: ``"I/N"`` reads one of N parts, here or on another machine; ``"all/N"`` adds them up, once their files lie
+                in one directory. The corpus and a number of tokens must be the same for every part, and for the edits
+                that are to use the sum: parts cannot know when the whole has settled.
 
         Raises:
-            BadConfig: a part, of a method that needs no covariance.
+            BadConfig: the part is none, no number of tokens is set, or the method keeps no statistics.
+            StatsMissing: a part that is to be added up is not there.
         """
-        if part:
-            raise BadConfig(f"{self.name} needs no covariance of keys; leave the part out.")
         how = self.resolve(lm)
+        wanted = how.wanted(lm)
+        if part and not wanted:
+            raise BadConfig(f"{self.name} keeps no statistics of a text; leave the part out.")
+        if part:
+            return share(lm, wanted, part, progress)
         how.prepare(lm, progress)
-        return how.statistics(lm)
+        return {label: row for named in wanted for label, row in described(lm, named).items()}
 
     @abstractmethod
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:

@@ -26,7 +26,7 @@ from errata.methods.base import Auto, Solution, filled, layer_at, with_role
 from errata.methods.shared import experts
 from errata.methods.shared.one_matrix import OneMatrix
 from errata.model.lm import EXPERTS, LM
-from errata.stats.store import Progress
+from errata.stats.store import Key, Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,10 @@ class Rome(OneMatrix):
         experts.check(how)
         experts.moments(lm, how.sites()[0], how.corpus, how.tokens, progress)
         return None
+
+    def wanted(self, lm: LM) -> list[Mapping[Site, Key]]:
+        """Return by what the covariance is known, and what a constraint asks for; those of experts are not kept."""
+        return super().wanted(lm) if self.role == "down" else []
 
     def statistics(self, lm: LM) -> dict[str, dict[str, Any]]:
         """Return the name of the covariance; those of experts are kept while the model lives."""

@@ -73,10 +73,26 @@ def load(
     except ErrataError:
         raise
     except Exception as error:  # whatever transformers, tokenizers and safetensors raise: they do not say
-        give = "a directory with config, tokenizer and safetensors" + (" of the same model" if file else "")
-        raise BadModel(f"cannot load {name!r} ({in_short(error)}); give {give}.") from error
+        raise _unloadable(name, file, error) from error
     lm.notes = notes
     return lm if separator == "auto" else _opened_by(lm, separator)
+
+
+def look(name: str) -> None:
+    """Look whether a model is there, as far as it shows without its weights; raises what `load` would."""
+    path, file = where.folder_of(name), gguf.file_of(name)
+    try:
+        if path is None:
+            transformers.AutoConfig.from_pretrained(str(file.parent) if file else name, gguf_file=file and file.name)
+    except Exception as error:  # as in `load`
+        raise _unloadable(name, file, error) from error
+    if path is not None and path != where.PRIMER:
+        check_directory(path, name)
+
+
+def _unloadable(name: str, file: Path | None, error: Exception) -> BadModel:
+    give = "a directory with config, tokenizer and safetensors" + (" of the same model" if file else "")
+    return BadModel(f"cannot load {name!r} ({in_short(error)}); give {give}.")
 
 
 def _opened_by(lm: LM, text: str) -> LM:

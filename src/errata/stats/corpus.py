@@ -3,7 +3,8 @@
 Four are always at hand: ``"primer"``, written by the world generator for the model that knows that world; ``"prose"``,
 ordinary text of many kinds and public facts in plain sentences; ``"own"``, what a model says by itself; and ``"mixed"``, of
 that a third, and public facts first of the rest. ``"auto"`` is whichever suits a model. Else it is a file of the user's own
-(plain text with blank lines between documents, or JSONL with a ``text`` field; either may be gzipped).
+(plain text with blank lines between documents, or JSONL with a ``text`` field; either may be gzipped), or ``"datasets:NAME"``,
+which the library of that name streams (`stats.streamed`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from errata.model.lm import LM
 from errata.model.tokens import pad_right
 from errata.primer import prose
 from errata.primer.world import World
+from errata.stats import streamed
 
 PRIMER: Final = "primer"
 PROSE: Final = "prose"  # `data/prose.txt`, written for errata, and `data/common.txt`
@@ -62,6 +64,8 @@ class Corpus:
             return iter(_own(lm, max(LEAST, min(4 * lm.inner, MOST)), SAMPLED))
         if self.name == MIXED:
             return _mixed(lm)
+        if self.name.startswith(streamed.PREFIX):
+            return streamed.texts(self.name)
         return _prose() if self.name == PROSE else _read(Path(self.name))
 
     def batches(
@@ -103,18 +107,20 @@ def sampled(lm: LM) -> str:
 
 
 def open_corpus(name: str, lm: LM | None = None) -> Corpus:
-    """Return the corpus of that name: a built-in one or a file.
+    """Return the corpus of that name: a built-in one, a file, or a data set.
 
     Args:
         lm: the model that ``"auto"`` is to suit; without one it is known by its revision only.
 
     Raises:
-        BadFile: no such file, or it has no text.
+        BadFile: no such file or data set, or it has no text. BadConfig: the library for data sets is not installed.
     """
     if name == AUTO:
         name = name if lm is None else suited(lm)
     if name in BUILT_IN or name == AUTO:
         return Corpus(name, BUILT_IN.get(name) or "+".join(BUILT_IN.values()))
+    if name.startswith(streamed.PREFIX):
+        return Corpus(name, streamed.revision(name))
     path = Path(name)
     if next(_read(path), None) is None:
         raise BadFile(f"the corpus {name} has no text in it; name one that has.")
@@ -197,7 +203,7 @@ def _read(path: Path) -> Iterator[str]:
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise BadFile(
             f"cannot read the corpus {str(path)!r} ({type(error).__name__}); "
-            "give auto, mixed, own, prose, primer, or a text or JSONL file."
+            "give auto, mixed, own, prose, primer, a text or JSONL file, or datasets:NAME."
         ) from error
 
 

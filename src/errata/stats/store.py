@@ -17,26 +17,27 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from errata.delta import Site
-from errata.errors import StatsMissing, UnknownSite
+from errata.errors import UnknownSite
 from errata.model.lm import LM
 from errata.stats.accumulate import Ended, GradientReading, MomentReading, Reading, Resume
 from errata.stats.corpus import Corpus, open_corpus
 from errata.stats.gradients import GradientSum
 from errata.stats.moments import SecondMoment
 from errata.stats.stopping import RULE
+from errata.stats.streamed import PREFIX
 from errata.stats.sums import Sum
 
 FORMAT = 2
 CONTEXT = 256  # tokens a document is cut at
-SAVE_EVERY = 50  # batches between partial sums, at least
+SAVE_EVERY = 50  # batches that are read between partial sums, at least
 GRADIENT_TOKENS = 20_000  # a gradient's leading directions settle sooner than a covariance's smallest
+PART = "part "  # what the rule of one of several parts of a text begins with: "part 2/4"
 Progress = Callable[[int, int], None]
 Known = tuple[Sum, Ended]
 _MADE: Mapping[str, Callable[[Tensor, int], Sum]] = {"moment": SecondMoment, "gradient": GradientSum}
@@ -63,6 +64,17 @@ class Key:
         known = {name: value for name, value in asdict(self).items() if name != "opening" or value}
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
 
+    @property
+    def label(self) -> str:
+        """What to call it in a table: its site, and of a gradient that it is one."""
+        return self.site if self.kind == "moment" else f"{self.site} {self.kind}"
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which of how many parts of the text it is of, from 0."""
+        number, _, of = self.rule.removeprefix(PART).partition("/") if self.rule.startswith(PART) else ("1", "", "1")
+        return int(number) - 1, int(of)
+
 
 def directory() -> Path:
     """Where statistics are kept: $ERRATA_CACHE, or errata in the place that the system has for caches."""
@@ -76,6 +88,16 @@ def directory() -> Path:
     return platformdirs.user_cache_path("errata", appauthor=False)
 
 
+def files(name: str) -> tuple[Path, Path]:
+    """Return where a statistic of that name is kept: its tensors, and what says that they are whole."""
+    return directory() / f"{name}.safetensors", directory() / f"{name}.json"
+
+
+def there(name: str) -> bool:
+    """Say whether a statistic of that name is kept, as far as it shows without reading it."""
+    return all(path.exists() for path in files(name))
+
+
 def sample_size(lm: LM) -> int:
     """Most tokens to estimate a covariance from if nobody says how many: 64 a dimension, from 20,000 to a million."""
     return max(20_000, min(64 * lm.inner, 1_000_000))
@@ -84,12 +106,33 @@ def sample_size(lm: LM) -> int:
 def keys(
     lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0, kind: str = "moment"
 ) -> dict[Site, Key]:
-    """Return what the statistic of each site is known by; raises BadFile if the corpus cannot be read."""
-    source, dtype = open_corpus(corpus), str(next(lm.model.parameters()).dtype)
-    most, rule = tokens or sample_size(lm), "" if tokens or kind != "moment" else RULE
+    """Return what the statistic of each site is known by.
+
+    Args:
+        tokens: how many to read; 0: of a moment until it has settled, of a gradient `GRADIENT_TOKENS`.
+
+    Raises:
+        BadFile: the corpus cannot be read. UnknownSite: no text passes through a site.
+    """
+    for site in sites:
+        if not 0 <= site.layer < lm.reachable:
+            raise UnknownSite(f"text is read by layers 0 to {lm.reachable - 1} of {lm.name}; there is no {site}.")
+    source, dtype = _source(lm, corpus), str(next(lm.model.parameters()).dtype)
+    most = tokens or (sample_size(lm) if kind == "moment" else GRADIENT_TOKENS)
+    rule = "" if tokens or kind != "moment" else RULE
     opening = "" if lm.tokens.separator is None else lm.tokens.word(lm.tokens.separator)
     common = (source.name, source.revision, most, _context(lm), dtype, FORMAT, kind, rule, opening)
     return {site: Key(lm.fingerprint, str(site), *common) for site in sites}
+
+
+def _source(lm: LM, corpus: str) -> Corpus:
+    """Return a corpus; of a data set what it was when this model first asked, since that may ask a network."""
+    if not corpus.startswith(PREFIX):
+        return open_corpus(corpus)
+    if ("corpus", corpus) not in lm.memory:
+        lm.memory["corpus", corpus] = open_corpus(corpus)
+    found: Corpus = lm.memory["corpus", corpus]
+    return found
 
 
 def _context(lm: LM) -> int:
@@ -110,7 +153,7 @@ def second_moments(
     Raises:
         BadFile: the corpus cannot be read. StatsMissing: it has no text. UnknownSite: no text passes through a site.
     """
-    found = _known(lm, keys(lm, _readable(lm, sites), corpus, tokens), progress)
+    found = ensure(lm, keys(lm, sites, corpus, tokens), progress)
     return {site: moment.mean for site, (moment, _) in found.items()}
 
 
@@ -118,93 +161,38 @@ def gradients(
     lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0, progress: Progress | None = None
 ) -> dict[Site, Float[Tensor, "out in"]]:
     """Return the base model's mean gradient of the language-modelling loss at each site; as `second_moments`."""
-    named = keys(lm, _readable(lm, sites), corpus, tokens or GRADIENT_TOKENS, "gradient")
-    return {site: gradient.mean for site, (gradient, _) in _known(lm, named, progress).items()}
-
-
-def ensure(
-    lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0, progress: Progress | None = None
-) -> None:
-    """See to it that `second_moments` need not read the corpus for these sites; raises what it raises."""
-    _known(lm, keys(lm, _readable(lm, sites), corpus, tokens), progress)
+    found = ensure(lm, keys(lm, sites, corpus, tokens, "gradient"), progress)
+    return {site: gradient.mean for site, (gradient, _) in found.items()}
 
 
 def take(lm: LM, site: Site, corpus: str = "primer", tokens: int = 0) -> Float[Tensor, "in in"]:
     """Return C of a site as `second_moments` does, and keep it on disk only: what is made of it takes its place."""
-    named = keys(lm, _readable(lm, [site]), corpus, tokens)
-    ((moment, how),) = _known(lm, named, None).values()
+    named = keys(lm, [site], corpus, tokens)
+    ((moment, how),) = ensure(lm, named).values()
     del lm.memory[named[site]]
     lm.memory["ended", named[site]] = how
     return moment.mean
 
 
-def described(lm: LM, sites: Sequence[Site], corpus: str = "primer", tokens: int = 0) -> dict[str, dict[str, Any]]:
-    """Return, for C of each site, its name and, once `second_moments` has given it to this model, how it `Ended`."""
+def described(lm: LM, named: Mapping[Site, Key]) -> dict[str, dict[str, Any]]:
+    """Return, for the statistic of each site, its name and, once it was given to this model, how it `Ended`."""
     found = {}
-    for site, key in keys(lm, sites, corpus, tokens).items():
+    for key in named.values():
         how: Ended | None = lm.memory[key][1] if key in lm.memory else lm.memory.get(("ended", key))
-        found[str(site)] = {"name": key.name(), **({} if how is None else asdict(how))}
+        found[key.label] = {"name": key.name(), **({} if how is None else asdict(how))}
+        if key.kind == "gradient" and how is not None and how.by != "part":
+            del found[key.label]["by"]  # it is of tokens that are predicted, fewer than are read: nobody counted those
     return found
 
 
-def read_part(
-    lm: LM, sites: Sequence[Site], corpus: str, tokens: int, part: str, progress: Progress | None = None
-) -> dict[str, dict[str, Any]]:
-    """Read one of N parts of the text for C of each site: every N-th batch. Returns how each `Ended`, by ``"part"``.
+def ensure(lm: LM, named: Mapping[Site, Key], progress: Progress | None = None) -> dict[Site, Known]:
+    """Return the statistic of each site, from memory, from disk, or computed in one pass over the corpus for all of them.
 
     Args:
-        part: ``"I/N"``, I from 1.
+        named: what `keys` gave, of one kind. progress: as in `second_moments`, which says what is raised.
     """
-    named = _parts(keys(lm, _readable(lm, sites), corpus, tokens), part)
-    return {str(site): asdict(how) for site, (_, how) in _known(lm, named, progress).items()}
-
-
-def merge_parts(lm: LM, sites: Sequence[Site], corpus: str, tokens: int, of: int) -> dict[str, dict[str, Any]]:
-    """Add up N parts and keep the sum as what `second_moments` gives for this corpus and number of tokens.
-
-    It is what one process would have found, to the rounding of adding in another order. Returns how each site `Ended`.
-
-    Raises:
-        StatsMissing: a part is not there.
-    """
-    whole = keys(lm, _readable(lm, sites), corpus, tokens)
-    for site, key in whole.items():
-        width = lm.weights[site].shape[1]
-        total = SecondMoment(torch.zeros(width, width, dtype=torch.float64), 0)
-        for number in range(1, of + 1):
-            found = _read(_parts({site: key}, f"{number}/{of}")[site])
-            if found is None:
-                raise StatsMissing(f"part {number}/{of} of {site} is not in {directory()}: read it, or copy it there.")
-            assert isinstance(found[0], SecondMoment)
-            total = total + found[0]
-        how = Ended(total.count, "limit" if total.count >= tokens else "corpus")
-        _save(key, total, how)
-        lm.memory[key] = total, how
-    return described(lm, sites, corpus, tokens)
-
-
-def _parts(named: Mapping[Site, Key], part: str) -> dict[Site, Key]:
-    return {site: replace(key, rule=f"part {part}") for site, key in named.items()}
-
-
-def _part(rule: str) -> tuple[int, int]:
-    """Return which of how many parts a rule reads, from 0."""
-    if not rule.startswith("part "):
-        return 0, 1
-    number, _, of = rule.removeprefix("part ").partition("/")
-    return int(number) - 1, int(of)
-
-
-def _readable(lm: LM, sites: Sequence[Site]) -> Sequence[Site]:
-    for site in sites:
-        if not 0 <= site.layer < lm.reachable:
-            raise UnknownSite(f"text is read by layers 0 to {lm.reachable - 1} of {lm.name}; there is no {site}.")
-    return sites
-
-
-def _known(lm: LM, named: Mapping[Site, Key], progress: Progress | None) -> dict[Site, Known]:
     known: dict[Site, Known | None] = {
-        site: lm.memory.get(key) or _read(key) or _read_older(lm, key) for site, key in named.items()
+        site: lm.memory.get(key) or read(key) or _read_older(lm, key) for site, key in named.items()
     }
     if missing := {site: named[site] for site, found in known.items() if found is None}:
         with lm.weights.at_base():
@@ -221,7 +209,7 @@ def _collect(lm: LM, keys: Mapping[Site, Key], progress: Progress | None) -> dic
     partial = directory() / f"{name}.partial.safetensors"
     reading, done = _resume(lm, partial, list(keys), key)
     saved = done
-    mine, parts = _part(key.rule)
+    mine, parts = key.part
     for number, (ids, real) in enumerate(Corpus(key.corpus, key.revision).batches(lm, key.tokens, context=key.context)):
         if number < done or number % parts != mine:
             continue
@@ -230,14 +218,14 @@ def _collect(lm: LM, keys: Mapping[Site, Key], progress: Progress | None) -> dic
         reading.add(ids, real)
         if progress is not None:
             progress(min(reading.count * parts, key.tokens), key.tokens)
-        if reading.whole and number + 1 - saved >= SAVE_EVERY:
+        if reading.whole and number + 1 - saved >= SAVE_EVERY * parts:
             saved, state = number + 1, reading.state()
             _write(partial, dict(state.tensors), {"done": str(saved), "values": json.dumps(dict(state.values))})
     found = reading.close(key.tokens // parts)
-    if key.rule.startswith("part "):
+    if key.rule.startswith(PART):
         found = {site: (total, replace(how, by="part")) for site, (total, how) in found.items()}
     for site, one in found.items():
-        _save(keys[site], *one)
+        keep(keys[site], *one)
     partial.unlink(missing_ok=True)
     return found
 
@@ -254,7 +242,8 @@ def _resume(lm: LM, partial: Path, sites: Sequence[Site], key: Key) -> tuple[Rea
     return GradientReading.resume(lm, sites, state), done
 
 
-def _save(key: Key, found: Sum, ended: Ended) -> None:
+def keep(key: Key, found: Sum, ended: Ended) -> None:
+    """Keep a statistic on disk."""
     path, how = directory() / f"{key.name()}.safetensors", asdict(ended)
     _write(path, {"total": found.total}, {"key": json.dumps(asdict(key), sort_keys=True), "ended": json.dumps(how)})
     manifest = {**asdict(key), "count": found.count, **how, "tokens": key.tokens, "read": ended.tokens}
@@ -262,7 +251,7 @@ def _save(key: Key, found: Sum, ended: Ended) -> None:
     put(path.with_suffix(".json"), json.dumps(manifest, indent=1).encode())  # last: its presence means completion
 
 
-def _read(key: Key) -> Known | None:
+def read(key: Key) -> Known | None:
     """Return what is stored under the key, or None where it is absent, torn, or of another key."""
     path = directory() / f"{key.name()}.safetensors"
     try:
@@ -285,9 +274,9 @@ def _read_older(lm: LM, key: Key) -> Known | None:
     others = {m.get("fingerprint") for m in manifests if {name: m.get(name) for name in same} == same}
     if not others or (older := lm.identity.older()) not in others:
         return None
-    found = _read(replace(key, fingerprint=older))
+    found = read(replace(key, fingerprint=older))
     if found is not None:
-        _save(key, *found)
+        keep(key, *found)
     return found
 
 

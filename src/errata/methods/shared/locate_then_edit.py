@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from errata.delta import Site
 from errata.edit import Edit
-from errata.errors import BadConfig
 from errata.fact import Fact
 from errata.methods.base import Auto, filled, layer_at
 from errata.methods.shared.delta_edit import FIRST, HELD, NOISE, UsualNoise, directions, stirred
@@ -20,7 +19,7 @@ from errata.solve.least_squares import Ridge
 from errata.solve.subspace import FreeSpace
 from errata.solve.values import Values, ValueTraining
 from errata.stats.remembered_layer import remembered
-from errata.stats.store import Progress, described, ensure, merge_parts, read_part, take
+from errata.stats.store import Key, described, keys, take
 
 _OURS = {"margin": None, "follows": False, "names": 0.0}  # what the papers do not have
 _LLAMA2 = {"steps": 25, "lr": 0.5, "decay": 1e-3, "clamp": 4.0, **_OURS}
@@ -86,11 +85,9 @@ class LocateThenEdit(Regularised):
         how = ValueTraining(steps=steps, lr=self.lr, kl=self.kl, decay=decay, clamp=clamp, stop=self.stop)
         return replace(how, margin=filled(self.margin), follows=filled(self.follows), names=filled(self.names))
 
-    def prepare(self, lm: LM, progress: Progress | None = None) -> None:
-        """Compute the covariance of every site written to, in one pass, and what a constraint asks for."""
-        super().prepare(lm, progress)
-        how = self.resolve(lm)
-        ensure(lm, how.sites(), how.corpus, how.tokens, progress)
+    def wanted(self, lm: LM) -> list[Mapping[Site, Key]]:
+        """Return by what the covariance of every site written to is known, and what a constraint asks for."""
+        return [*super().wanted(lm), keys(lm, self.sites(), self.corpus, self.tokens)]
 
     def hold_for(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> OrthogonalRoom:
         """Return what v* of facts on top of `past` is held to; on a resolved method. Raises what `hold` raises."""
@@ -111,32 +108,7 @@ class LocateThenEdit(Regularised):
 
     def statistics(self, lm: LM) -> dict[str, dict[str, Any]]:
         """Return the name of the covariance of every site written to, how many tokens it is of and why no more."""
-        return described(lm, self.sites(), self.corpus, self.tokens)
-
-    def collect(self, lm: LM, progress: Progress | None = None, part: str = "") -> dict[str, dict[str, Any]]:
-        """Compute covariances in one go, or in parts by processes that know nothing of each other.
-
-        Args:
-            part: ``"I/N"`` reads one of N parts, here or on another machine; ``"all/N"`` adds them up, once their files lie
-                in one directory. The corpus and a number of tokens must be the same for every part, and for the edits
-                that are to use the sum: parts cannot know when the whole has settled.
-
-        Raises:
-            BadConfig: the part is no such thing, or no number of tokens is set.
-            StatsMissing: a part that is to be added up is not there.
-        """
-        if not part:
-            return super().collect(lm, progress)
-        which, _, of = part.partition("/")
-        if not (of.isdigit() and (which == "all" or (which.isdigit() and 1 <= int(which) <= int(of)))):
-            raise BadConfig(
-                f"{part!r} is no part: give 1/4 to 4/4 to read one of four, then all/4 to put them together."
-            )
-        if not self.tokens:
-            raise BadConfig("parts of a text need a number of tokens: set tokens=N, for every part and when writing.")
-        how = self.resolve(lm)
-        common = (lm, how.sites(), how.corpus, how.tokens)
-        return merge_parts(*common, int(of)) if which == "all" else read_part(*common, part, progress)
+        return described(lm, keys(lm, self.sites(), self.corpus, self.tokens))
 
     def ridge(self, lm: LM, site: Site, weight: float = 1.0) -> Ridge:
         """Return λC of a site, damped, factored once while the model lives.

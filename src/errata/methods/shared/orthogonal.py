@@ -26,7 +26,7 @@ from errata.model.lm import LM
 from errata.solve.subspace import Basis, FreeSpace, Over, Similarity, Span, left_vectors, similarity, without
 from errata.solve.values import Constraint, Project
 from errata.stats.corpus import sampled
-from errata.stats.store import Progress, gradients
+from errata.stats.store import Key, gradients, keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +80,10 @@ class Constrained(Method):
         """Return the name of the corpus that statistics are of where nobody says."""
         return sampled(lm)
 
-    def prepare(self, lm: LM, progress: Progress | None = None) -> None:
-        """Compute the gradients of every site written to, in one pass, if they are to be protected."""
-        super().prepare(lm, progress)
-        resolved = self.resolve(lm)
-        if resolved.constraint in ("o-edit", "o-edit+") and resolved.protect != "history":
-            gradients(lm, resolved.sites(), resolved.corpus, resolved.tokens, progress)
+    def wanted(self, lm: LM) -> list[Mapping[Site, Key]]:
+        """Return by what the gradients of every site written to are known, if they are to be protected."""
+        held = self.constraint in ("o-edit", "o-edit+") and self.protect != "history"
+        return [*super().wanted(lm), *([keys(lm, self.sites(), self.corpus, self.tokens, "gradient")] if held else [])]
 
     def hold(self, lm: LM, past: Sequence[Edit]) -> OrthogonalRoom:
         """Return what an edit on top of `past` is held to; on a resolved method.
