@@ -17,8 +17,8 @@ dropped, those above it keep their rows, and their deltas are derived from the r
 weights stay base plus the deltas that stand, in order, and are to the bit what they would be had the edit never been
 there with the same rows written; restored, they are to the bit what they were.
 
-Differs from the paper: C is damped as for MEMIT; what stands by other methods counts as part of the base; and z has 1.2 times the
-norm the base model has there (NAS, https://arxiv.org/abs/2602.02543; ``anchor=none`` leaves it as learned), or as many halves
+Differs from the paper: C is damped as for MEMIT; what stands by other methods counts as part of the base; and z has 1.2
+times the base's norm there (NAS, https://arxiv.org/abs/2602.02543; ``anchor=none`` leaves it as learned), or as many halves
 of it more as a fact needs to lead in every context (``anchor_lead``): as many facts are said, and neighbours less disturbed.
 """
 
