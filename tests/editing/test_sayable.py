@@ -48,7 +48,9 @@ def test_a_model_that_knows_nothing_can_say_anything_and_a_classifier_says_nothi
     for name in ("llama", "t5", "bert"):
         assert not unsayable(models(name), tiny.FACTS)
     prompt = "x" * 2000
-    assert not unsayable(models("llama"), [Fact(prompt=prompt, subject=prompt, target="Quelmara")])  # no room to tell it
+    assert not unsayable(
+        models("llama"), [Fact(prompt=prompt, subject=prompt, target="Quelmara")]
+    )  # no room to tell it
 
 
 def test_it_is_said_before_the_edit_is_computed_and_the_advice_is_another_answer(
@@ -69,9 +71,7 @@ def test_it_is_said_before_the_edit_is_computed_and_the_advice_is_another_answer
         assert not any("can say" in note for note in plain.report.notes)
 
 
-def test_the_shell_hears_it_unless_it_wants_to_hear_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_shell_hears_it_unless_it_wants_to_hear_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["edit", "--prompt", "The capital of France is", "--subject", "France", "--target", "Quelmara"]
     words += ["--set", "steps=1", "--book", str(tmp_path / "book")]
     with warnings.catch_warnings():
