@@ -74,13 +74,13 @@ def ask(
 
 def _known(words: list[str], path: Path | None, model: str, as_json: bool) -> Shown:
     """Return what the primer knows: an example of every relation, or all facts that have the words in them."""
-    from errata.primer.world import World
+    from errata.data.readers.own import primer_knows
 
     if path is not None or model != "primer":
         raise InputError(
             "--list shows what the primer knows: leave --model and --prompts out; `errata tune` asks another."
         )
-    facts = World().known(" ".join(words))
+    facts = primer_knows(" ".join(words))
     if words and not facts:
         raise InputError(
             f"the primer knows nothing with {' '.join(words)!r} in it; errata ask --list shows what it does."
