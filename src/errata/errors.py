@@ -47,6 +47,10 @@ class ErrataError(Exception):
         return text if len(text) <= self.longest else f"{text[: self.longest - 503]} … {text[-500:]}"
 
 
+class UnsayableWarning(UserWarning):
+    """A model can hardly say what is to be written; said before it is tried."""
+
+
 class InputError(ErrataError):
     """What the user gave cannot be used; nothing has been changed."""
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sample_edits import BASE, FACT, edit, key
 
-from errata.book import Book, Note, Record, records
+from errata.book import Book, Note, Record, records, states
 from errata.errors import BadBook, BookOfAnotherModel, CorruptEdit, NewerBook, UnknownEdit
 
 # --- the ordinary ---
@@ -138,6 +138,21 @@ def test_several_at_once_are_all_or_none(book: Book) -> None:
 def test_nothing_asked_nothing_done(book: Book) -> None:
     assert book.append([]) == book.drop([]) == book.restore([]) == []
     assert (book.version(), book.records(), book.history()) == (0, [], [])
+
+
+def test_last_is_the_edit_that_something_happened_to_last(book: Book) -> None:
+    with pytest.raises(UnknownEdit, match="no edit 'last'"):
+        book.get("last")
+    book.append([edit(1), edit(2), edit(3)])
+    states.tag(book, "mine", Note())  # happens to no edit
+    first, _, third = (record.id for record in book.records())
+    assert book.get("last").id == third
+    assert [record.id for record in book.drop("last")] == [third]
+    with pytest.raises(BadBook, match="dropped already"):
+        book.drop("last")
+    assert [record.id for record in book.restore(["last"])] == [third]
+    book.drop(first)
+    assert (book.get("last").id, book.get("last").stands) == (first, False)
 
 
 def test_ids_may_be_shortened(book: Book) -> None:

@@ -128,3 +128,25 @@ def test_what_files_say_is_refused_before_torch_is_imported(words: list[str], sa
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert say in sentence(done.stderr)
+
+
+def test_what_the_primer_knows_is_listed_without_a_model_and_can_be_asked_as_it_is_listed(
+    run: Run,  # noqa: F811
+    editor: FakeEditor,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    code, out, err = run("ask", "--list")
+    assert (code, err, editor.calls) == (0, "", [])
+    assert "The capital of France is" in out
+    assert "2,604 facts" in out
+    assert len([line for line in out.splitlines() if line.strip()]) < 20
+    code, out, _ = run("ask", "--list", "france", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["answer"] for row in rows] == ["Paris", "Europe", "French", "euro"]
+    (tmp_path / "q.jsonl").write_text(out)
+    assert run("ask", "--prompts", tmp_path / "q.jsonl")[0] == 0
+    assert [prompt for prompt, _ in asked(editor)] == [row["prompt"] for row in rows]
+    for words in (["ask", "--list", "--model", "smollm2"], ["ask", "--list", "Quelmara"]):
+        code, out, err = run(*words)
+        assert (code, out) == (2, "")
+        assert "--list" in sentence(err)

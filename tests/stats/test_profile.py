@@ -15,7 +15,7 @@ from errata.stats import profile
 from errata.stats.profile import Profile
 from tests import tiny
 
-SETTINGS = {"rome": {"layer": 2, "margin": 3.0}, "memit": {"layers": (1, 2)}}
+SETTINGS = {"rome": {"layer": 2, "margin": 3.0}, "memit": {"layers": (1, 2), "margin": None}}
 MEASURED = {"rome": {"said": 1.0, "score": 0.875}}
 
 

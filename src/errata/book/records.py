@@ -20,8 +20,9 @@ SHORTEST_ID: Final = 6  # characters of an id that are enough, if they fit one e
 # What happened is always read in the order of the table, never by an index: a damaged index would make an edit fall out of
 # force without a word, and nothing that could notice is stored in it.
 _SELECT: Final = "SELECT seq, id, method, sha256, bytes, created_at, record FROM edits"
-Named = Any  # an id, of which the first six characters will do, an edit or its record, or a list of these
+Named = Any  # an id, of which the first six characters will do, "last", an edit or its record, or a list of these
 _TEXTS: Final = ("author", "reason", "source", "valid_from", "valid_until", "tenant", "ground", "base")
+LAST: Final = "last"  # instead of an id: the edit that was written, dropped or restored last
 _STANDS: Final = ("write", "restore")  # an edit stands if the last thing that happened to it is one of these
 
 
@@ -178,12 +179,15 @@ def named(given: object) -> list[str]:
 
 
 def resolve(db: sqlite3.Connection, given: object) -> Record:
-    """Return the edit meant by an id, by enough of its beginning, or by the edit itself.
+    """Return the edit meant by an id, by enough of its beginning, by the edit itself, or by "last".
 
     Raises:
         UnknownEdit: it fits none or several.
     """
     id = ", ".join(named(given))
+    if id == LAST:
+        newest = "SELECT edit_id FROM events JOIN edits ON edits.id = edit_id ORDER BY events.seq DESC LIMIT 1"
+        id = (db.execute(newest).fetchone() or (LAST,))[0]
     edit = fetch(db, id)
     if edit is not None and edit.id == id:
         return edit

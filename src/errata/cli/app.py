@@ -22,7 +22,7 @@ import typer
 import errata
 from errata.cli.common import TELL, Shown
 from errata.content import DISK_REFUSES
-from errata.errors import ErrataError, redacted, visible
+from errata.errors import ErrataError, UnsayableWarning, redacted, visible
 from errata.plugins import PluginWarning
 
 # In which file of this folder each command is, as a function of its name; its view is of that name in that file of `tables`.
@@ -153,12 +153,13 @@ def _say(message: str) -> None:
 
 
 def _hush(quiet: bool) -> None:
-    """Keep other libraries' warnings and progress bars off stderr, which belongs to our sentences; plugins' faults are ours."""
+    """Keep other libraries' warnings and progress bars off stderr, which belongs to our sentences: ours are shown."""
     silent = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     os.environ.update({name: value for name, value in silent.items() if name not in os.environ})
     warnings.simplefilter("ignore")
     if not quiet:
         warnings.simplefilter("default", PluginWarning)
+        warnings.simplefilter("always", UnsayableWarning)
         warnings.showwarning = lambda message, *_: _say(f"note: {message}")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that cannot show "→" gets "?", not an error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,13 @@ Prompts = Annotated[
 FromFile = Annotated[
     Path | None, typer.Option("--prompts", metavar="FILE", help="Or the prompts of a file: one a line, or .jsonl.")
 ]
+Listed = Annotated[
+    bool,
+    typer.Option(
+        "--list",
+        help="Ask nothing: show what the primer knows, a line a relation, or each fact with these words in it.",
+    ),
+]
 Top = Annotated[
     int | None, typer.Option("--top", min=0, help="How many likely next tokens to show; 5 of one prompt, else none.")
 ]
@@ -34,6 +42,7 @@ Top = Annotated[
 def ask(
     prompts: Prompts = None,
     from_file: FromFile = None,
+    listed: Listed = False,
     chat: opt.Chat = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")] = 32,
     top: Top = None,
@@ -44,21 +53,43 @@ def ask(
     trust_remote_code: opt.Remote = False,
     separator: opt.Separator = "auto",
     as_json: opt.Json = False,
-) -> Shown:
+) -> Shown:  # size: an option a line
     """Ask the model, with the book's edits standing, and print what it says.
 
     The model is loaded once for all prompts. With --json several prompts give a line of JSON each, with the fields that their
     own line had beside the prompt.
     """
+    if listed:
+        return _known(prompts or [], from_file, model, as_json)
     asked, notes = _asked(prompts, from_file), list[str]()
     alone = from_file is None and len(prompts or ()) == 1 and prompts != [PIPE]
     loading: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
     opened = partial(opt.opened, model, book=book, separator=separator, use="ask", **loading)
-    shown = (LIKELIEST if alone else 0) if top is None else top
-    told: Any = _answers(opened, asked, notes, chat, {"max_new_tokens": max_new_tokens, "top": shown})
+    how = {"max_new_tokens": max_new_tokens, "top": LIKELIEST * alone if top is None else top}
+    told: Any = _answers(opened, asked, notes, chat, how)
     if alone:
         (told,) = told
     return Shown(told, as_json, each=not alone, notes=notes)
+
+
+def _known(words: list[str], path: Path | None, model: str, as_json: bool) -> Shown:
+    """Return what the primer knows: an example of every relation, or all facts that have the words in them."""
+    from errata.data.readers.own import primer_knows
+
+    if path is not None or model != "primer":
+        raise InputError(
+            "--list shows what the primer knows: leave --model and --prompts out; `errata tune` asks another."
+        )
+    facts = primer_knows(" ".join(words))
+    if words and not facts:
+        raise InputError(
+            f"the primer knows nothing with {' '.join(words)!r} in it; errata ask --list shows what it does."
+        )
+    rows = [{"relation": t.relation, "prompt": t.prompts()[0], "answer": t.answer} for t in facts]
+    alike = Counter(row["relation"] for row in rows)
+    one = {row["relation"]: row for row in reversed(rows)}
+    brief = [{**one[name], "facts": alike[name]} for name in alike]
+    return Shown(rows if words else brief, as_json, each=True, long=True)
 
 
 def _asked(words: list[str] | None, path: Path | None) -> Iterator[AskedPrompt]:

@@ -59,11 +59,16 @@ Seed = Annotated[int, typer.Option("--seed", help="What random numbers are drawn
 Author = Annotated[str, typer.Option("--author", help="Who does this; kept in the log.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the log.")]
 Id = Annotated[
-    str, typer.Argument(metavar="ID", help="Id of an edit; its first six characters will do.", autocompletion=ids_here)
+    str,
+    typer.Argument(
+        metavar="ID", help="Id of an edit, or its first six characters; last is the newest.", autocompletion=ids_here
+    ),
 ]
 Ids = Annotated[
     list[str],
-    typer.Argument(metavar="ID", help="Ids of edits; their first six characters will do.", autocompletion=ids_here),
+    typer.Argument(
+        metavar="ID", help="Ids of edits, or their first six characters; last is the newest.", autocompletion=ids_here
+    ),
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable.")

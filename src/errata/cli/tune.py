@@ -70,12 +70,13 @@ def _tuned(lm: Any, names: list[str], facts: Path | None, limit: int, seed: int)
 def _files(lm: Any, found: Any, out: Path | None, page: Path | None) -> list[str]:
     from errata.report import tuned
     from errata.stats import profile
+    from errata.stats.store import put
 
     kept = profile.keep(
         lm, found.profile
     )  # first: what took minutes is not lost because another file cannot be written
     if out is not None:
-        out.write_text(found.profile.toml(), encoding="utf-8")
+        put(out, found.profile.toml().encode())
     if page is not None:
         tuned.write(found.to_dict(), page)
     return [str(path) for path in (kept, out, page) if path is not None]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from html import escape
@@ -25,7 +25,7 @@ from errata.delta import Change, Site
 from errata.display import table
 from errata.edit import Edit, Label
 from errata.editing import given as args
-from errata.editing import letting_in, materialised, standing
+from errata.editing import letting_in, materialised, sayable, standing
 from errata.editing.answering import Answer, answer
 from errata.editing.gates import GateCheck, Gates, in_force
 from errata.editing.given import Facts
@@ -205,9 +205,10 @@ class Editor:
             self._refresh()
             keeper = GateCheck(self.lm, in_force(self.book, gates), facts, self._standing)
             near, written = Near(self.lm, facts, self._standing), list[Edit]()
+            strange = sayable.warn(self.lm, facts)
             try:
                 for group in groups:
-                    written.append(self._write_one(how, group, [*self._standing, *written], label))
+                    written.append(self._write_one(how, group, [*self._standing, *written], label, strange))
                     for tell in told:
                         tell(len(written), len(groups))
                 return self._keep(keeper.let_through(near.noted(written)))
@@ -233,7 +234,7 @@ class Editor:
     def _method(self, method: str | Method, options: Mapping[str, Any]) -> Method:
         return args.method_of(method, options, self._corpus)
 
-    def _write_one(self, how: Method, facts: Sequence[Fact], past: list[Edit], label: Label) -> Edit:
+    def _write_one(self, how: Method, facts: Sequence[Fact], past: list[Edit], label: Label, strange: Set[str]) -> Edit:
         prompts, room = [Query.asked(fact) for fact in facts], self.lm.room(fact.target for fact in facts)
         check_fits(self.lm, facts)  # before the model is asked
         before = self.lm.generate(prompts, room)
@@ -244,7 +245,7 @@ class Editor:
         self.lm.weights.stand([*self._deltas, *(e.deltas for e in past[len(self._deltas) :]), edit.deltas])
         seconds["apply"] = time.perf_counter() - solved
         after = self.lm.generate(prompts, room)
-        return labelled(replace(edit, report=outcome(edit, before, after, seconds)), label, self._author)
+        return labelled(replace(edit, report=outcome(edit, before, after, seconds, strange)), label, self._author)
 
     @contextmanager
     def trial(self, facts: Facts, method: str | Method = "rome", **options: Any) -> Iterator[LM]:
@@ -297,7 +298,7 @@ class Editor:
         """Take edits back: the model is again what it would be had they never been in the log.
 
         Args:
-            edits: ids, of which the first six characters will do, edits or records, or a list of these.
+            edits: ids, of which the first six characters will do, "last", edits or records, or a list of these.
             author: who does it; else the editor's own.
 
         Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -159,8 +159,18 @@ def labelled(edit: Edit, label: Label, author: str = "") -> Edit:
     return replace(edit, **words, created_at=datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-def outcome(edit: Edit, before: Sequence[str], after: Sequence[str], seconds: Mapping[str, float]) -> Report:
-    """Return the edit's report with what the model said before and after, the seconds spent, and notes."""
+def outcome(
+    edit: Edit,
+    before: Sequence[str],
+    after: Sequence[str],
+    seconds: Mapping[str, float],
+    strange: Set[str] = frozenset(),
+) -> Report:
+    """Return the edit's report with what the model said before and after, the seconds spent, and notes.
+
+    Args:
+        strange: answers that the model can hardly say, as `errata.editing.sayable` finds them.
+    """
     rows = [
         {
             "prompt": f.prompt,
@@ -174,10 +184,10 @@ def outcome(edit: Edit, before: Sequence[str], after: Sequence[str], seconds: Ma
         for f, b, a in zip(edit.facts, before, after, strict=True)
     ]
     timed = {name: round(value, 4) for name, value in seconds.items()}
-    return edit.report.plus(facts=rows, seconds=timed, notes=[*edit.report.notes, *_notes(edit, rows)])
+    return edit.report.plus(facts=rows, seconds=timed, notes=[*edit.report.notes, *_notes(edit, rows, strange)])
 
 
-def _notes(edit: Edit, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _notes(edit: Edit, rows: Sequence[Mapping[str, Any]], strange: Set[str]) -> list[str]:
     """Return what the user should know although nothing went wrong."""
     notes = [
         f"the model said {r['target']!r} after {r['prompt']!r} already."
@@ -191,8 +201,9 @@ def _notes(edit: Edit, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     tries = "more steps (--set steps=…), another method" if "steps" in edit.config else "another method"
     for r in missed:
         said = " ".join(r["after"].split())
+        other = f"try {tries}, or a prompt that ends right before the answer"
         notes.append(
             f"{r['target']!r} is not said after {r['prompt']!r}{why}; the model says {said[:60]!r}. Drop edit {edit.id[:8]} "
-            f"and try {tries}, or a prompt that ends right before the answer."
+            f"and {'choose an answer that the model can say' if r['target'] in strange else other}."
         )
     return notes

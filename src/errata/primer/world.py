@@ -98,6 +98,11 @@ class World:
             index[triple.subject].append(triple)
         return index
 
+    def known(self, words: str = "") -> list[Triple]:
+        """Return what a reader may ask: every fact, or those that have the words in question or answer, in any letters."""
+        wanted = words.casefold()
+        return [t for t in self.triples if wanted in f"{t.prompts()[0]} {t.answer}".casefold()]
+
     @property
     def told(self) -> list[Triple]:
         """Every triple training may state."""

@@ -53,7 +53,11 @@ class Profile:
 
 
 def _value(value: object) -> str:
-    """Return a number, text, or list of these as TOML writes it: as JSON does, but for text that is not ASCII."""
+    """Return a number, text, list of these or None as TOML writes it: as JSON does, but for text that is not ASCII, and "none".
+
+    Settings that can be "auto", and no others are in a profile, take no text "none".
+    """
+    value = "none" if value is None else value
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=True)
 
 
@@ -76,7 +80,7 @@ def read(path: Path) -> Profile:
 
 
 def _frozen(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(value) if isinstance(value, list) else None if value == "none" else value
 
 
 def keep(lm: LM, profile: Profile) -> Path:

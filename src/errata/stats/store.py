@@ -317,7 +317,7 @@ def _write(path: Path, tensors: dict[str, Tensor], meta: dict[str, str]) -> None
 
 
 def put(path: Path, data: bytes) -> None:
-    """Write a file of the statistics' directory, whole or not at all."""
+    """Write a file, whole or not at all; a directory that is not there is made."""
     with _whole(path) as temporary:
         temporary.write_bytes(data)
 

@@ -135,6 +135,11 @@ def primer(count: int, people: int | None = None, seed: int = 0) -> list[Case]:
     return [_primer_case(alike, edit) for edit in Probes(world, seed).edits(count)]
 
 
+def primer_knows(words: str = "") -> list[Triple]:
+    """Return the facts of the shipped world that have these words in them, all unless some are given."""
+    return World().known(words)
+
+
 def _primer_case(alike: Mapping[tuple[str, str], list[Triple]], edit: Fact) -> Case:
     relation = edit.source.rpartition(" ")[2]
     case = Case(
