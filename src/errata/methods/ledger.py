@@ -56,7 +56,7 @@ ROWS = 2  # how rows are named, behind them: 2 by `fact.question`; nothing there
 class LedgerEdit(Weighted):
     """Rows added to a ridge regression over all facts that stand."""
 
-    # Anchor: chosen on the GPT-2-type CounterFact reference; lead: on the primer; both looked at on SmolLM2: LOG.md, 2026-11-28.
+    # Anchor: chosen on the GPT-2-type CounterFact reference; lead: on the primer; SmolLM2 looked at: LOG.md, 2026-11-28.
     anchor: float | None = field(default=1.2, metadata=ANCHOR)
     anchor_lead: float | None = field(default=4.0, metadata=LEAD)
 
