@@ -72,6 +72,9 @@ def test_easyedit_keeps_its_rephrase_apart(read: Read) -> None:
     assert (told.truth, told.unrelated) == ("bread", (("Cy Lane likes to eat", "cake"),))
     filled = read("counterfact-easyedit", prompt="The favourite dish of Ada Quill is")
     assert filled.prompt == case.prompt
+    asked = {"question": "What does Ada Quill like to eat?", "relation_id": "P36"}
+    assert read("counterfact-easyedit", **asked).question == asked["question"]  # its own before one of the relation's
+    assert read("counterfact-easyedit", relation_id="P36").question == "What is the capital of Ada Quill?"
 
 
 def test_the_two_forms_of_counterfact_are_never_mixed_up(tmp_path: Path) -> None:

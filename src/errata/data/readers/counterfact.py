@@ -96,6 +96,7 @@ def easyedit(record: RawRow) -> Case:
         truth=truth,
         rephrases=_published(record, "paraphrase"),
         rephrases_easyedit=record.texts("rephrase_prompt"),
+        question=record.text("question", "") or of_relation(record.text("relation_id", ""), subject),
         neighborhood=tuple((p, truth) for p in _published(record, "neighborhood") if truth),
         unrelated=tuple((p, answer) for p in record.texts("locality_prompt")),
         generation=tuple(dict.fromkeys(_published(record, "generation"))),
