@@ -14,7 +14,7 @@ import pytest
 from errata import errors
 from errata.errors import BadFile, ErrataError, InputError, did_you_mean
 
-CLASSES = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, Exception)]
+CLASSES = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, Exception) and not issubclass(c, Warning)]
 
 
 def drawn() -> dict[str, str]:

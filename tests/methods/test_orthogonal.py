@@ -201,7 +201,7 @@ def test_without_a_constraint_nothing_is_asked_for(monkeypatch: pytest.MonkeyPat
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("errata.stats.accumulate.GradientReading.add", refuse)
+    monkeypatch.setattr("errata.methods.shared.orthogonal.keys", refuse)
     lm = built()
     make("rome", SMALL["rome"]).prepare(lm)
     assert "room" not in write(lm, "rome", MORE[:1])[0].report
