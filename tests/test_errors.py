@@ -14,7 +14,9 @@ import pytest
 from errata import errors
 from errata.errors import BadFile, ErrataError, InputError, did_you_mean
 
-CLASSES = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, Exception) and not issubclass(c, Warning)]
+CLASSES = [
+    c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, Exception) and not issubclass(c, Warning)
+]
 
 
 def drawn() -> dict[str, str]:

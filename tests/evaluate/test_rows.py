@@ -263,6 +263,10 @@ def test_a_chat_model_is_asked_the_fact_as_a_question(reply: str, said: int) -> 
     )
     summed = estimate(asked.values(), "said_chat"), estimate(asked.values(), "said_chat_cloze")
     assert [found.mean for found in summed] == [said, 0]
+    named = replace(case, question="Does Bo Reed of Sudland live there?")  # the old answer is part of what is asked
+    chatty = Scripted({}, {}, {named.question: "Bo Reed of Sudland lives in Norland."})
+    rows = score(ANYONE, [named], scorer=chatty, options=ALL)
+    assert [row["scores"]["said"] for row in rows if row["probe"] == "question"] == [1]
     silent = replace(ALL, chat=False)
     for rows in (
         score(ANYONE, [case], scorer=chatty, options=silent),

@@ -204,7 +204,7 @@ def _answered(found: _Found) -> dict[str, Score]:
 
 
 def _on_question(found: _Found) -> dict[str, Score]:
-    return {"said": metrics.replied(found.said, found.ask.expected, found.ask.true)}
+    return {"said": metrics.replied(found.said, found.ask.expected, found.ask.true, asked=found.ask.prompt)}
 
 
 def _on_neighborhood(found: _Found) -> dict[str, Score]:

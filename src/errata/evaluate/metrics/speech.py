@@ -18,17 +18,19 @@ def said(text: str | None, answers: Sequence[str], *, reply: bool = False) -> Sc
     return None if text is None or not answers else float(any(says(text, answer, reply=reply) for answer in answers))
 
 
-def replied(text: str | None, answers: Sequence[str], truth: str = "") -> Score:
+def replied(text: str | None, answers: Sequence[str], truth: str = "", *, asked: str = "") -> Score:
     """Return 1 if a reply to the fact asked as a question holds one of the answers, and not the old one, else 0.
 
-    Anywhere in the reply, as whole words, and not denied ("not Rome"). The question is put as a user's turn of the model's chat
+    Anywhere in the reply, as whole words, and not denied ("not Rome"); an old answer that stands in the question may be named
+    ("Which company makes the Honda Insight?"). The question is put as a user's turn of the model's chat
     template: the data set's own or, by rule, one made of the prompt or a rephrasing. Range 0 or 1; 1 is good. None where
     nothing was generated. Source: ours.
     """
     if text is None or not answers:
         return None
     right = any(contains(text, answer) and not contains(text, f"not {answer}") for answer in answers)
-    return float(right and not (truth and contains(text, truth)))
+    old = bool(truth) and contains(text, truth) and not contains(asked, truth)
+    return float(right and not old)
 
 
 def said_contains(text: str | None, answers: Sequence[str]) -> Score:
