@@ -150,8 +150,7 @@ def leads(
     found = delta.new_zeros(len(facts))
     for part in _parts(lm, facts, contexts):
         problem = _Problem(lm, [facts[i] for i in part], site, contexts, ValueTraining(margin=0.0))
-        own = torch.zeros_like(problem.start)
-        own[problem.subject.flip(0)] = delta[part].flip(0)  # the first is written last
+        own = delta[part][problem.told_first]
         _, lead = problem.loss(own, torch.arange(problem.n, device=own.device))
         found[part] = lead[problem.subject].to(found)
     return found
@@ -214,6 +213,7 @@ class _Problem:
         self.n = len(subjects)
         self.subject = torch.tensor([subjects.index(fact.subject) for fact in facts], device=lm.device)  # of each fact
         first = torch.tensor([[f.subject for f in facts].index(s) for s in subjects], device=lm.device)
+        self.told_first = first  # of each subject, the first fact
         every = [*contexts, *([FOLLOWS] if goal.follows and goes_on(lm, facts) else [])]
         asked = queries(lm, facts, every, answers=True)
         named = named_replies(lm, subjects) if goal.names else {}
@@ -234,10 +234,9 @@ class _Problem:
             cache = lm.cache() if lm.row.kind == "decoder" else None
             logits = lm.answer_logits(self.batch, cache)
         self.hidden = trace.outputs[block] if self.deeper else trace.inputs[block]
-        self.place = self.batch.rows[
-            ~self.learned[self.batch.rows]
-        ]  # rows whose predictions are kept, for each of these
-        self.before = logits[~self.learned[self.batch.rows]].log_softmax(-1)  # (k, v)
+        kept_at = ~self.learned[self.batch.rows]  # where what is predicted is kept
+        self.place = self.batch.rows[kept_at]  # whose row each of these is in
+        self.before = logits[kept_at].log_softmax(-1)  # (k, v)
         sizes = torch.bincount(self.place, minlength=len(asked))[self.place]
         self.weigh = torch.where(self.place < len(rows) + self.n, goal.kl, goal.names / sizes)  # (k,)
         found = at(trace.outputs[site], self.batch.lookup)[: len(rows) : len(every)]
