@@ -57,7 +57,7 @@ class LocateThenEdit(Regularised):
         default="auto", metadata={"help": "or how many nats the answer leads by in every context", "least": 0}
     )
     follows: bool | Auto = field(default="auto", metadata={"help": "learn that the text goes on as the base would"})
-    # names: chosen on SmolLM2 with memit (16 facts), confirmed on it with rome and 12 others: LOG.md, 2026-11-28.
+    # names: that it helps, on SmolLM2 with memit (16 facts) and rome (12 others); how much, by the demo: LOG.md, 2026-11-28.
     names: float | Auto = field(
         default="auto", metadata={"help": "weight of the KL to the base where a reply names the subject", "least": 0}
     )
@@ -77,7 +77,7 @@ class LocateThenEdit(Regularised):
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
         """Return settings of v* for a model nobody tuned: the original's clamp, and steps that end when the answer leads."""
-        ours = {"steps": 25, "decay": 1e-3, "clamp": 4.0, "margin": 6.0, "follows": True, "names": 0.3}
+        ours = {"steps": 25, "decay": 1e-3, "clamp": 4.0, "margin": 6.0, "follows": True, "names": 0.1}
         return {**super().automatic(lm), **ours}
 
     def goal(self) -> ValueTraining:
