@@ -9,6 +9,7 @@ The table is `common.txt`, which anyone can read and add to.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 
 
@@ -31,6 +32,7 @@ class CommonRelation:
         return tuple(wording.replace("{}", subject) for wording in self.wordings)
 
 
+@cache
 def relations() -> tuple[CommonRelation, ...]:
     """Return the table's relations."""
     text = (files("errata.data") / "common.txt").read_text(encoding="utf-8")

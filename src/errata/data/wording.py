@@ -82,7 +82,8 @@ def question(prompt: str, subject: str) -> str:
     """
     if "?" in prompt:
         return prompt[: prompt.rfind("?") + 1]
-    asked = next((one.questions[0] for one in relations() if _around(prompt, subject) in one.wordings), "")
+    around = _around(prompt, subject)
+    asked = next((one.questions[0] for one in relations() if around in one.wordings), "")
     if asked:
         return asked.replace("{}", subject)
     found = _match(_OF, prompt, subject) or _match(_OWN, prompt, subject)
