@@ -154,11 +154,13 @@ def main(args: argparse.Namespace) -> None:
     """Run what is left to run and write the tables, each time a cell is done."""
     from references import known
 
-    lm, out = load(args.model), Path(args.out)
+    lm, out = load(args.model, dtype=args.dtype), Path(args.out)
     every = known(lm, list(parse(args.cases, skip_bad=True)), args.most)
     tables: dict[str, str] = {}
     for title in args.parts.split(","):
         part, found = PARTS[title], dict[str, Rows]()
+        if args.marks is not None:
+            part = replace(part, marks=tuple(float(share) for share in args.marks.split(",") if share))
         names = args.recipes.split(",") if args.recipes else list(part.recipes)
         for seed in range(args.seeds):  # a seed of all before the next of any
             cases = drawn(every, seed, args.edits or part.edits)
@@ -179,11 +181,13 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--dtype", help="what the model is read in; as it is saved unless given")
     parser.add_argument("--cases", required=True)
     parser.add_argument("--text", default="auto", help="text of the perplexity")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--recipes", default="", help="some of a part's; all unless given")
     parser.add_argument("--edits", type=int, default=0, help="of each seed; what a part has unless given")
+    parser.add_argument("--marks", help="shares of the edits at which everything is measured besides; a part's unless given")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--most", type=int, default=600, help="facts the model knows that seeds draw from")
     parser.add_argument("--out", required=True)

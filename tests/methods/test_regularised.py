@@ -68,7 +68,7 @@ def test_a_plug_in_is_its_definition_applied_to_the_update(method: str) -> None:
 def test_an_anchored_value_has_the_norm_of_the_bases(method: str, role: str) -> None:
     lm, place = build(), Site(1, role)
     past = (write(lm, method, MORE[:1]),)
-    plain, held = (write(lm, method, MORE[1:2], past, anchor=a) for a in (None, 1.5))
+    plain, held = (write(lm, method, MORE[1:2], past, anchor=a, anchor_lead=None) for a in (None, 1.5))
     asked = queries(lm, MORE[1:2], [""], answers=False)
     lm.weights.stand([past[0].deltas])
     now = gather(lm, asked, outputs=[place])[1][place][0]
@@ -114,6 +114,13 @@ def test_an_anchor_is_raised_by_halves_until_the_fact_leads_everywhere(method: s
         edit = write(lm, method, (fact,), anchor=0.5, anchor_lead=wanted, steps=8)
         assert torch.allclose(edit.carry[f"delta/{site}"][0], at[enough], atol=1e-6)
         lm.weights.stand([])
+
+
+def test_memit_has_the_bases_norm_unless_it_is_set_as_published() -> None:
+    lm = build()
+    assert (make("memit", {}).resolve(lm).anchor, make("memit", {}).resolve(lm).anchor_lead) == (1.0, 2.0)  # type: ignore[attr-defined]
+    lm.published = "gpt-j-6b"
+    assert make("memit", {"layers": (1,)}).resolve(lm).anchor is None  # type: ignore[attr-defined]
 
 
 def test_a_ledger_takes_no_update_that_is_no_solution() -> None:

@@ -39,16 +39,15 @@ from errata.delta import LowRank, Site
 from errata.edit import Edit
 from errata.errors import BadConfig
 from errata.fact import Fact, question
-from errata.methods.base import BELOW, Solution, filled, stored
+from errata.methods.base import BELOW, Auto, Solution, filled, stored
 from errata.methods.shared.many_matrices import Wanted, Weighted
+from errata.methods.shared.regularised import ANCHOR, LEAD
 from errata.model.fold import fold, fold_in_blocks
 from errata.model.lm import LM
 from errata.solve.ledger import Ledger
 
 NAME = "ledger"
 MARK = 8  # bytes of a mark that name the edits below
-ANCHOR = {"help": "NAS: norm of v* as a multiple of the base's there; none: as learned", "above": 0}
-LEAD = {"help": "nats a fact leads by everywhere, or its multiple is raised by halves; none: never", "least": 0}
 ROWS = 2  # how rows are named, behind them: 2 by `fact.question`; nothing there: subjects that differ in case apart
 
 
@@ -57,8 +56,8 @@ class LedgerEdit(Weighted):
     """Rows added to a ridge regression over all facts that stand."""
 
     # Anchor: chosen on the GPT-2-type CounterFact reference; lead: on the primer; SmolLM2 looked at: LOG.md, 2026-11-28.
-    anchor: float | None = field(default=1.2, metadata=ANCHOR)
-    anchor_lead: float | None = field(default=4.0, metadata=LEAD)
+    anchor: float | Auto | None = field(default=1.2, metadata=ANCHOR)
+    anchor_lead: float | Auto | None = field(default=4.0, metadata=LEAD)
 
     name: ClassVar[str] = NAME
 

@@ -21,7 +21,7 @@ from errata.solve.values import Values, ValueTraining
 from errata.stats.remembered_layer import remembered
 from errata.stats.store import Key, described, keys, take
 
-_OURS = {"margin": None, "follows": False, "names": 0.0}  # what the papers do not have
+_OURS = {"margin": None, "follows": False, "names": 0.0, "anchor": None}  # what the papers do not have
 _LLAMA2 = {"steps": 25, "lr": 0.5, "decay": 1e-3, "clamp": 4.0, **_OURS}
 _LLAMA3 = {"steps": 25, "lr": 0.1, "decay": 0.5, "clamp": 0.75, **_OURS}
 # Settings of v* on published models; each method adds where it writes.

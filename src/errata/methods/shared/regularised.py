@@ -11,12 +11,15 @@ import torch
 from errata.delta import Change, Dense, Graft, LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
+from errata.methods.base import Auto, filled
 from errata.methods.shared.orthogonal import Constrained
 from errata.model.lm import LM
 from errata.solve import keys
 from errata.solve.regularise import beside, compressed, largest, with_norm
 from errata.solve.values import Values, leads
 
+ANCHOR = {"help": "NAS: norm of v* as a multiple of the base's there; none: as learned", "above": 0}
+LEAD = {"help": "with anchor: nats a fact leads by, or its multiple is raised by halves; none: never"}
 RECT = 0.4  # share of entries kept
 PRUNE = 1.2  # base of the logarithm
 SPHERE = (0.5, 0.5)  # share of W's energy that is main, and how much of the update along it is taken away
@@ -26,16 +29,8 @@ SPHERE = (0.5, 0.5)  # share of W's energy that is main, and how much of the upd
 class Regularised(Constrained):
     """A method whose values may be anchored and whose updates may be restrained, for long sequences."""
 
-    anchor: float | None = field(
-        default=None,
-        metadata={"help": "NAS: norm of v* as a multiple of the base's there; none: as learned", "above": 0},
-    )
-    anchor_lead: float | None = field(
-        default=None,
-        metadata={
-            "help": "with anchor: nats a fact leads by everywhere, or its multiple is raised by halves; none: never"
-        },
-    )
+    anchor: float | Auto | None = field(default=None, metadata=ANCHOR)
+    anchor_lead: float | Auto | None = field(default=None, metadata=LEAD)
     restrain: Literal["none", "rect", "prune", "sphere"] = field(
         default="none",
         metadata={"help": "keep the largest entries, press singular values, or leave W's main directions"},
@@ -49,19 +44,20 @@ class Regularised(Constrained):
         Where a fact does not lead by `anchor_lead` nats with that in every context, the multiple is raised by halves until it
         does, or the value is as it was learned.
         """
-        if self.anchor is None:
+        anchor, wanted = filled(self.anchor), filled(self.anchor_lead)
+        if anchor is None:
             return values
         with lm.weights.at_base():
             _, base = keys.gather(lm, keys.queries(lm, facts, [""], answers=False), outputs=[site])
         unit = base[site].to(values.delta).norm(dim=1)
-        norms, learned = self.anchor * unit, values.target.norm(dim=1)
+        norms, learned = anchor * unit, values.target.norm(dim=1)
         held = replace(values, delta=with_norm(values.target, norms) - values.start)
-        if self.anchor_lead is None:
+        if wanted is None:
             return held
         short = torch.nonzero(norms < learned)[:, 0]
         while len(short):
             lead = leads(lm, [facts[int(i)] for i in short], site, contexts, held.delta[short])
-            short = short[lead < self.anchor_lead]
+            short = short[lead < wanted]
             norms[short] = torch.minimum(norms[short] + unit[short] / 2, learned[short])
             held = replace(values, delta=with_norm(values.target, norms) - values.start)
             short = short[norms[short] < learned[short]]
