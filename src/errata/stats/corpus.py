@@ -2,7 +2,7 @@
 
 Four are always at hand: ``"primer"``, written by the world generator for the model that knows that world; ``"prose"``,
 ordinary text of many kinds and public facts in plain sentences; ``"own"``, what a model says by itself; and ``"mixed"``, of
-that a third, and public facts first of the rest. ``"auto"`` is whichever suits a model. Else it is a file of the user's own
+that a sixth, and of the other two the rest. ``"auto"`` is whichever suits a model. Else it is a file of the user's own
 (plain text with blank lines between documents, or JSONL with a ``text`` field; either may be gzipped), or ``"datasets:NAME"``,
 which the library of that name streams (`stats.streamed`).
 """
@@ -37,9 +37,9 @@ PROSE: Final = "prose"  # `data/prose.txt`, written for errata, and `data/common
 OWN: Final = "own"
 MIXED: Final = "mixed"
 AUTO: Final = "auto"
-BUILT_IN: Final = {PRIMER: "1", PROSE: "1", OWN: "1", MIXED: "1"}  # with their revisions
+BUILT_IN: Final = {PRIMER: "1", PROSE: "1", OWN: "1", MIXED: "2"}  # with their revisions
 LEAST, MOST = 4096, 16_384  # tokens of a model's own text; between them four a neuron
-SHARE: Final = 3  # of mixed text, of four tokens a neuron in all, its own is the third part, between the next two
+SHARE: Final = 6  # of mixed text, of eight tokens a neuron in all, its own is the sixth part, between the next two
 SMALLEST, LARGEST = 2048, 4096  # to sample more takes minutes on a processor
 SAMPLED = (128, 64)  # texts sampled at a time, and tokens of each
 BRIEF = (64, 32)  # the same for mixed text: half the passes, and prompts are short, too
@@ -145,14 +145,16 @@ def _facts() -> list[str]:
 
 
 def _mixed(lm: LM) -> Iterator[str]:
-    """What a model says by itself, since nobody knows better what it reads, and sentences that tell facts, as neighbours do."""
+    """What a model says by itself, since nobody knows better what it reads, and `_prose`.
+
+    Of facts alone in its place, in which there are few words, updates are half as large again: LOG.md, 2026-11-28.
+    """
     rng = random.Random("mixed")
-    whole = max(SHARE * SMALLEST, min(4 * lm.inner, SHARE * MOST))
+    whole = max(SHARE * SMALLEST, min(8 * lm.inner, 3 * MOST))
     own = _own(lm, min(whole // SHARE, LARGEST) * 7 // 8, BRIEF)  # a few tokens short are no reason to sample again
     left = whole - sum(len(lm.tokens.ids(text)) for text in own)
-    told, prose = _facts(), _plain()
     texts = list(own)
-    for text in (*rng.sample(told, len(told)), *rng.sample(prose, len(prose))):
+    for text in _prose():
         if left <= 0:
             break
         texts.append(text)
