@@ -187,7 +187,9 @@ if __name__ == "__main__":
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--recipes", default="", help="some of a part's; all unless given")
     parser.add_argument("--edits", type=int, default=0, help="of each seed; what a part has unless given")
-    parser.add_argument("--marks", help="shares of the edits at which everything is measured besides; a part's unless given")
+    parser.add_argument(
+        "--marks", help="shares of the edits at which everything is measured besides; a part's unless given"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--most", type=int, default=600, help="facts the model knows that seeds draw from")
     parser.add_argument("--out", required=True)

@@ -25,7 +25,7 @@ from errata.model.lm import LM
 from errata.model.loading import load
 from errata.stats import accumulate, moments, stopping, store
 from errata.stats.accumulate import Ended
-from errata.stats.corpus import BUILT_IN, LEAST, SHARE, SMALLEST, open_corpus, sampled, suited
+from errata.stats.corpus import BUILT_IN, LEAST, SHARES, SMALLEST, open_corpus, sampled, suited
 from errata.stats.moments import SecondMoment, keys_of, of_batch
 from errata.stats.store import Key, described, keys, sample_size, second_moments, take
 from tests import tiny
@@ -438,7 +438,7 @@ def test_a_corpus_that_cannot_be_read_is_named(lm: LM, tmp_path: Path, name: str
 def test_no_such_corpus(lm: LM, tmp_path: Path) -> None:
     for name in (str(tmp_path / "none"), str(tmp_path), "primr"):
         with pytest.raises(
-            BadFile, match="give auto, mixed, own, prose, primer, a text or JSONL file, or datasets:NAME"
+            BadFile, match="give auto, broad, mixed, own, prose, primer, a text or JSONL file, or datasets:NAME"
         ):
             second_moments(lm, SITES, corpus=name)
 
@@ -453,18 +453,20 @@ def test_text_the_tokenizer_makes_nothing_of_is_an_error(tmp_path: Path) -> None
 
 
 def test_a_model_is_judged_by_text_of_its_own_kind(lm: LM) -> None:
-    assert (suited(lm), sampled(lm), sampled(load("primer"))) == ("prose", "mixed", "primer")
+    assert (suited(lm), sampled(lm), sampled(load("primer"))) == ("prose", "broad", "primer")
     assert (open_corpus("auto", lm).name, open_corpus("auto", load("primer")).name) == ("prose", "primer")
     texts = list(open_corpus("prose").documents(lm))
     assert len(texts) == len(set(texts)) > 100
     assert sum(map(len, texts)) > 60_000
     found = methods.make("memit", {}).resolve(lm)
-    assert (found.corpus, methods.make("memit", {"corpus": "primer"}).resolve(lm).corpus) == ("mixed", "primer")
+    assert (found.corpus, methods.make("memit", {"corpus": "primer"}).resolve(lm).corpus) == ("broad", "primer")
     assert methods.make("ultraedit", {}).resolve(lm).corpus == "prose"
     assert set(open_corpus("auto").revision.split("+")) == set(BUILT_IN.values())
 
 
-@pytest.mark.parametrize(("name", "least"), [("own", LEAST), ("mixed", SHARE * SMALLEST)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("own", LEAST), *((name, share * SMALLEST) for name, share in SHARES.items())]
+)
 def test_a_models_own_text_is_the_bases_sampled_once(
     lm: LM, monkeypatch: pytest.MonkeyPatch, name: str, least: int
 ) -> None:
@@ -490,5 +492,5 @@ def test_a_models_own_text_is_the_bases_sampled_once(
     forget()
     monkeypatch.setattr(LM, "sample", lambda *_: [""])
     assert all(text in told for text in documents())  # it ends each text at once: no endless loop
-    assert bool(documents()) == (name == "mixed")
+    assert bool(documents()) == (name != "own")
     forget()

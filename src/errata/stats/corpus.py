@@ -1,8 +1,8 @@
 """A text corpus as token batches, by name and revision.
 
 Four are always at hand: ``"primer"``, written by the world generator for the model that knows that world; ``"prose"``,
-ordinary text of many kinds and public facts in plain sentences; ``"own"``, what a model says by itself; and ``"mixed"``, of
-that a sixth, and of the other two the rest. ``"auto"`` is whichever suits a model. Else it is a file of the user's own
+ordinary text of many kinds and public facts in plain sentences; ``"own"``, what a model says by itself; and ``"broad"``, of
+that a sixth, and of prose the rest. ``"auto"`` is whichever suits a model. Else it is a file of the user's own
 (plain text with blank lines between documents, or JSONL with a ``text`` field; either may be gzipped), or ``"datasets:NAME"``,
 which the library of that name streams (`stats.streamed`).
 """
@@ -35,14 +35,15 @@ from errata.stats import streamed
 PRIMER: Final = "primer"
 PROSE: Final = "prose"  # `data/prose.txt`, written for errata, and `data/common.txt`
 OWN: Final = "own"
-MIXED: Final = "mixed"
+BROAD: Final = "broad"
+MIXED: Final = "mixed"  # what `BROAD` was before; ledgers begun with it go on with it
 AUTO: Final = "auto"
-BUILT_IN: Final = {PRIMER: "1", PROSE: "1", OWN: "1", MIXED: "2"}  # with their revisions
+BUILT_IN: Final = {PRIMER: "1", PROSE: "1", OWN: "1", BROAD: "1", MIXED: "1"}  # with their revisions
 LEAST, MOST = 4096, 16_384  # tokens of a model's own text; between them four a neuron
-SHARE: Final = 6  # of mixed text, of eight tokens a neuron in all, its own is the sixth part, between the next two
+SHARES: Final = {BROAD: 6, MIXED: 3}  # its own is one part of so many, between the next two numbers
 SMALLEST, LARGEST = 2048, 4096  # to sample more takes minutes on a processor
 SAMPLED = (128, 64)  # texts sampled at a time, and tokens of each
-BRIEF = (64, 32)  # the same for mixed text: half the passes, and prompts are short, too
+BRIEF = (64, 32)  # the same beside other text: half the passes, and prompts are short, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,8 @@ class Corpus:
             return _of_the_world()
         if self.name == OWN:
             return iter(_own(lm, max(LEAST, min(4 * lm.inner, MOST)), SAMPLED))
-        if self.name == MIXED:
-            return _mixed(lm)
+        if self.name in SHARES:
+            return _beside(lm, self.name)
         if self.name.startswith(streamed.PREFIX):
             return streamed.texts(self.name)
         return _prose() if self.name == PROSE else _read(Path(self.name))
@@ -96,14 +97,14 @@ def suited(lm: LM) -> str:
 
 
 def sampled(lm: LM) -> str:
-    """Return the name of the built-in corpus that statistics of a model are to be of: mixed text, where it can say some.
+    """Return the name of the built-in corpus that statistics of a model are to be of: broad text, where it can say some.
 
     What it was trained on, nobody knows as well as the model; but its own text alone holds few sentences that tell facts, and
     neighbours are such sentences. Chosen on SmolLM2 (single edits), confirmed on the CounterFact reference of GPT-2's kind
     (100 in a row): LOG.md, 2026-11-28.
     """
     says = lm.row.kind == "decoder" and lm.row.cache != "none"  # without a cache it would take too long
-    return MIXED if says and lm.published != PRIMER else suited(lm)
+    return BROAD if says and lm.published != PRIMER else suited(lm)
 
 
 def open_corpus(name: str, lm: LM | None = None) -> Corpus:
@@ -144,22 +145,28 @@ def _facts() -> list[str]:
     return [f"{prompt} {answer}." for relation, (subject, answer) in rows for prompt in relation.asked(subject)]
 
 
-def _mixed(lm: LM) -> Iterator[str]:
-    """What a model says by itself, since nobody knows better what it reads, and `_prose`.
+def _beside(lm: LM, name: str) -> Iterator[str]:
+    """What a model says by itself, since nobody knows better what it reads, and other text: `_prose`, or facts first (mixed).
 
-    Of facts alone in its place, in which there are few words, updates are half as large again: LOG.md, 2026-11-28.
+    Facts have few words, and with them alone updates are half as large again: LOG.md, 2026-11-28.
     """
-    rng = random.Random("mixed")
-    whole = max(SHARE * SMALLEST, min(8 * lm.inner, 3 * MOST))
-    own = _own(lm, min(whole // SHARE, LARGEST) * 7 // 8, BRIEF)  # a few tokens short are no reason to sample again
-    left = whole - sum(len(lm.tokens.ids(text)) for text in own)
-    texts = list(own)
-    for text in _prose():
+    rng, share = random.Random(MIXED), SHARES[name]
+    a_neuron = 8 if name == BROAD else 4
+    whole = max(share * SMALLEST, min(a_neuron * lm.inner, SHARES[MIXED] * MOST))
+    own = _own(lm, min(whole // share, LARGEST) * 7 // 8, BRIEF)  # a few tokens short are no reason to sample again
+    left, texts = whole - sum(len(lm.tokens.ids(text)) for text in own), list(own)
+    for text in list(_prose() if name == BROAD else _drawn(rng, _facts(), _plain())):
         if left <= 0:
             break
         texts.append(text)
         left -= len(lm.tokens.ids(text))
-    yield from rng.sample(texts, len(texts))
+    yield from _drawn(rng, texts)
+
+
+def _drawn(rng: random.Random, *kinds: list[str]) -> Iterator[str]:
+    """Yield the texts of each kind in a drawn order, kind by kind."""
+    for texts in kinds:
+        yield from rng.sample(texts, len(texts))
 
 
 def _own(lm: LM, wanted: int, drawn: tuple[int, int]) -> list[str]:
@@ -205,7 +212,7 @@ def _read(path: Path) -> Iterator[str]:
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise BadFile(
             f"cannot read the corpus {str(path)!r} ({type(error).__name__}); "
-            "give auto, mixed, own, prose, primer, a text or JSONL file, or datasets:NAME."
+            "give auto, broad, mixed, own, prose, primer, a text or JSONL file, or datasets:NAME."
         ) from error
 
 

@@ -33,7 +33,7 @@ from errata.stats.store import Key, gradients, keys
 class Constrained(Method):
     """A method whose update may be kept orthogonal to earlier edits and to the model's implicit knowledge."""
 
-    corpus: str = field(default="auto", metadata={"help": "text of the statistics: mixed, own, prose, primer, a file"})
+    corpus: str = field(default="auto", metadata={"help": "text of the statistics: broad, own, prose, primer, a file"})
     tokens: int = field(default=0, metadata={"help": "tokens of it to read; 0: until they tell no more", "least": 0})
     constraint: Literal["none", "o-edit", "o-edit+"] = field(
         default="none", metadata={"help": "keep updates off earlier ones: by a penalty, or by projection too"}
