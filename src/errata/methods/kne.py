@@ -41,6 +41,7 @@ from errata.fact import Fact
 from errata.methods.base import Solution
 from errata.methods.shared.neurons import Neuronal, old_answers
 from errata.methods.shared.orthogonal import Constrained
+from errata.methods.shared.others import about_others
 from errata.model.fitting import essence
 from errata.model.lm import LM
 from errata.model.query import Query
@@ -93,6 +94,10 @@ class Kne(Neuronal, Constrained):
     kl: float = field(
         default=0.0, metadata={"help": "weight of the KL to the base on the subject's essence", "least": 0}
     )
+    others: int = field(
+        default=0, metadata={"help": "other subjects about whom the prompt is to be answered as before", "least": 0}
+    )
+    others_kl: float = field(default=1.0, metadata={"help": "weight of the KL to the base there", "least": 0})
     # On SmolLM2 (5 CounterFact records) an edit moved plain text by a KL of .27 without it and by .01 with it; on the
     # CounterFact reference of GPT-2's kind (60 records) and on the primer nothing is lost: LOG.md, 2026-11-27.
     units: Literal["own", "usual"] = field(
@@ -147,6 +152,8 @@ class Kne(Neuronal, Constrained):
         contexts = keys.contexts_for(lm, facts, every)
         asked = keys.queries(lm, facts, contexts.texts, answers=True)
         held = [Held([essence(lm, f.subject) for f in facts], self.kl)] if self.kl else []
+        about = about_others(lm, facts, self.others, self.seed)
+        held += [Held(about, self.others_kl)] if about and self.others_kl else []
         hold = self.hold(lm, past)
         learned = train(lm, asked, chosen, self.course(), Bounds(held, self.scales(lm), hold.free()))
         deltas = {s: Columns(d.index, hold.fit(s, d.values.T).T.to(d.values)) for s, d in learned.deltas.items()}
