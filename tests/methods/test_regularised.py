@@ -118,7 +118,7 @@ def test_an_anchor_is_raised_by_halves_until_the_fact_leads_everywhere(method: s
 
 def test_memit_has_the_bases_norm_unless_it_is_set_as_published() -> None:
     lm = build()
-    assert (make("memit", {}).resolve(lm).anchor, make("memit", {}).resolve(lm).anchor_lead) == (1.0, 2.0)  # type: ignore[attr-defined]
+    assert (make("memit", {}).resolve(lm).anchor, make("memit", {}).resolve(lm).anchor_lead) == (1.0, 4.0)  # type: ignore[attr-defined]
     lm.published = "gpt-j-6b"
     assert make("memit", {"layers": (1,)}).resolve(lm).anchor is None  # type: ignore[attr-defined]
 

@@ -24,12 +24,6 @@ from tests.stats.test_moments import TEXTS, padded
 SITES = (Site(0, "down"), Site(1, "down"))
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ERRATA_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def plain(lm: LM, name: str, site: Site) -> tuple[Tensor, int]:
     """Return the sum of gradients, text by text without padding."""
     weight, total, count = lm.module(site).weight, 0, 0

@@ -32,17 +32,6 @@ ROOT = Path(__file__).parents[2]
 KINDS = ("moment", "gradient")
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ERRATA_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def lm() -> LM:
-    return tiny.build("llama")
-
-
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the batches that run."""

@@ -34,17 +34,6 @@ SITES = (Site(0, "down"), Site(1, "down"))
 TOKENS = 8000
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ERRATA_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def lm() -> LM:
-    return tiny.build("llama")
-
-
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the batches that run."""

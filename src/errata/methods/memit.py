@@ -14,7 +14,7 @@ Differs from the paper: C is damped (``damping=0`` gives the paper's). Where the
 adding it (Gemma-2, Gemma-3, OLMo-2), what is written is not what the stream receives; z is then learned at the output of
 `down` of layer L. On models nobody tuned, v*'s step is a fraction of the size of z0, λ is the size of k, the mean of
 kᵀC⁻¹k (published values are 0.9 to 3 times that), and z has the norm the base has there (NAS, https://arxiv.org/abs/2602.02543;
-``anchor=none`` leaves it as learned) or as many halves of it more as a fact needs to lead by two nats in every context.
+``anchor=none`` leaves it as learned) or as many halves of it more as a fact needs to lead by four nats in every context.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from errata.solve.least_squares import batch
 class Memit(Weighted):
     """A least-squares change of several `down` matrices for a batch of facts."""
 
-    # Chosen on the GPT-2-type CounterFact reference, confirmed on the primer and SmolLM2: LOG.md, 2026-11-28.
+    # Anchor: chosen on the GPT-2-type CounterFact reference, confirmed on the primer and SmolLM2; lead: chosen on the primer:
+    # LOG.md, 2026-11-28.
     anchor: float | Auto | None = field(default="auto", metadata=ANCHOR)
     anchor_lead: float | Auto | None = field(default="auto", metadata=LEAD)
     history: bool = field(default=False, metadata={"help": "also keep what earlier edits' keys give"})
@@ -47,7 +48,7 @@ class Memit(Weighted):
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
         """Return the norm the base has there, as far as a fact leads with it, for a model nobody tuned."""
-        return {**super().automatic(lm), "anchor": 1.0, "anchor_lead": 2.0}
+        return {**super().automatic(lm), "anchor": 1.0, "anchor_lead": 4.0}
 
     def update(self, lm: LM, site: Site, wanted: Wanted, past: Sequence[Edit]) -> tuple[LowRank, dict[str, Tensor]]:
         """Return the least-squares change, which ordinary keys and, with history, earlier ones hold back."""

@@ -15,10 +15,11 @@ from errata.solve import keys
 
 
 def about_others(lm: LM, facts: Sequence[Fact], count: int, seed: int) -> list[Query]:
-    """Return each fact's prompt about so many other subjects, drawn from the table of public facts; none if it names no subject.
+    """Return each fact's prompt about so many other subjects, drawn from the table of public facts.
 
     Args:
-        count: subjects for each fact, as evenly of the table's kinds as can be. seed: what they are drawn from.
+        facts: one that names no subject has none. count: subjects for each fact, as evenly of the table's kinds as can be.
+        seed: what they are drawn from.
     """
     kinds = [[subject for subject, _ in relation.rows] for relation in relations()]
     found: list[Fact] = []
