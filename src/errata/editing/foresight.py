@@ -14,15 +14,8 @@ from errata.identity import Identity
 from errata.model import where
 from errata.stats.streamed import PREFIX
 
-_BUILT_IN: Final = (
-    "",
-    "auto",
-    "broad",
-    "mixed",
-    "own",
-    "prose",
-    "primer",
-)  # as `errata.stats.corpus` has them, without torch
+# As `errata.stats.corpus` has them, without torch.
+_BUILT_IN: Final = ("", "auto", "broad", "mixed", "own", "prose", "primer")
 # What makes two models of another size or kind. Other settings may mean one thing in a file and another once they are loaded.
 _TELLING: Final = (
     "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",

@@ -28,8 +28,8 @@ def about_others(lm: LM, facts: Sequence[Fact], count: int, seed: int) -> list[Q
             continue
         rng = random.Random(f"{seed} {fact.prompt}")
         order = [rng.sample(kind, len(kind)) for kind in rng.sample(kinds, len(kinds))]
-        names = [names[place] for place in range(max(map(len, order))) for names in order if place < len(names)]
-        others = [name for name in dict.fromkeys(names) if name not in fact.prompt][:count]
+        turns = (kind[turn] for turn in range(max(map(len, order))) for kind in order if turn < len(kind))
+        others = [name for name in dict.fromkeys(turns) if name not in fact.prompt][:count]
         found += [replace(fact, prompt=fact.prompt.replace(fact.subject, name), subject=name) for name in others]
     asked = keys.queries(lm, found, [""], answers=False) if found else []
     return [query for query in asked if fits(lm, query)]
