@@ -94,8 +94,8 @@ class Kne(Neuronal, Constrained):
     kl: float = field(
         default=0.0, metadata={"help": "weight of the KL to the base on the subject's essence", "least": 0}
     )
-    # Chosen on SmolLM2 (18 facts), confirmed there on 17 others (neighbourhood .58 → .84, paraphrases the same); on the primer (60
-    # facts) nothing is lost: LOG.md, 2026-11-28.
+    # Chosen on SmolLM2 (18 facts), confirmed there on 17 others (neighbourhood .58 → .84, paraphrases the same); on the primer
+    # (60 facts) nothing is lost: LOG.md, 2026-11-28.
     others: int = field(
         default=10, metadata={"help": "other subjects about whom the prompt is to be answered as before", "least": 0}
     )
