@@ -166,7 +166,9 @@ def main(args: argparse.Namespace) -> None:
             cases = drawn(every, seed, args.edits or part.edits)
             for name in (name for name in names if name in part.recipes):
                 plan = Plan(method="", cases=args.cases, seed=seed, text=args.text)
-                where = out / title / name.replace(" ", "-").replace(",", "") / str(seed)
+                where = (
+                    out / title / "-".join([*name.replace(",", "").split(" "), *filter(None, [args.dtype])]) / str(seed)
+                )
                 try:
                     found.setdefault(name, []).extend(cell(lm, part, part.recipes[name], cases, where, plan))
                 except ErrataError as error:

@@ -41,6 +41,24 @@ def test_each_fact_has_its_own_and_one_without_a_subject_has_none(lm: LM) -> Non
     assert about_others(lm, [FACT], 0, 0) == []
 
 
+def test_the_name_stands_wherever_the_subject_stood_and_nowhere_else(lm: LM) -> None:
+    fact = Fact(prompt="Man is an island; Manchester is not. Man pays with the", subject="Man", target="yen")
+    for query in about_others(lm, [fact], 5, 0):
+        start, end = query.span or (0, 0)
+        name = query.prompt[start:end]
+        assert query.prompt == f"{name} is an island; Manchester is not. {name} pays with the"
+        assert start > 20
+
+
+def test_a_conversation_before_the_prompt_stays(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("errata.methods.shared.others.fits", lambda *_: True)  # this model has no template to fit it in
+    told = (("user", "Hello."), ("assistant", "Hello."), ("user", "What is the capital of France?"))
+    fact = Fact(subject="France", target="Lyon", messages=told)
+    asked = about_others(lm, [fact], 2, 0)
+    assert len(asked) == 2
+    assert all(query.earlier == fact.earlier and query.role == "user" for query in asked)
+
+
 def test_kne_moves_them_less_where_they_are_held(lm: LM) -> None:
     asked = about_others(lm, [FACT], 6, 0)
     batch = lm.tokens.batch(asked)

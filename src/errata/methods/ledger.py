@@ -39,7 +39,7 @@ from errata.delta import LowRank, Site
 from errata.edit import Edit
 from errata.errors import BadConfig
 from errata.fact import Fact, question
-from errata.methods.base import BELOW, Auto, Solution, filled, stored
+from errata.methods.base import BELOW, Solution, filled, stored
 from errata.methods.shared.many_matrices import Wanted, Weighted
 from errata.methods.shared.regularised import ANCHOR, LEAD
 from errata.model.fold import fold, fold_in_blocks
@@ -56,8 +56,8 @@ class LedgerEdit(Weighted):
     """Rows added to a ridge regression over all facts that stand."""
 
     # Anchor: chosen on the GPT-2-type CounterFact reference; lead: on the primer; SmolLM2 looked at: LOG.md, 2026-11-28.
-    anchor: float | Auto | None = field(default=1.2, metadata=ANCHOR)
-    anchor_lead: float | Auto | None = field(default=4.0, metadata=LEAD)
+    anchor: float | None = field(default=1.2, metadata=ANCHOR)
+    anchor_lead: float | None = field(default=4.0, metadata=LEAD)
 
     name: ClassVar[str] = NAME
 

@@ -40,8 +40,8 @@ class Memit(Weighted):
 
     # Anchor: chosen on the GPT-2-type CounterFact reference, confirmed on the primer and SmolLM2; lead: chosen on the primer:
     # LOG.md, 2026-11-28.
-    anchor: float | Auto | None = field(default="auto", metadata=ANCHOR)
-    anchor_lead: float | Auto | None = field(default="auto", metadata=LEAD)
+    anchor: float | Auto | None = field(default="auto", metadata=ANCHOR)  # type: ignore[assignment]  # one more
+    anchor_lead: float | Auto | None = field(default="auto", metadata=LEAD)  # type: ignore[assignment]  # one more
     history: bool = field(default=False, metadata={"help": "also keep what earlier edits' keys give"})
 
     name: ClassVar[str] = "memit"

@@ -100,8 +100,8 @@ def sampled(lm: LM) -> str:
     """Return the name of the built-in corpus that statistics of a model are to be of: broad text, where it can say some.
 
     What it was trained on, nobody knows as well as the model; but its own text alone holds few sentences that tell facts, and
-    neighbours are such sentences. Chosen on SmolLM2 (single edits), confirmed on the CounterFact reference of GPT-2's kind
-    (100 in a row): LOG.md, 2026-11-28.
+    neighbours are such sentences. Other text beside its own: chosen on SmolLM2, confirmed on the GPT-2-type CounterFact
+    reference; how much and which (`BROAD` for `MIXED`): on SmolLM2 alone so far: LOG.md, 2026-11-28.
     """
     says = lm.row.kind == "decoder" and lm.row.cache != "none"  # without a cache it would take too long
     return BROAD if says and lm.published != PRIMER else suited(lm)

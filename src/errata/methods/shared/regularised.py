@@ -11,7 +11,7 @@ import torch
 from errata.delta import Change, Dense, Graft, LowRank, Site
 from errata.edit import Edit
 from errata.fact import Fact
-from errata.methods.base import Auto, filled
+from errata.methods.base import filled
 from errata.methods.shared.orthogonal import Constrained
 from errata.model.lm import LM
 from errata.solve import keys
@@ -29,8 +29,8 @@ SPHERE = (0.5, 0.5)  # share of W's energy that is main, and how much of the upd
 class Regularised(Constrained):
     """A method whose values may be anchored and whose updates may be restrained, for long sequences."""
 
-    anchor: float | Auto | None = field(default=None, metadata=ANCHOR)
-    anchor_lead: float | Auto | None = field(default=None, metadata=LEAD)
+    anchor: float | None = field(default=None, metadata=ANCHOR)
+    anchor_lead: float | None = field(default=None, metadata=LEAD)
     restrain: Literal["none", "rect", "prune", "sphere"] = field(
         default="none",
         metadata={"help": "keep the largest entries, press singular values, or leave W's main directions"},
