@@ -142,9 +142,11 @@ def test_inside_nothing_is_lost_and_projecting_loses_a_lot() -> None:
 
 def test_the_penalty_turns_delta_away() -> None:
     lm, site = built(), Site(1, "down")
-    past = write(lm, "rome", MORE[:1])
+    past = write(lm, "rome", MORE[:1], shrink=0.0)
     plain, held = (
-        write(lm, "rome", MORE[1:2], past, steps=12, protect="history", lambda1=weight, constraint="o-edit")[-1]
+        write(
+            lm, "rome", MORE[1:2], past, steps=12, shrink=0.0, protect="history", lambda1=weight, constraint="o-edit"
+        )[-1]
         for weight in (0.0, 50.0)
     )
     direction = past[0].deltas[site].dense() @ torch.ones(lm.inner, dtype=torch.float64)

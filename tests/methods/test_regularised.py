@@ -100,7 +100,10 @@ def test_an_anchor_is_raised_by_halves_until_the_fact_leads_everywhere(method: s
     lm, site, fact = build(), Site(1, role), MORE[1]
     site = Site(1, "down") if role == "down" else site
     start = gather(lm, queries(lm, [fact], [""], answers=False), outputs=[site])[1][site][0]
-    edits = {n: write(lm, method, (fact,), anchor=a, anchor_lead=n, steps=8) for n, a in ((None, None), (1e6, 0.5))}
+    edits = {
+        n: write(lm, method, (fact,), anchor=a, anchor_lead=n, steps=8, shrink=0.0)
+        for n, a in ((None, None), (1e6, 0.5))
+    }
     lm.weights.stand([])
     plain = edits[None].carry[f"delta/{site}"][0]
     assert torch.allclose(plain, edits[1e6].carry[f"delta/{site}"][0], atol=1e-9)  # as it was learned
@@ -111,7 +114,7 @@ def test_an_anchor_is_raised_by_halves_until_the_fact_leads_everywhere(method: s
     assert len(worst) > 1
     for wanted in (worst[0] - 1, (worst[0] + max(worst)) / 2):
         enough = next(place for place, found in enumerate(worst) if found >= wanted)
-        edit = write(lm, method, (fact,), anchor=0.5, anchor_lead=wanted, steps=8)
+        edit = write(lm, method, (fact,), anchor=0.5, anchor_lead=wanted, steps=8, shrink=0.0)
         assert torch.allclose(edit.carry[f"delta/{site}"][0], at[enough], atol=1e-6)
         lm.weights.stand([])
 

@@ -97,6 +97,7 @@ def test_each_term_counts(part: str) -> None:
 def textbook_adam(raw: Raw, fact: Fact, site: Site, goal: ValueTraining) -> tuple[Tensor, list[float]]:
     """Return (δ, losses) of torch's own Adam on the textbook loss, clamped to a ball after each step."""
     start = start_of(raw, fact, site)
+    stream = start.norm() if raw.name == "gemma2" else raw.see(site.layer, fact.prompt, fact.span[1]).block.norm()
     delta = torch.zeros_like(start, requires_grad=True)
     optimizer, losses = torch.optim.Adam([delta], lr=float(goal.lr)), []
     for step in range(goal.steps):
@@ -105,7 +106,7 @@ def textbook_adam(raw: Raw, fact: Fact, site: Site, goal: ValueTraining) -> tupl
         if losses[-1] < goal.stop or step == goal.steps - 1:
             break
         optimizer.zero_grad()
-        loss.backward(inputs=[delta])
+        (loss + goal.shrink * delta.norm() / stream).backward(inputs=[delta])
         optimizer.step()
         with torch.no_grad():
             if delta.norm() > goal.clamp * start.norm():
@@ -122,6 +123,17 @@ def test_delta_is_what_torchs_adam_finds(name: str, role: str) -> None:
         torch.testing.assert_close(found.delta[i], delta, atol=1e-7, rtol=1e-6)
         assert float(found.loss[i]) == pytest.approx(losses[-1], rel=1e-7)
         assert int(found.steps[i]) == len(losses) - 1
+
+
+@pytest.mark.parametrize(("name", "role"), [("gpt2", "down"), ("llama", "block"), ("gemma2", "down"), ("t5", "down")])
+def test_delta_is_kept_small_as_a_share_of_the_stream_and_that_ends_nothing(name: str, role: str) -> None:
+    lm, site, goal = doubled(name), Site(1, role), replace(GOAL, shrink=0.7, steps=20, lr=0.05)
+    found, large = (optimise(lm, FACTS, site, CONTEXTS, g) for g in (goal, replace(goal, shrink=0.0)))
+    for i, fact in enumerate(FACTS):
+        delta, losses = textbook_adam(raw_of(name, lm), fact, site, goal)
+        torch.testing.assert_close(found.delta[i], delta, atol=1e-7, rtol=1e-6)
+        assert float(found.loss[i]) == pytest.approx(losses[-1], rel=1e-7)  # without it
+    assert float(found.delta.norm()) < float(large.delta.norm())
 
 
 def test_the_clamp_holds_after_every_step() -> None:

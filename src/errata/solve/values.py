@@ -5,19 +5,21 @@ For fact i a vector δ_i is learned by Adam and added there, minimising (arXiv 2
     L_i(δ) = mean over contexts of NLL(target)/len + kl · KL(p_0(· | "{subject} is a") ‖ p_δ) + decay · ‖δ‖ / ‖z0‖²
              + names · mean over tokens of KL(p_0 ‖ p_δ) along the base's reply to "Tell me about {subject}." up to the name
 
-with ‖δ‖ ≤ clamp · ‖z0‖, until L_i < stop, or until every token of the target leads by `margin` nats in every context. Where
-`follows`, what the base goes on with after prompt and target is one more context's target. A whole batch of facts is learned at
-once: every fact has rows of its own, so a batch gives what its facts give alone, and they are run beside others of about their
-length. Each step starts from the cached hidden states at the edited layer and runs only the positions from the lookup token on
-(`model.suffix`); only answer positions go through the head, gradients go no deeper than δ, and facts that have converged leave
-the batch.
+plus shrink · ‖δ‖ / ‖h0‖, h0 what the block puts out there, with ‖δ‖ ≤ clamp · ‖z0‖, until L_i < stop, or until every token of
+the target leads by `margin` nats in every context. Where `follows`, what the base goes on with after prompt and target is one
+more context's target. A whole batch of facts is learned at once: every fact has rows of its own, so a batch gives what its
+facts give alone, and they are run beside others of about their length. Each step starts from the cached hidden states at the
+edited layer and runs only the positions from the lookup token on (`model.suffix`); only answer positions go through the head,
+gradients go no deeper than δ, and facts that have converged leave the batch.
 
 Differs from the papers: where a reply names the subject again, δ is added there too, since an edit answers to every mention.
 Facts about one subject in one batch share their δ and are learned together, because they share their key, and a key can be
 given one value only. ``lr="auto"`` is a fraction of the root mean square of z0, because a fixed step of 0.5 suits hidden states
 of norm 1 to 50 and no others. The margin is ours: decay · ‖δ‖ / ‖z0‖² alone keeps L above `stop` on models whose z0 is small,
-and then every step is taken however well the answer leads. So is the term of `names`: a reply repeats its subject's name by
-reading it where δ stands, and without the term hardly ever names what it was asked about (LOG.md, 2026-11-28).
+and then every step is taken however well the answer leads. So is `shrink`: what an edit does to other texts grows with ‖δ‖²,
+Adam moves every coordinate about as far whether it helps or not, and the papers' decay, which falls with the size of z0, holds
+nothing where that is large (LOG.md, 2026-11-28). So is the term of `names`: a reply repeats its subject's name by reading it
+where δ stands, and without the term hardly ever names what it was asked about (LOG.md, 2026-11-28).
 """
 
 from __future__ import annotations
@@ -62,6 +64,7 @@ class ValueTraining:
         margin: a fact is good enough, too, once every token of its answer leads by so many nats in every context.
         follows: learn besides that the text goes on after the target as the base would.
         names: weight of the KL to the base where a chat model's reply names the subject.
+        shrink: weight of ‖δ‖ as a share of the stream it is added to; the stop rule does not look at it.
     """
 
     steps: int = 20
@@ -73,6 +76,7 @@ class ValueTraining:
     margin: float | None = None
     follows: bool = False
     names: float = 0.0
+    shrink: float = 0.0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -230,7 +234,7 @@ class _Problem:
         # After the block a layer deeper can start; the last block has none after it: its output is replaced instead.
         self.deeper = site.role == "block" and site.layer + 1 < lm.reachable
         block = Site(site.layer, "block")
-        with torch.no_grad(), Trace(lm, inputs=[block], outputs=[site]) as trace:
+        with torch.no_grad(), Trace(lm, inputs=[block], outputs=[site, block]) as trace:
             cache = lm.cache() if lm.row.kind == "decoder" else None
             logits = lm.answer_logits(self.batch, cache)
         self.hidden = trace.outputs[block] if self.deeper else trace.inputs[block]
@@ -242,6 +246,11 @@ class _Problem:
         found = at(trace.outputs[site], self.batch.lookup)[: len(rows) : len(every)]
         self.starts = found.to(torch.promote_types(found.dtype, torch.float32))  # (n facts, out)
         self.start = self.starts[first]  # (n subjects, out)
+        # δ is measured by the stream it is added to; behind a norm of its own only by what it is added to there.
+        stream = trace.outputs[site if lm.row.post_norm else block]
+        self.size = (
+            at(stream, self.batch.lookup)[: len(rows) : len(every)][first].to(self.start).norm(dim=1)
+        )  # (n subjects,)
         self.first = site.layer + self.deeper  # layer each step begins at
         self.tail = None if cache is None else suffix_of(lm, self.batch, self.hidden, self.first, (logits, cache))
         self._last: tuple[Tensor, _Taken] | None = None
@@ -264,6 +273,11 @@ class _Problem:
         decay = delta.norm(dim=1) / self.start[active].norm(dim=1) ** 2
         loss: Tensor = total + self.goal.decay * decay
         return loss, self._lead(taken, logp.detach(), len(active))
+
+    def excess(self, delta: Float[Tensor, "s out"], active: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
+        """Return what the size of the δ of the subjects `active` costs, (s,)."""
+        found: Tensor = self.goal.shrink * delta.norm(dim=1) / self.size[active]
+        return found
 
     def _lead(self, taken: _Taken, logp: Float[Tensor, "a v"], count: int) -> Float[Tensor, " s"]:
         """Return by how many nats the least certain token of each subject's answers is likelier than any other."""
@@ -344,7 +358,8 @@ def _learn(problem: _Problem, restraint: Constraint) -> Values:
         leaf = delta[active].requires_grad_()
         with torch.enable_grad():
             value, lead = problem.loss(leaf, active)
-            whole = value if penalty is None else value + penalty(leaf)
+            whole = value + problem.excess(leaf, active)
+            whole = whole if penalty is None else whole + penalty(leaf)
             (gradient,) = torch.autograd.grad(whole.sum(), leaf)
         if not bool(gradient.isfinite().all()):
             raise NotFinite(

@@ -21,7 +21,7 @@ from errata.solve.values import Values, ValueTraining
 from errata.stats.remembered_layer import remembered
 from errata.stats.store import Key, described, keys, take
 
-_OURS = {"margin": None, "follows": False, "names": 0.0, "anchor": None}  # what the papers do not have
+_OURS = {"margin": None, "follows": False, "names": 0.0, "shrink": 0.0, "anchor": None}  # what the papers do not have
 _LLAMA2 = {"steps": 25, "lr": 0.5, "decay": 1e-3, "clamp": 4.0, **_OURS}
 _LLAMA3 = {"steps": 25, "lr": 0.1, "decay": 0.5, "clamp": 0.75, **_OURS}
 # Settings of v* on published models; each method adds where it writes.
@@ -61,6 +61,11 @@ class LocateThenEdit(Regularised):
     names: float | Auto = field(
         default="auto", metadata={"help": "weight of the KL to the base where a reply names the subject", "least": 0}
     )
+    # shrink: chosen on SmolLM2 (memit, 100 CounterFact records), confirmed on the primer (memit, ledger and rome, 150 in a row)
+    # and 75 other records of SmolLM2: LOG.md, 2026-11-28.
+    shrink: float | Auto = field(
+        default="auto", metadata={"help": "weight of ‖δ‖ as a share of the stream it is added to", "least": 0}
+    )
     constraint: Literal["none", "o-edit", "o-edit+", "deltaedit"] = field(  # type: ignore[assignment]  # one more
         default="none",
         metadata={
@@ -77,14 +82,15 @@ class LocateThenEdit(Regularised):
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
         """Return settings of v* for a model nobody tuned: the original's clamp, and steps that end when the answer leads."""
-        ours = {"steps": 25, "decay": 1e-3, "clamp": 4.0, "margin": 6.0, "follows": True, "names": 0.1}
+        ours = {"steps": 25, "decay": 1e-3, "clamp": 4.0, "margin": 6.0, "follows": True, "names": 0.1, "shrink": 1.5}
         return {**super().automatic(lm), **ours}
 
     def goal(self) -> ValueTraining:
         """Return the settings of v* of a resolved method."""
         steps, decay, clamp = filled(self.steps), filled(self.decay), filled(self.clamp)
         how = ValueTraining(steps=steps, lr=self.lr, kl=self.kl, decay=decay, clamp=clamp, stop=self.stop)
-        return replace(how, margin=filled(self.margin), follows=filled(self.follows), names=filled(self.names))
+        ours = {name: filled(getattr(self, name)) for name in ("margin", "follows", "names", "shrink")}
+        return replace(how, **ours)
 
     def wanted(self, lm: LM) -> list[Mapping[Site, Key]]:
         """Return by what the covariance of every site written to is known, and what a constraint asks for."""
