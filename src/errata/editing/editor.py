@@ -84,6 +84,7 @@ class Editor:
         self.lm, self.book, self.name = lm, book, lm.name
         self._corpus, self._author, self.limit, self._version = corpus, author, max_norm_ratio, -1
         self._records, self._read = list[Record](), list[Edit]()  # as stored
+        self._room: tuple[list[Edit], Room] | None = None
         self._standing: list[Edit] = []  # as they stand: the same, unless a method derives what a drop changes
         self._deltas: list[Mapping[Site, Change]] = []  # of those
         self.norms: dict[Site, float] = {}  # ‖W‖ of matrices that edits change
@@ -124,7 +125,7 @@ class Editor:
         *,
         chat: bool = False,
         messages: Sequence[Message] = (),
-        max_new_tokens: int | Room = 32,
+        max_new_tokens: int | Room | None = None,
         top: int = 5,
     ) -> Answer:
         """Return what the edited model says after `prompt`, or replies to it.
@@ -132,16 +133,25 @@ class Editor:
         Args:
             chat: put the prompt into the model's chat template, as the user's turn.
             messages: (role, content) of the turns before it, of a conversation.
+            max_new_tokens: most that is said; unless given, 32 or what the longest answer that stands needs.
 
         Raises:
             InputError: the prompt is empty. BadFact: it is no text, or fills the model.
             UnsupportedModel: the model cannot generate, or has no chat template.
         """
-        prompt = args.prompt_of(prompt, max_new_tokens, top)
+        prompt = args.prompt_of(prompt, 1 if max_new_tokens is None else max_new_tokens, top)
         role = "user" if chat or messages else ""
         with self.lock:
             self._refresh()
-            return answer(self.lm, Query(prompt, role=role, earlier=tuple(messages)), max_new_tokens, top)
+            most = self._enough() if max_new_tokens is None else max_new_tokens
+            return answer(self.lm, Query(prompt, role=role, earlier=tuple(messages)), most, top)
+
+    def _enough(self) -> Room:
+        """Return how much lets the model say the longest answer that stands."""
+        if self._room is None or self._room[0] is not self._standing:
+            told = (fact.target for edit in self._standing for fact in edit.facts)
+            self._room = self._standing, self.lm.room(told)
+        return self._room[1]
 
     @property
     def standing(self) -> list[Edit]:

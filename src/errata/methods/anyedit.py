@@ -30,17 +30,17 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from errata.delta import Change, Site
+from errata.delta import LowRank, Site
 from errata.edit import Edit
 from errata.errors import BadConfig
 from errata.fact import Fact
 from errata.methods.base import Auto, Solution, filled, layer_at, with_role
 from errata.methods.shared.locate_then_edit import factored
-from errata.methods.shared.orthogonal import Constrained
+from errata.methods.shared.orthogonal import Constrained, OrthogonalRoom
 from errata.model.lm import LM
 from errata.solve.keys import forms
 from errata.solve.least_squares import Shield, batch
-from errata.solve.value_rows import ValueTraining
+from errata.solve.value_rows import Constraint, ValueTraining
 from errata.solve.windows import Learned, Seen, Windows, asked_in, groups, learn_windows, seen_at
 from errata.stats.store import Key, described, keys
 
@@ -48,6 +48,8 @@ _CODE = {
     "layers": (4, 5, 6, 7, 8), "steps": 25, "lr": 0.5, "decay": 1e-3, "clamp": 4.0, "stop": 0.01, "margin": None,
     "weight": 15000.0,
 }  # fmt: skip
+
+Part = tuple[Windows, Learned]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,16 +128,30 @@ class AnyEdit(Constrained):
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the update of a batch of facts."""
-        sites, hold = self.sites(), self.hold(lm, past)
-        top = Site(sites[-1].layer, "down" if lm.row.post_norm else "block")
+        hold = self.hold(lm, past)
+        parts = [self.learned(lm, facts[part], hold.restraint()) for part in groups(len(facts))]
+        deltas, carry = self.written(lm, parts, hold)
+        carry[f"delta/{self.top(lm)}"] = torch.cat([learned.delta for _, learned in parts])
+        return Solution(deltas, carry, report={**_report(parts), **hold.report()})
+
+    def top(self, lm: LM) -> Site:
+        """Return where values are learned: what the last block written to puts out, or its matrix where that is normed."""
+        return Site(self.sites()[-1].layer, "down" if lm.row.post_norm else "block")
+
+    def learned(self, lm: LM, facts: Sequence[Fact], restraint: Constraint | None = None) -> Part:
+        """Return the windows of some facts, and what was learned for them."""
         end = lm.tokens.end if self.ends and lm.row.kind == "decoder" else ""
-        parts = list[tuple[Windows, Learned]]()
-        for part in groups(len(facts)):
-            asked, count = asked_in(lm, facts[part], ["", *forms(lm)], end)
-            windows = Windows(lm, asked, count, filled(self.window), self.overlap)
-            parts.append((windows, learn_windows(windows, top, self.goal(), hold.restraint())))
+        asked, count = asked_in(lm, facts, ["", *forms(lm)], end)
+        windows = Windows(lm, asked, count, filled(self.window), self.overlap)
+        return windows, learn_windows(windows, self.top(lm), self.goal(), restraint)
+
+    def written(
+        self, lm: LM, parts: Sequence[Part], hold: OrthogonalRoom
+    ) -> tuple[dict[Site, LowRank], dict[str, Tensor]]:
+        """Return the updates that write what was learned, and the keys they write it at."""
+        sites, top = self.sites(), self.top(lm)
         target = torch.cat([learned.pairs.target for _, learned in parts])
-        deltas, carry = dict[Site, Change](), {f"delta/{top}": torch.cat([learned.delta for _, learned in parts])}
+        deltas, carry = dict[Site, LowRank](), dict[str, Tensor]()
         with ExitStack() as stack:
             for place, site in enumerate(sites):
                 seen = Seen(*map(torch.cat, zip(*(seen_at(w, m.pairs, site, top) for w, m in parts), strict=True)))
@@ -143,15 +159,15 @@ class AnyEdit(Constrained):
                 deltas[site] = self.update(lm, site, hold.fit(site, residual), seen)
                 carry[f"key/{site}"] = seen.keys
                 stack.enter_context(lm.weights.trial([{site: deltas[site]}]))
-        return Solution(deltas, carry, report={**_report(parts), **hold.report()})
+        return deltas, carry
 
-    def update(self, lm: LM, site: Site, residual: Tensor, seen: Seen) -> Change:
+    def update(self, lm: LM, site: Site, residual: Tensor, seen: Seen) -> LowRank:
         """Return the least-squares change of one matrix, which ordinary keys and those of the other tokens hold back."""
         ridge = factored(lm, site, (self.corpus, self.tokens), self.damping, filled(self.weight))
         return batch(residual, seen.keys, Shield(ridge).add(seen.others) if self.others else ridge)
 
 
-def _report(parts: Sequence[tuple[Windows, Learned]]) -> dict[str, Any]:
+def _report(parts: Sequence[Part]) -> dict[str, Any]:
     """Report of each fact the mean loss of its windows, their steps, and whether all of them are good enough."""
     report: dict[str, Any] = {"loss": [], "steps": [], "converged": [], "windows": []}
     for _, learned in parts:
