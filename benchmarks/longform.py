@@ -5,9 +5,9 @@
 
 Facts are those of the set whose answer has `--shortest` to `--longest` tokens, from the `--first` on. Each is asked by its own
 question and by the first in other words, as plain text and as a message to a chat model, with room for the whole answer. The
-questions of `UNRELATED` others of the set are asked, too: how many tokens of the unedited model's answer are still the likeliest.
+questions of `UNRELATED` others of the set are asked, too: how many tokens of the unedited answer are still the likeliest.
 A method that looks a fact up at its subject is told the longest run of capitalised words that question and answer share; where
-there is none, the fact is left out for it. One line a fact in DIR/RECIPE.jsonl: interrupted, it goes on. The table has means with
+there is none, the fact is left out. One line a fact in DIR/RECIPE.jsonl: interrupted, it goes on. The table has means with
 half of their 95 % interval (Student's t over facts).
 """
 

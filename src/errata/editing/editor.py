@@ -26,7 +26,7 @@ from errata.display import table
 from errata.edit import Edit, Label
 from errata.editing import given as args
 from errata.editing import letting_in, materialised, sayable, standing
-from errata.editing.answering import Answer, answer
+from errata.editing.answering import Answer, answer, enough
 from errata.editing.gates import GateCheck, Gates, in_force
 from errata.editing.given import Facts
 from errata.editing.lock import ModelLock
@@ -84,7 +84,6 @@ class Editor:
         self.lm, self.book, self.name = lm, book, lm.name
         self._corpus, self._author, self.limit, self._version = corpus, author, max_norm_ratio, -1
         self._records, self._read = list[Record](), list[Edit]()  # as stored
-        self._room: tuple[list[Edit], Room] | None = None
         self._standing: list[Edit] = []  # as they stand: the same, unless a method derives what a drop changes
         self._deltas: list[Mapping[Site, Change]] = []  # of those
         self.norms: dict[Site, float] = {}  # ‖W‖ of matrices that edits change
@@ -143,15 +142,8 @@ class Editor:
         role = "user" if chat or messages else ""
         with self.lock:
             self._refresh()
-            most = self._enough() if max_new_tokens is None else max_new_tokens
+            most = enough(self.lm, self._standing) if max_new_tokens is None else max_new_tokens
             return answer(self.lm, Query(prompt, role=role, earlier=tuple(messages)), most, top)
-
-    def _enough(self) -> Room:
-        """Return how much lets the model say the longest answer that stands."""
-        if self._room is None or self._room[0] is not self._standing:
-            told = (fact.target for edit in self._standing for fact in edit.facts)
-            self._room = self._standing, self.lm.room(told)
-        return self._room[1]
 
     @property
     def standing(self) -> list[Edit]:
