@@ -80,10 +80,10 @@ def test_who_asks_after_a_long_answer_was_written_hears_all_of_it(
     editor.ask("Who is she?")
     editor.write(FACT, METHOD)
     editor.ask("Who is she?")
-    (written,) = editor.write(long, METHOD)
+    written = editor.write(long, METHOD)
     editor.ask("Who is she?")
     editor.ask("Who is she?", max_new_tokens=3)
-    editor.drop(written.edit.id, reason="no longer")
+    editor.drop(written.id, reason="no longer")
     editor.ask("Who is she?")
     needed = editor.lm.room([long.target])
     assert needed.tokens > 32

@@ -244,7 +244,7 @@ def test_a_whole_text_becomes_likelier_after_its_question() -> None:
     lm.weights.stand([edit.deltas])
     after = [float(-logp.mean()) for logp in lm.logprobs(asked)]
     lm.weights.stand([])
-    assert all(new < 0.7 * old for new, old in zip(after, before, strict=True)), (before, after)
+    assert all(new < 0.92 * old for new, old in zip(after, before, strict=True)), (before, after)
 
 
 # ------------------------------------------------------------------ settings

@@ -41,7 +41,7 @@ from errata.model.lm import LM
 from errata.solve.keys import forms
 from errata.solve.least_squares import Shield, batch
 from errata.solve.value_rows import Constraint, ValueTraining
-from errata.solve.windows import Learned, Seen, Windows, asked_in, groups, learn_windows, seen_at
+from errata.solve.windows import WindowKeys, Windows, WindowValues, asked_in, groups, learn_windows, seen_at
 from errata.stats.store import Key, described, keys
 
 _CODE = {
@@ -49,7 +49,7 @@ _CODE = {
     "weight": 15000.0,
 }  # fmt: skip
 
-Part = tuple[Windows, Learned]
+Part = tuple[Windows, WindowValues]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +90,13 @@ class AnyEdit(Constrained):
     }
 
     def automatic(self, lm: LM) -> Mapping[str, Any]:
-        """Return settings for a model nobody tuned."""
-        last, first = layer_at(lm, 0.25), layer_at(lm, 0.12)
+        """Return settings for a model nobody tuned: layers up to the middle, where most of the windows could be learned.
+
+        SmolLM2, two answers: LOG.md, 2026-11-28.
+        """
+        last, first = layer_at(lm, 0.48), layer_at(lm, 0.33)
         layers = with_role(lm, range(first, last + 1), "down") or (last,)
-        how = {"layers": layers, "window": 10, "steps": 25, "stop": 0.01, "margin": 2.0}
+        how = {"layers": layers, "window": 10, "steps": 50, "stop": 0.01, "margin": 2.0}
         return {**super().automatic(lm), **how, "weight": float(lm.inner)}
 
     def resolve(self, lm: LM) -> Self:
@@ -154,14 +157,16 @@ class AnyEdit(Constrained):
         deltas, carry = dict[Site, LowRank](), dict[str, Tensor]()
         with ExitStack() as stack:
             for place, site in enumerate(sites):
-                seen = Seen(*map(torch.cat, zip(*(seen_at(w, m.pairs, site, top) for w, m in parts), strict=True)))
+                seen = WindowKeys(
+                    *map(torch.cat, zip(*(seen_at(w, m.pairs, site, top) for w, m in parts), strict=True))
+                )
                 residual = (target - seen.now.to(target)) / (len(sites) - place)
                 deltas[site] = self.update(lm, site, hold.fit(site, residual), seen)
                 carry[f"key/{site}"] = seen.keys
                 stack.enter_context(lm.weights.trial([{site: deltas[site]}]))
         return deltas, carry
 
-    def update(self, lm: LM, site: Site, residual: Tensor, seen: Seen) -> LowRank:
+    def update(self, lm: LM, site: Site, residual: Tensor, seen: WindowKeys) -> LowRank:
         """Return the least-squares change of one matrix, which ordinary keys and those of the other tokens hold back."""
         ridge = factored(lm, site, (self.corpus, self.tokens), self.damping, filled(self.weight))
         return batch(residual, seen.keys, Shield(ridge).add(seen.others) if self.others else ridge)

@@ -48,7 +48,7 @@ class Pairs(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Learned:
+class WindowValues:
     """What was learned for each of the w windows, those of one fact after another.
 
     Args:
@@ -63,7 +63,7 @@ class Learned:
     done: Bool[Tensor, " w"]
 
 
-class Seen(NamedTuple):
+class WindowKeys(NamedTuple):
     """What a matrix reads and a site gives at the windows' places, and what the matrix reads everywhere else."""
 
     keys: Float[Tensor, "q in"]
@@ -175,7 +175,9 @@ class _Window(Rows):
         self.end(logits, cache)
 
 
-def learn_windows(windows: Windows, site: Site, goal: ValueTraining, restraint: Constraint | None = None) -> Learned:
+def learn_windows(
+    windows: Windows, site: Site, goal: ValueTraining, restraint: Constraint | None = None
+) -> WindowValues:
     """Learn what `site` is to put out for every window of every answer, each behind those before it.
 
     Args:
@@ -200,11 +202,11 @@ def learn_windows(windows: Windows, site: Site, goal: ValueTraining, restraint: 
     fact = torch.cat(facts)
     order = fact.argsort(stable=True)  # a fact's windows follow one another
     told = [torch.cat([getattr(part, name) for part in found])[order] for name in ("delta", "loss", "steps", "done")]
-    return Learned(Pairs(*map(torch.cat, zip(*pairs, strict=True))), fact[order], *told)
+    return WindowValues(Pairs(*map(torch.cat, zip(*pairs, strict=True))), fact[order], *told)
 
 
 @torch.no_grad()
-def seen_at(windows: Windows, pairs: Pairs, site: Site, top: Site) -> Seen:
+def seen_at(windows: Windows, pairs: Pairs, site: Site, top: Site) -> WindowKeys:
     """Return the inputs of `site` and the outputs of `top` at the windows' places, and the inputs everywhere else."""
     keys, now, others = (list[Tensor]() for _ in range(3))
     order = list[Tensor]()
@@ -221,7 +223,7 @@ def seen_at(windows: Windows, pairs: Pairs, site: Site, top: Site) -> Seen:
         now.append(trace.outputs[top][here])
         others.append(trace.inputs[site][rest])
     back = torch.cat(order).argsort()
-    return Seen(torch.cat(keys)[back], torch.cat(now)[back], torch.cat(others))
+    return WindowKeys(torch.cat(keys)[back], torch.cat(now)[back], torch.cat(others))
 
 
 def groups(count: int) -> Iterator[slice]:
