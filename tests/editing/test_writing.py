@@ -17,8 +17,10 @@ from errata.editing.editor import Editor
 from errata.editing.standing import load
 from errata.editing.writing import solve
 from errata.errors import BadFact, CorruptEdit, UpdateTooLarge
+from errata.fact import Fact
 from errata.methods import make
 from errata.model.lm import LM
+from errata.model.tokens import Room
 from tests import tiny
 
 Models = Callable[[str], LM]
@@ -67,6 +69,25 @@ def test_a_fact_that_is_too_long_is_refused_before_anything_is_computed(models: 
     long = tiny.FACTS[0].__class__(prompt=f"{'word ' * 5000}France is", subject="France", target="Lyon")
     with pytest.raises(BadFact, match="shorten it"):
         solve(lm, METHOD, [long], [], None)
+
+
+def test_who_asks_after_a_long_answer_was_written_hears_all_of_it(
+    editor: Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms = list[object]()
+    monkeypatch.setattr("errata.editing.editor.answer", lambda lm, prompt, most, top: rooms.append(most))
+    long = Fact(prompt="Who is Anna Lindgren?", target="Anna Lindgren was born in Oslo. " * 4 + "\nShe speaks German.")
+    editor.ask("Who is she?")
+    editor.write(FACT, METHOD)
+    editor.ask("Who is she?")
+    written = editor.write(long, METHOD)
+    editor.ask("Who is she?")
+    editor.ask("Who is she?", max_new_tokens=3)
+    editor.drop(written.id, reason="no longer")
+    editor.ask("Who is she?")
+    needed = editor.lm.room([long.target])
+    assert needed.tokens > 32
+    assert rooms == [Room(32, 1), Room(32, 1), needed, 3, Room(32, 1)]
 
 
 def test_edits_are_read_once_and_never_unseen(models: Models, tmp_path: Path) -> None:

@@ -218,3 +218,22 @@ def test_how_much_of_a_long_answer_is_said(text: str, rouge: float, part: float)
     assert metrics.rouge_l(None, answer) is None
     assert metrics.said_in_part(None, answer) is None
     assert metrics.rouge_l(text, "?!") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("He was born in Oslo. He moved to Rome! Does he sing?", 1.0),
+        ("Well, he moved to Rome and there he sang.", 1 / 3),  # in the midst of another sentence
+        ("Does he sing? He was born in Oslo", 2 / 3),  # in another order
+        ("He was born in Oslofjord.", 0.0),  # whole words
+        ("he was born. in Oslo", 1 / 3),  # marks are no words
+        ("", 0.0),
+    ],
+)
+def test_how_many_sentences_of_a_long_answer_are_said(text: str, share: float) -> None:
+    answer = "He was born in Oslo.  He moved to Rome.\nDoes he sing?"
+    assert metrics.sentences_said(text, answer) == pytest.approx(share)
+    assert metrics.sentences_said(None, answer) is None
+    assert metrics.sentences_said(text, "?!") is None
+    assert metrics.sentences_said("他生于东京。他会唱歌", "他生于东京。他会唱歌。") == 1.0

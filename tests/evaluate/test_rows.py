@@ -243,6 +243,19 @@ def test_chat_models_are_asked_twice() -> None:
     assert "said_chat" not in plain
 
 
+def test_a_long_answer_is_compared_with_what_is_said_and_with_the_reply_in_chat() -> None:
+    told = "Bo Reed lives in Norland. He keeps bees there."
+    case = replace(CASE, target=told, fact=replace(CASE.fact, target=told), rephrases=("Bo Reed's home is",))
+    chatty = Scripted({}, {case.prompt: "Bo Reed lives in Norland. He left."}, {case.prompt: told})
+    asked = {(r["probe"], r["prompt"]): r["scores"] for r in score(ANYONE, [case], scorer=chatty, options=ALL)}
+    found = asked["edit", case.prompt]
+    assert found["sentences_said"] == 0.5
+    assert found["said_in_part"] == pytest.approx(6 / 9, abs=1e-6)
+    assert found["rouge_l"] == pytest.approx(2 * 6 / 16, abs=1e-6)
+    assert found["rouge_l_chat"] == 1.0
+    assert "rouge_l_chat" in asked["paraphrase", "Bo Reed's home is"]
+
+
 @pytest.mark.parametrize(
     ("reply", "said"),
     [

@@ -6,6 +6,7 @@ pytest tests/solve/test_keys.py
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -149,6 +150,12 @@ def test_what_follows_the_answer_is_the_bases_to_say(chatty: LM, monkeypatch: py
 )
 def test_a_reply_is_in_the_models_own_words_up_to_its_answer(reply: str, own: str) -> None:
     assert keys.own_words(QUESTION, reply) == own
+
+
+def test_an_answer_that_is_a_text_is_a_reply_as_it_stands() -> None:
+    reply = "Anna was born in Oslo."
+    assert keys.own_words(QUESTION, reply) == "Anna was born in"
+    assert keys.own_words(replace(QUESTION, target="Bergen, in a house by the sea"), reply) == ""
 
 
 def test_a_turns_sentence_is_asked_as_plain_text_too(monkeypatch: pytest.MonkeyPatch) -> None:

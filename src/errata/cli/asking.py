@@ -34,6 +34,10 @@ Listed = Annotated[
         help="Ask nothing: show what the primer knows, a line a relation, or each fact with these words in it.",
     ),
 ]
+MostTokens = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens; 32, or what the longest written needs."),
+]
 Top = Annotated[
     int | None, typer.Option("--top", min=0, help="How many likely next tokens to show; 5 of one prompt, else none.")
 ]
@@ -44,7 +48,7 @@ def ask(
     from_file: FromFile = None,
     listed: Listed = False,
     chat: opt.Chat = None,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")] = 32,
+    max_new_tokens: MostTokens = None,
     top: Top = None,
     model: opt.Model = "primer",
     book: opt.BookPath = opt.HERE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from errata.display import short, table
+from errata.edit import Edit
 from errata.editing.writing import check_room
 from errata.model.generation import generate_tokens
 from errata.model.lm import LM
@@ -53,6 +54,14 @@ def answer(lm: LM, prompt: Query, max_new_tokens: int | Room, top: int) -> Answe
     text, ended = _up_to_the_end(lm, prompt, left, most.lines)
     note = f"the answer is cut after {left} tokens, where {lm.name} reads no further: shorten the prompt to have more."
     return Answer(prompt.prompt, text, likely, of, prompt.turn, () if ended else (note,))
+
+
+def enough(lm: LM, standing: list[Edit]) -> Room:
+    """Return how much lets the model say the longest answer that stands, and 32 tokens at least."""
+    known: tuple[list[Edit], Room] | None = lm.memory.get("room")
+    if known is None or known[0] is not standing:  # an editor makes a new list for every change
+        known = lm.memory["room"] = standing, lm.room(fact.target for edit in standing for fact in edit.facts)
+    return known[1]
 
 
 def _up_to_the_end(lm: LM, prompt: Query, left: int, lines: int) -> tuple[str, bool]:

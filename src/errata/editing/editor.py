@@ -26,7 +26,7 @@ from errata.display import table
 from errata.edit import Edit, Label
 from errata.editing import given as args
 from errata.editing import letting_in, materialised, sayable, standing
-from errata.editing.answering import Answer, answer
+from errata.editing.answering import Answer, answer, enough
 from errata.editing.gates import GateCheck, Gates, in_force
 from errata.editing.given import Facts
 from errata.editing.lock import ModelLock
@@ -124,7 +124,7 @@ class Editor:
         *,
         chat: bool = False,
         messages: Sequence[Message] = (),
-        max_new_tokens: int | Room = 32,
+        max_new_tokens: int | Room | None = None,
         top: int = 5,
     ) -> Answer:
         """Return what the edited model says after `prompt`, or replies to it.
@@ -132,16 +132,18 @@ class Editor:
         Args:
             chat: put the prompt into the model's chat template, as the user's turn.
             messages: (role, content) of the turns before it, of a conversation.
+            max_new_tokens: most that is said; unless given, 32 or what the longest answer that stands needs.
 
         Raises:
             InputError: the prompt is empty. BadFact: it is no text, or fills the model.
             UnsupportedModel: the model cannot generate, or has no chat template.
         """
-        prompt = args.prompt_of(prompt, max_new_tokens, top)
+        prompt = args.prompt_of(prompt, 1 if max_new_tokens is None else max_new_tokens, top)
         role = "user" if chat or messages else ""
         with self.lock:
             self._refresh()
-            return answer(self.lm, Query(prompt, role=role, earlier=tuple(messages)), max_new_tokens, top)
+            most = enough(self.lm, self._standing) if max_new_tokens is None else max_new_tokens
+            return answer(self.lm, Query(prompt, role=role, earlier=tuple(messages)), most, top)
 
     @property
     def standing(self) -> list[Edit]:

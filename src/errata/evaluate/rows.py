@@ -173,7 +173,10 @@ def _as_text(found: _Found) -> dict[str, Score]:
         scores |= {
             "rouge_l": metrics.rouge_l(found.said, answer),
             "said_in_part": metrics.said_in_part(found.said, answer),
+            "sentences_said": metrics.sentences_said(found.said, answer),
         }
+        if found.chat is not None:
+            scores["rouge_l_chat"] = metrics.rouge_l(found.chat, answer)
     return scores
 
 

@@ -26,6 +26,7 @@ GOES_ON = 8  # tokens of that
 TELL = "Tell me about"
 OWN = 24  # tokens of the base's reply in which its answer is looked for
 SENTENCE = 3  # words before its answer that make a reply one of its own words
+TEXT = 6  # words from which on an answer is a reply as it stands
 _MARKS = " \"'“‘*_"  # what stands around a name
 _WORD = re.compile(r"[^\W_]+")
 _ENDS = re.compile(r"[.!?]\s")  # of sentences
@@ -101,8 +102,8 @@ def queries(
         aloud: those words are part of the answer; else the reply has begun with them, and only the target is to be said.
     """
     if not answers:
-        return [_placed(Query.of(f, ""), context) for f in facts for context in contexts]
-    asked = [_placed(Query.of(f), context) for f in facts for context in contexts]
+        return [placed(Query.of(f, ""), context) for f in facts for context in contexts]
+    asked = [placed(Query.of(f), context) for f in facts for context in contexts]
     asked = replies(lm, asked, [fact for fact in facts for _ in contexts], aloud=aloud)
     after = [place for place, context in enumerate(list(contexts) * len(facts)) if context == FOLLOWS]
     for place, query in zip(after, _followed(lm, [asked[place] for place in after]), strict=True):
@@ -110,7 +111,8 @@ def queries(
     return asked
 
 
-def _placed(query: Query, context: str) -> Query:
+def placed(query: Query, context: str) -> Query:
+    """Return a query after a text, or in the other form that `context` names."""
     if context == FOLLOWS:
         return query
     if context == UNOPENED:
@@ -225,8 +227,11 @@ def _in_words(query: Query, own: str, aloud: bool) -> Query:
 def own_words(fact: Fact, reply: str) -> str:
     """Return what a reply begins with, up to its answer; "" where that is no sentence about the fact: half of it the prompt's.
 
-    The answer is what was true, where that is known, or the first name or number that the prompt has not.
+    The answer is what was true, where that is known, or the first name or number that the prompt has not. Before an answer that
+    is a text, there is none.
     """
+    if len(fact.target.split()) >= TEXT:
+        return ""
     asked = {word.casefold() for word in _WORD.findall(fact.prompt)}
     end = reply.find(fact.truth) if fact.truth else -1
     own = reply[: _first_name(asked, reply) if end < 0 else end].rstrip(_MARKS)

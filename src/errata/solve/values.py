@@ -25,93 +25,28 @@ where δ stands, and without the term hardly ever names what it was asked about 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from errata.delta import Site
-from errata.errors import NotFinite
 from errata.fact import Fact
 from errata.model.fitting import essence
 from errata.model.lm import LM
 from errata.model.query import Query
-from errata.model.suffix import reused_cache, suffix_of
 from errata.model.tokens import Batch
-from errata.model.trace import Trace, at, plain_attention, resume
-from errata.solve.descent.losses import answer_losses
+from errata.model.trace import at
 from errata.solve.keys import FOLLOWS, goes_on, named_replies, queries
+from errata.solve.value_rows import Constraint, Penalty, Project, Rows, Values, ValueTraining, learn, step_size
 
-Penalty = Callable[[Float[Tensor, "n out"]], Float[Tensor, " n"]]
-Project = Callable[[Float[Tensor, "n out"]], Float[Tensor, "n out"]]
+__all__ = ["Constraint", "Penalty", "Project", "ValueTraining", "Values", "leads", "optimise", "step_size"]
+
 FACTS = 128  # facts learned at once, at most
 CACHE = 2**18  # numbers of one layer's widest tensor that a CPU works on at once; larger ones leave its cache
 TOKENS = 256  # but at least so many positions: a pass over fewer waits for the weights
 LOGITS = 32_000_000  # numbers of one pass that go through the head, about
-_BETAS, _EPS = (0.9, 0.999), 1e-8  # Adam's
-
-
-@dataclass(frozen=True, slots=True)
-class ValueTraining:
-    """Settings of the optimisation; names and defaults as in the papers.
-
-    Args:
-        margin: a fact is good enough, too, once every token of its answer leads by so many nats in every context.
-        follows: learn besides that the text goes on after the target as the base would.
-        names: weight of the KL to the base where a chat model's reply names the subject.
-        shrink: weight of ‖δ‖ as a share of the stream it is added to; the stop rule does not look at it.
-    """
-
-    steps: int = 20
-    lr: float | Literal["auto"] = "auto"
-    kl: float = 0.0625
-    decay: float = 0.5
-    clamp: float = 4.0
-    stop: float = 0.05
-    margin: float | None = None
-    follows: bool = False
-    names: float = 0.0
-    shrink: float = 0.0
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Constraint:
-    """What holds δ back.
-
-    Args:
-        penalty: added to the loss but not looked at by the stop rule (O-Edit).
-        project: a linear projection P; δ = Pz is learned in its range alone (O-Edit+).
-    """
-
-    penalty: Penalty | None = None
-    project: Project | None = None
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Values:
-    """What was learned.
-
-    Args:
-        start: (n, out) z0, the site's output on the bare prompt.
-        delta: (n, out) δ.
-        loss: (n,) the last loss of each fact. steps: (n,) updates taken. done: (n,) good enough by then.
-    """
-
-    start: Float[Tensor, "n out"]
-    delta: Float[Tensor, "n out"]
-    loss: Float[Tensor, " n"]
-    steps: Int[Tensor, " n"]
-    done: Bool[Tensor, " n"]
-
-    @property
-    def target(self) -> Float[Tensor, "n out"]:
-        """v* = z0 + δ."""
-        return self.start + self.delta
 
 
 def optimise(
@@ -134,8 +69,7 @@ def optimise(
     """
     parts = _parts(lm, facts, contexts)
     found = [
-        _learn(_Problem(lm, [facts[i] for i in part], site, contexts, goal), restraint or Constraint())
-        for part in parts
+        learn(_Problem(lm, [facts[i] for i in part], site, contexts, goal), restraint or Constraint()) for part in parts
     ]
     place = torch.tensor([i for part in parts for i in part]).argsort().to(found[0].delta.device)
     return Values(
@@ -184,32 +118,8 @@ def _parts(lm: LM, facts: Sequence[Fact], contexts: Sequence[str]) -> list[list[
     return [sorted(part) for part in parts]
 
 
-class _Taken(NamedTuple):
-    """Rows of some subjects, and how they are run.
-
-    Args:
-        place: of each row's subject among those taken. says: whether its answer is to be said. batch: the rows themselves.
-        learned: whether its answer is learned at all; what other rows predict is kept. before: (k, v) what the base says there.
-        weigh: (k,) by how much that counts.
-        run: what is run: the batch, or its tail. hidden: input of the first layer that runs. cache: what a pass begins with.
-        row: of each position that is run, whose it is. named: where δ is added.
-    """
-
-    place: Int[Tensor, " b"]
-    says: Bool[Tensor, " b"]
-    learned: Bool[Tensor, " b"]
-    before: Float[Tensor, "k v"]
-    weigh: Float[Tensor, " k"]
-    batch: Batch
-    run: Batch
-    hidden: Float[Tensor, "n w d"]
-    cache: Any
-    row: Int[Tensor, "n w"]
-    named: Bool[Tensor, "n w"]
-
-
-class _Problem:
-    """Cached rows of some facts: everything that does not change while δ is learned."""
+class _Problem(Rows):
+    """Facts after their contexts, with what is to stay as it is where the subject is named."""
 
     def __init__(self, lm: LM, facts: Sequence[Fact], site: Site, contexts: Sequence[str], goal: ValueTraining) -> None:
         self.lm, self.site, self.goal = lm, site, goal
@@ -231,13 +141,7 @@ class _Problem:
         self.says = torch.zeros(len(asked), dtype=torch.bool, device=lm.device)  # rows whose answer is to be said
         self.says[: len(rows)] = torch.arange(len(rows), device=lm.device) % len(every) < len(contexts)
         self.named = _named(lm, asked, self.batch)
-        # After the block a layer deeper can start; the last block has none after it: its output is replaced instead.
-        self.deeper = site.role == "block" and site.layer + 1 < lm.reachable
-        block = Site(site.layer, "block")
-        with torch.no_grad(), Trace(lm, inputs=[block], outputs=[site, block]) as trace:
-            cache = lm.cache() if lm.row.kind == "decoder" else None
-            logits = lm.answer_logits(self.batch, cache)
-        self.hidden = trace.outputs[block] if self.deeper else trace.inputs[block]
+        logits, cache, trace = self.begin()
         kept_at = ~self.learned[self.batch.rows]  # where what is predicted is kept
         self.place = self.batch.rows[kept_at]  # whose row each of these is in
         self.before = logits[kept_at].log_softmax(-1)  # (k, v)
@@ -247,77 +151,9 @@ class _Problem:
         self.starts = found.to(torch.promote_types(found.dtype, torch.float32))  # (n facts, out)
         self.start = self.starts[first]  # (n subjects, out)
         # δ is measured by the stream it is added to; behind a norm of its own only by what it is added to there.
-        stream = trace.outputs[site if lm.row.post_norm else block]
-        self.size = (
-            at(stream, self.batch.lookup)[: len(rows) : len(every)][first].to(self.start).norm(dim=1)
-        )  # (n subjects,)
-        self.first = site.layer + self.deeper  # layer each step begins at
-        self.tail = None if cache is None else suffix_of(lm, self.batch, self.hidden, self.first, (logits, cache))
-        self._last: tuple[Tensor, _Taken] | None = None
-
-    def loss(
-        self, delta: Float[Tensor, "s out"], active: Int[Tensor, " s"]
-    ) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"]]:
-        """Return L of the subjects `active`, given their δ, and by how much their answers lead, (s,) each."""
-        taken = self._take(active)
-        logits = self._run(taken, delta[taken.place])
-        logp = logits.log_softmax(-1)
-        kept = ~taken.learned[taken.batch.rows]
-        answers = replace(taken.batch, labels=taken.batch.labels.masked_fill(kept, -1))
-        row = taken.batch.rows[~kept]
-        losses = answer_losses(answers, logp)
-        total = torch.zeros(len(active), dtype=losses.dtype, device=losses.device)
-        total = total.index_add(0, taken.place[row], losses / self.count[active[taken.place]][row])
-        moved = (taken.before.exp() * (taken.before - logp[kept])).sum(-1) * taken.weigh
-        total = total.index_add(0, taken.place[taken.batch.rows[kept]], moved.to(total))
-        decay = delta.norm(dim=1) / self.start[active].norm(dim=1) ** 2
-        loss: Tensor = total + self.goal.decay * decay
-        return loss, self._lead(taken, logp.detach(), len(active))
-
-    def excess(self, delta: Float[Tensor, "s out"], active: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
-        """Return what the size of the δ of the subjects `active` costs, (s,)."""
-        found: Tensor = self.goal.shrink * delta.norm(dim=1) / self.size[active]
-        return found
-
-    def _lead(self, taken: _Taken, logp: Float[Tensor, "a v"], count: int) -> Float[Tensor, " s"]:
-        """Return by how many nats the least certain token of each subject's answers is likelier than any other."""
-        lead = torch.full((count,), torch.inf, dtype=logp.dtype, device=logp.device)
-        if self.goal.margin is None:
-            return -lead
-        wanted = taken.says[taken.batch.rows]
-        logp, label = logp[wanted], taken.batch.labels[wanted, None]
-        own = logp.gather(1, label)[:, 0]
-        other = logp.scatter(1, label, -torch.inf).amax(1)
-        return lead.scatter_reduce(0, taken.place[taken.batch.rows[wanted]], own - other, "amin")
-
-    def _take(self, active: Int[Tensor, " s"]) -> _Taken:
-        """Return the rows of the subjects `active`, and what their passes begin with; looked up while these stay the same."""
-        if self._last is None or not torch.equal(self._last[0], active):
-            place = torch.full((self.n,), -1, device=active.device)
-            place[active] = torch.arange(len(active), device=active.device)
-            rows = torch.nonzero(place[self.owner] >= 0)[:, 0]
-            self._last = active, self._taken(rows, place[self.owner[rows]])
-        return self._last[1]
-
-    def _taken(self, rows: Int[Tensor, " b"], place: Int[Tensor, " b"]) -> _Taken:
-        batch, named = self.batch.take(rows), self.named[rows]
-        mine = torch.isin(self.place, rows)
-        of = place, self.says[rows], self.learned[rows], self.before[mine], self.weigh[mine]
-        if self.tail is None:
-            own = torch.arange(len(rows), device=rows.device)[:, None].expand(named.shape)
-            return _Taken(*of, batch, batch, self.hidden[rows], None, own, named)
-        tail = self.tail.take(rows)
-        return _Taken(*of, batch, tail.batch, tail.hidden, tail.cache(self.lm), tail.row, tail.marked(named))
-
-    def _run(self, taken: _Taken, delta: Float[Tensor, "b out"]) -> Float[Tensor, "a v"]:
-        """Return the logits of some rows with δ added."""
-        add = partial(_add_at, taken.named, taken.row, delta)
-        with ExitStack() as stack:
-            stack.enter_context(plain_attention(taken.hidden.device))
-            if not self.deeper:
-                stack.enter_context(Trace(self.lm, replace={self.site: add}))
-            stack.enter_context(resume(self.lm, self.first, add(taken.hidden) if self.deeper else taken.hidden))
-            return self.lm.answer_logits(taken.run, None if taken.cache is None else reused_cache(taken.cache))
+        stream = at(trace.outputs[site if lm.row.post_norm else Site(site.layer, "block")], self.batch.lookup)
+        self.size = stream[: len(rows) : len(every)][first].to(self.start).norm(dim=1)  # (n subjects,)
+        self.end(logits, cache)
 
 
 def _named(lm: LM, asked: Sequence[Query], batch: Batch) -> Bool[Tensor, "b t"]:
@@ -327,57 +163,3 @@ def _named(lm: LM, asked: Sequence[Query], batch: Batch) -> Bool[Tensor, "b t"]:
     for row, query in enumerate(asked):
         named[row, lm.tokens.again(query)] = True
     return named
-
-
-def _add_at(
-    named: Bool[Tensor, "n w"], row: Int[Tensor, "n w"], delta: Float[Tensor, "b out"], output: Float[Tensor, "n w out"]
-) -> Float[Tensor, "n w out"]:
-    """Return `output` with each row's vector added where its subject is named."""
-    return output.index_put((named,), delta[row[named]].to(output), accumulate=True)
-
-
-def step_size(start: Float[Tensor, "n out"], goal: ValueTraining) -> Float[Tensor, "n 1"]:
-    """Return Adam's step for each fact: the given one, or such that half the steps in one direction reach the clamp.
-
-    Adam moves a coordinate by about lr a step, so δ grows by lr·√out = lr·‖z0‖/rms(z0).
-    """
-    if goal.lr == "auto":
-        rms: Tensor = start.norm(dim=1, keepdim=True) / start.shape[1] ** 0.5
-        return rms * goal.clamp * 2 / goal.steps
-    return torch.full_like(start[:, :1], float(goal.lr))
-
-
-def _learn(problem: _Problem, restraint: Constraint) -> Values:
-    goal, start, penalty, project = problem.goal, problem.start, restraint.penalty, restraint.project
-    delta, lr = torch.zeros_like(start), step_size(start, goal)
-    first, second = torch.zeros_like(start), torch.zeros_like(start)
-    loss = start.new_full((problem.n,), float("inf"))
-    steps = torch.zeros(problem.n, dtype=torch.long, device=start.device)
-    active, done = torch.arange(problem.n, device=start.device), torch.zeros_like(steps, dtype=torch.bool)
-    for step in range(1, goal.steps + 1):
-        leaf = delta[active].requires_grad_()
-        with torch.enable_grad():
-            value, lead = problem.loss(leaf, active)
-            whole = value + problem.excess(leaf, active)
-            whole = whole if penalty is None else whole + penalty(leaf)
-            (gradient,) = torch.autograd.grad(whole.sum(), leaf)
-        if not bool(gradient.isfinite().all()):
-            raise NotFinite(
-                "the loss of an edit is not finite: the model overflows on this prompt; load it in float32 or bfloat16."
-            )
-        loss[active] = value.detach()
-        keep = (value.detach() >= goal.stop) & (lead < (torch.inf if goal.margin is None else goal.margin))
-        done[active[~keep]] = True
-        active, gradient = active[keep], gradient[keep]
-        if step == goal.steps or not len(active):
-            break
-        gradient = gradient if project is None else project(gradient)
-        first[active] = _BETAS[0] * first[active] + (1 - _BETAS[0]) * gradient
-        second[active] = _BETAS[1] * second[active] + (1 - _BETAS[1]) * gradient**2
-        mean, spread = first[active] / (1 - _BETAS[0] ** step), second[active] / (1 - _BETAS[1] ** step)
-        moved = delta[active] - lr[active] * mean / (spread.sqrt() + _EPS)
-        moved = moved if project is None else project(moved)
-        limit = goal.clamp * start[active].norm(dim=1, keepdim=True)
-        delta[active] = moved * (limit / moved.norm(dim=1, keepdim=True)).clamp(max=1)
-        steps[active] += 1
-    return Values(problem.starts, *(found[problem.subject] for found in (delta, loss, steps, done)))

@@ -20,7 +20,7 @@ from errata.evaluate.metrics.base import Array, Metric, Row, Score
 from errata.evaluate.metrics.collapse import norm_ratio, perplexity, residual_share
 from errata.evaluate.metrics.fluency import TfIdf, consistency, fluency
 from errata.evaluate.metrics.locality import drift, locality_gold, locality_unchanged
-from errata.evaluate.metrics.longform import rouge_l, said_in_part
+from errata.evaluate.metrics.longform import rouge_l, said_in_part, sentences_said
 from errata.evaluate.metrics.portability import portability, portability_said
 from errata.evaluate.metrics.probability import (
     SENTENCE,
@@ -96,6 +96,7 @@ __all__ = [
     "said_in_part",
     "same_subject",
     "score",
+    "sentences_said",
     "table",
     "token_accuracy",
 ]  # fmt: skip
@@ -120,6 +121,10 @@ METRICS: tuple[Metric, ...] = (
            "Written", "up", "overlap of a long answer with what is said"),
     Metric("said_in_part", said_in_part, (("edit", "said_in_part"),),
            "Written", "up", "how far a long answer is said"),
+    Metric("sentences_said", sentences_said, (("edit", "sentences_said"),),
+           "Written", "up", "sentences of a long answer that are said"),
+    Metric("rouge_l_chat", rouge_l, (("edit", "rouge_l_chat"),),
+           "Written", "up", "overlap of a long answer with the reply in chat"),
     Metric("judged", judged, (("edit", "judged"),),
            "Written", "up", "found right by the judge the run names"),
     Metric("said_chat", replied, (("question", "said"),),
@@ -138,6 +143,8 @@ METRICS: tuple[Metric, ...] = (
            "Carried over", "up", "token accuracy in other words"),
     Metric("rouge_l_paraphrase", rouge_l, (("paraphrase", "rouge_l"),),
            "Carried over", "up", "the same, in other words"),
+    Metric("rouge_l_chat_paraphrase", rouge_l, (("paraphrase", "rouge_l_chat"),),
+           "Carried over", "up", "the same in chat, in other words"),
     Metric("judged_paraphrase", judged, (("paraphrase", "judged"),),
            "Carried over", "up", "found right by the judge, in other words"),
     Metric("said_chat_cloze_paraphrase", said, (("paraphrase", "said_chat"),),

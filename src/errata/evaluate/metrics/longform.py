@@ -6,6 +6,8 @@ import re
 
 from errata.evaluate.metrics.base import Score
 
+_ENDS = re.compile(r"(?<=[.!?…])\s+|\n+|(?<=[。！？])")
+
 
 def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
@@ -45,3 +47,16 @@ def said_in_part(text: str | None, answer: str) -> Score:
         (at for at, (a, b) in enumerate(zip(said, wanted, strict=False)) if a != b), min(len(said), len(wanted))
     )
     return turned / len(wanted)
+
+
+def sentences_said(text: str | None, answer: str) -> Score:
+    """Return the share of the answer's sentences that stand in what is said, word for word, wherever that is.
+
+    What `said_in_part` no longer sees behind the first other word. Words without case and marks. Range 0 … 1; 1 is good.
+    Source: ours.
+    """
+    wanted = [words for sentence in _ENDS.split(answer) if (words := _words(sentence))]
+    if text is None or not wanted:
+        return None
+    said = f" {' '.join(_words(text))} "
+    return sum(f" {' '.join(words)} " in said for words in wanted) / len(wanted)

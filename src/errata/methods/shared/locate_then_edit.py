@@ -124,11 +124,7 @@ class LocateThenEdit(Regularised):
         next to nothing, and the update grows to a multiple of the matrix without doing anything. A thousandth of the mean
         diagonal ends that and changes no answer (LOG.md, 2026-11-20).
         """
-        key = ("ridge", site, self.corpus, self.tokens, self.damping, weight)
-        if key not in lm.memory:
-            lm.memory[key] = Ridge(take(lm, site, self.corpus, self.tokens), weight, self.damping)
-        found: Ridge = lm.memory[key]
-        return found
+        return factored(lm, site, (self.corpus, self.tokens), self.damping, weight)
 
     def learned(self, values: Values) -> dict[str, Any]:
         """Report how the optimisation of each fact ended."""
@@ -140,3 +136,12 @@ def home(lm: LM, share: float) -> int:
     """Return the layer facts were traced to on this very model (`errata locate --remember`), else `layer_at`."""
     known = remembered(lm)
     return layer_at(lm, share) if known is None else known
+
+
+def factored(lm: LM, site: Site, text: tuple[str, int], damping: float, weight: float) -> Ridge:
+    """Return λC of a site on a text, and so many tokens of it, damped; factored once while the model lives."""
+    key = ("ridge", site, *text, damping, weight)
+    if key not in lm.memory:
+        lm.memory[key] = Ridge(take(lm, site, *text), weight, damping)
+    found: Ridge = lm.memory[key]
+    return found
