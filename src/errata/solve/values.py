@@ -15,9 +15,11 @@ the batch.
 Differs from the papers: where a reply names the subject again, δ is added there too, since an edit answers to every mention.
 Facts about one subject in one batch share their δ and are learned together, because they share their key, and a key can be
 given one value only. ``lr="auto"`` is a fraction of the root mean square of z0, because a fixed step of 0.5 suits hidden states
-of norm 1 to 50 and no others. The margin is ours: decay · ‖δ‖ / ‖z0‖² alone keeps L above `stop` on models whose z0 is small,
-and then every step is taken however well the answer leads. So is the term of `names`: a reply repeats its subject's name by
-reading it where δ stands, and without the term hardly ever names what it was asked about (LOG.md, 2026-11-28).
+of norm 1 to 50 and no others. Where a norm stands between a matrix and the stream, v* is given the length of z0: Adam lets δ
+grow there, to no effect but on other keys (LOG.md, 2026-11-28). The margin is ours: decay · ‖δ‖ / ‖z0‖² alone keeps L above
+`stop` on models whose z0 is small, and then every step is taken however well the answer leads. So is the term of `names`: a
+reply repeats its subject's name by reading it where δ stands, and without the term hardly ever names what it was asked about
+(LOG.md, 2026-11-28).
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from errata.fact import Fact
 from errata.model.fitting import essence
 from errata.model.lm import LM
 from errata.model.query import Query
+from errata.model.received import received
 from errata.model.suffix import reused_cache, suffix_of
 from errata.model.tokens import Batch
 from errata.model.trace import Trace, at, plain_attention, resume
@@ -134,9 +137,18 @@ def optimise(
         for part in parts
     ]
     place = torch.tensor([i for part in parts for i in part]).argsort().to(found[0].delta.device)
-    return Values(
+    values = Values(
         *(torch.cat([getattr(p, name) for p in found])[place] for name in ("start", "delta", "loss", "steps", "done"))
     )
+    held = restraint is not None and restraint.project is not None
+    return values if held or site.role == "block" or not received(lm, site).normed else _as_long(values)
+
+
+def _as_long(values: Values) -> Values:
+    """Return values as long as what stands there: behind a norm they say the same, and other keys get less of the change."""
+    target = values.target
+    size = values.start.norm(dim=1, keepdim=True) / target.norm(dim=1, keepdim=True)
+    return replace(values, delta=target * size - values.start)
 
 
 @torch.no_grad()
