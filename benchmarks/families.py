@@ -2,12 +2,12 @@
 
     python benchmarks/families.py [TYPE …]
 
-A model of random numbers knows nothing that could be corrected. These learn who governs where, in three wordings, and to look it up
-where large models do: at the last token of the subject, in what an early layer gives there. Six sentences learned by heart are not
-enough: such a model tells them apart by what stands anywhere, and no change at the subject moves what it says. So every second text
-is run with another country's state in its place, and the answer is to be that country's (Geiger et al., Inducing Causal
-Structure for Interpretable Neural Networks, https://arxiv.org/abs/2112.00826). What the models say after an edit is
-compared to the character, their weights to the bit.
+A model of random numbers knows nothing that could be corrected. These learn who governs where, in three wordings, and to look
+it up where large models do: at the last token of the subject, in what the feed-forward part of an early layer gives there. Six
+sentences learned by heart are not enough: such a model tells them apart by what stands anywhere, and no change at the subject
+moves what it says. So every second text is run with another country's state in its place, and the answer is to be that
+country's (Geiger et al., Inducing Causal Structure for Interpretable Neural Networks, https://arxiv.org/abs/2112.00826). What
+the models say after an edit is compared to the character, their weights to the bit.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def taught(family: str, name: str, directory: Path, seed: int = 0) -> None:
         for parameter in model.parameters():
             parameter.mul_(GAIN if parameter.ndim > 1 else 1.0)
     lm = LM(model, tokenizer, name)
-    site, drawn, last = Site(_layer(lm), "block"), random.Random(seed), list[float]()
+    site, drawn, last = _place(lm), random.Random(seed), list[float]()
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
     for step in range(STEPS):
         optimizer.param_groups[0]["lr"] = LR * min(1, (step + 1) / 20) * (1 - 0.9 * step / STEPS)
@@ -156,12 +156,12 @@ def spelled(name: str) -> Any:
     return tiny.wrap(made, *tiny.AROUND.get(name, ("", "")))
 
 
-def _layer(lm: LM) -> int:
-    """Return the layer that rome would write to."""
+def _place(lm: LM) -> Site:
+    """Return what rome would write to, or the output of an early block where it could not."""
     try:
-        return int(methods.make("rome", {}).resolve(lm).sites()[0].layer)
+        return methods.make("rome", {}).resolve(lm).sites()[0]
     except ErrataError:
-        return 1
+        return Site(1, "block")
 
 
 def _losses(lm: LM, site: Site, drawn: random.Random) -> tuple[Tensor, Tensor]:

@@ -36,8 +36,8 @@ def built(name: str = "qwen3_moe") -> LM:
     return shrunk.build(name, "decoder", 2)
 
 
-def named(lm: LM, tokens: int = TOKENS) -> dict[Site, store.Key]:
-    return keys(lm, expert_sites(lm, max(lm.experts)), "primer", tokens)
+def named(lm: LM, tokens: int = TOKENS, corpus: str = "primer") -> dict[Site, store.Key]:
+    return keys(lm, expert_sites(lm, max(lm.experts)), corpus, tokens)
 
 
 @pytest.fixture
@@ -188,6 +188,17 @@ def test_an_expert_that_no_text_opens_is_written_by_the_size_of_the_others(tmp_p
     rows = {site: row for edit in edits for site, row in edit.report["statistics"].items()}
     assert {row["opened"] for row in rows.values()} == {0, 1}
     assert all(delta.isfinite() for edit in edits for delta in edit.deltas.values())
+    known, resolved = (
+        ensure(lm, keys(lm, expert_sites(lm, how.resolve(lm).sites()[0].layer), str(text))),
+        how.resolve(lm),
+    )
+    assert isinstance(resolved, OneMatrix)
+    shut = next(place for place, (total, _) in enumerate(known.values()) if not total.count)
+    found, key = experts.moments(resolved, lm, resolved.sites()[0], [shut]), torch.ones(24, dtype=torch.float64)
+    size = (
+        sum(float(total.total.diagonal().mean()) for total, _ in known.values()) / 2
+    )  # of the two that the token opened
+    torch.testing.assert_close(found.solve(shut, key, 1e-3), key / (experts.FEW * 24 * size))
 
 
 def test_a_text_the_tokenizer_makes_nothing_of_is_an_error(tmp_path: Path) -> None:
