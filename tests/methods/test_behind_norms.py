@@ -12,7 +12,7 @@ import torch
 
 from errata import methods
 from errata.delta import Site
-from errata.methods.shared.many_matrices import Spread, spread_over
+from errata.methods.shared.many_matrices import ResidualShares, spread_over
 from errata.model.lm import LM
 from errata.model.query import Query
 from errata.model.trace import Trace
@@ -50,7 +50,7 @@ def test_a_multiple_is_made_up_for_by_what_is_written(method: str) -> None:
 
 def test_how_it_is_shared_out() -> None:
     sites = (Site(0, "down"), Site(1, "down"))
-    assert spread_over(tiny.build("llama"), sites) == Spread(Site(1, "block"), (1.0, 1.0))
+    assert spread_over(tiny.build("llama"), sites) == ResidualShares(Site(1, "block"), (1.0, 1.0))
     assert spread_over(tiny.build("gemma2"), sites) is None
     scaled = spread_over(granite(0.22), sites)
     assert scaled is not None

@@ -37,7 +37,7 @@ class Wanted(NamedTuple):
     keys: Float[Tensor, "n in"]
 
 
-class Spread(NamedTuple):
+class ResidualShares(NamedTuple):
     """How what one layer's output is to gain is shared out among the matrices that add to it.
 
     Args:
@@ -48,7 +48,7 @@ class Spread(NamedTuple):
     multiples: tuple[float, ...]
 
 
-def spread_over(lm: LM, sites: Sequence[Site]) -> Spread | None:
+def spread_over(lm: LM, sites: Sequence[Site]) -> ResidualShares | None:
     """Return how a change of the stream is shared out among matrices; None where a norm stands between them and it.
 
     Nothing adds up behind norms: half of a vector, written below one, is not half of what that vector is above it.
@@ -56,7 +56,7 @@ def spread_over(lm: LM, sites: Sequence[Site]) -> Spread | None:
     multiples = [received(lm, site).multiple for site in sites]
     if any(multiple is None for multiple in multiples):
         return None
-    return Spread(
+    return ResidualShares(
         Site(sites[-1].layer, "block"), tuple(float(multiple) for multiple in multiples if multiple is not None)
     )
 
