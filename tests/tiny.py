@@ -91,7 +91,7 @@ DECODERS: Final = tuple(name for name in DENSE if name not in ("bert", "t5"))
 EDITABLE: Final = (*DECODERS, "t5")
 
 # Special tokens put before and after a text. GPT-2, GPT-J, Qwen, … put none.
-_AROUND: Final[Mapping[str, tuple[str, str]]] = {
+AROUND: Final[Mapping[str, tuple[str, str]]] = {
     **dict.fromkeys(("llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3", "gemma3_text", "phi3"), ("<s>", "")),
     "opt": ("</s>", ""),
     "t5": ("", "</s>"),
@@ -101,7 +101,7 @@ _AROUND: Final[Mapping[str, tuple[str, str]]] = {
 
 def tokenizer(name: str) -> PreTrainedTokenizerFast:
     """Return a new byte-level tokenizer with the special tokens that models of this kind expect around a text."""
-    return wrap(Tokenizer.from_str(_byte_level()), *_AROUND.get(name, ("", "")))
+    return wrap(Tokenizer.from_str(_byte_level()), *AROUND.get(name, ("", "")))
 
 
 @cache

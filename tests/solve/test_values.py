@@ -70,9 +70,13 @@ def start_of(raw: Raw, fact: Fact, site: Site) -> Tensor:
 
 
 @pytest.mark.parametrize(("name", "role", "layer"), PLACES)
-def test_the_loss_is_that_of_a_full_forward_pass(name: str, role: str, layer: int) -> None:
+def test_the_loss_is_that_of_a_full_forward_pass(
+    name: str, role: str, layer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lm, site = doubled(name), Site(layer, role)
     raw = raw_of(name, lm)
+    # Behind a norm a value is given another length once it is learned, which its decay and the norm's epsilon feel.
+    monkeypatch.setattr(values, "_as_long", lambda found: found)
     found = optimise(lm, FACTS, site, CONTEXTS, GOAL)
     for i, fact in enumerate(FACTS):
         torch.testing.assert_close(found.start[i], start_of(raw, fact, site), **near(name))
@@ -131,6 +135,9 @@ def test_delta_is_kept_small_as_a_share_of_the_stream_and_that_ends_nothing(name
     found, large = (optimise(lm, FACTS, site, CONTEXTS, g) for g in (goal, replace(goal, shrink=0.0)))
     for i, fact in enumerate(FACTS):
         delta, losses = textbook_adam(raw_of(name, lm), fact, site, goal)
+        if name == "gemma2":  # behind a norm a value is given the length of what stands there
+            start = found.start[i]
+            delta = (start + delta) * start.norm() / (start + delta).norm() - start
         torch.testing.assert_close(found.delta[i], delta, atol=1e-7, rtol=1e-6)
         assert float(found.loss[i]) == pytest.approx(losses[-1], rel=1e-7)  # without it
     assert float(found.delta.norm()) < float(large.delta.norm())

@@ -39,12 +39,13 @@ PARENTS = 32  # ids of the edits below that an edit names; the state as a whole 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Solution:
-    """What a method's mathematics gives: deltas, what later edits need, and what happened."""
+    """What a method's mathematics gives: deltas, what later edits need, what happened, and what statistics it found to read."""
 
     deltas: Mapping[Site, Change]
     carry: Mapping[str, Tensor] = field(default_factory=dict)
     prefixes: tuple[str, ...] = ()
     report: dict[str, Any] = field(default_factory=dict)
+    statistics: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +183,7 @@ class Method(ABC):
             deltas={site: stored(delta, lm) for site, delta in solution.deltas.items()},
             carry={name: t.detach().cpu().contiguous() for name, t in solution.carry.items()},
             report=Report(solution.report).plus(
-                norm_ratio=ratios(lm, solution.deltas), statistics=method.statistics(lm)
+                norm_ratio=ratios(lm, solution.deltas), statistics={**method.statistics(lm), **solution.statistics}
             ),
             versions={**versions(), **plugins.made_by("errata.methods", type(self).__module__)},
         )  # fmt: skip

@@ -10,11 +10,13 @@ https://arxiv.org/abs/2605.26670.
 
 K_p, the keys of the edits that stand, is zero unless ``history=True``. Keys are averaged over contexts.
 
-Differs from the paper: C is damped (``damping=0`` gives the paper's). Where the architecture norms the MLP's output before
-adding it (Gemma-2, Gemma-3, OLMo-2), what is written is not what the stream receives; z is then learned at the output of
-`down` of layer L. On models nobody tuned, v*'s step is a fraction of the size of z0, λ is the size of k, the mean of
-kᵀC⁻¹k (published values are 0.9 to 3 times that), and z has the norm the base has there (NAS, https://arxiv.org/abs/2602.02543;
-``anchor=none`` leaves it as learned) or as many halves of it more as a fact needs to lead by four nats in every context.
+Differs from the paper: C is damped (``damping=0`` gives the paper's). Where the architecture multiplies the MLP's output before
+it adds it (Granite, MiniCPM), R is divided by that. Where it norms it (Gemma-2, OLMo-2, GLM-4), what lower layers write does
+not add up to what is missing above: each layer learns a z of its own at the output of its `down`, on top of what those below
+have written, and goes 1 / (L − l + 1) of the way to it. On models nobody tuned, v*'s step is a fraction of the size of z0, λ is
+the size of k, the mean of kᵀC⁻¹k (published values are 0.9 to 3 times that), and z has the norm the base has there (NAS,
+https://arxiv.org/abs/2602.02543; ``anchor=none`` leaves it as learned) or as many halves of it more as a fact needs to lead by
+four nats in every context.
 """
 
 from __future__ import annotations

@@ -25,8 +25,9 @@ from errata.fact import Fact
 from errata.methods.base import Auto, Solution, filled, layer_at, with_role
 from errata.methods.shared import experts
 from errata.methods.shared.one_matrix import OneMatrix
-from errata.model.lm import EXPERTS, LM
-from errata.stats.store import Key, Progress
+from errata.model.experts import EXPERTS
+from errata.model.lm import LM
+from errata.stats.store import Key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,21 +51,12 @@ class Rome(OneMatrix):
         """Return the one site written to; the change of experts is of those that are opened there."""
         return (Site(filled(self.layer), filled(self.role)),)
 
-    def prepare(self, lm: LM, progress: Progress | None = None) -> None:
-        """Compute the covariance, or those of the experts, and what a constraint asks for."""
-        how = self.resolve(lm)
-        if how.role == "down":
-            return super().prepare(lm, progress)
-        experts.check(how)
-        experts.moments(lm, how.sites()[0], how.corpus, how.tokens, progress)
-        return None
-
     def wanted(self, lm: LM) -> list[Mapping[Site, Key]]:
-        """Return by what the covariance is known, and what a constraint asks for; those of experts are not kept."""
-        return super().wanted(lm) if self.role == "down" else []
+        """Return by what the covariance, or those of the experts, and what a constraint asks for are known."""
+        return super().wanted(lm) if self.role == "down" else [experts.wanted(self, lm, self.sites()[0])]
 
     def statistics(self, lm: LM) -> dict[str, dict[str, Any]]:
-        """Return the name of the covariance; those of experts are kept while the model lives."""
+        """Return the name of the covariance; which experts' were read is known when some were opened."""
         return super().statistics(lm) if self.role == "down" else {}
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:

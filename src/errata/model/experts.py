@@ -8,7 +8,7 @@ the identity in place of the matrix: what comes out is then the key itself, slic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,8 @@ from errata.model.roles import tolerance
 from errata.model.tokens import Batch
 from errata.model.trace import Trace, watched
 
+# Roles of a block's experts: all of them, whose output is their sum, and one, as in "expert3", which has a matrix.
+EXPERTS, EXPERT = "experts", "expert"
 _REFUSALS = (RuntimeError, TypeError, ValueError, IndexError)
 
 
@@ -163,12 +165,24 @@ def _holds(experts: Experts, routing: Routing) -> bool:
     return bool((made - total.double()).abs().max() <= tolerance(total) * total.double().abs().max())
 
 
-def opened_keys(experts: Experts, routing: Routing) -> Mapping[int, tuple[Tensor, Float[Tensor, "m in"]]]:
-    """Return, by expert, the rows that open it and g_e k_e of each."""
+def is_expert(site: Site) -> bool:
+    """Return whether a site is one expert of a layer."""
+    return site.role.startswith(EXPERT) and site.role != EXPERTS
+
+
+def expert_sites(lm: Any, layer: int) -> list[Site]:
+    """Return the sites of a layer's experts, in the order of their numbers."""
+    return [Site(layer, f"{EXPERT}{number}") for number in range(lm.experts[layer].count)]
+
+
+def opened_keys(
+    experts: Experts, routing: Routing, among: Container[int] | None = None
+) -> Mapping[int, tuple[Tensor, Float[Tensor, "m in"]]]:
+    """Return, by expert, the rows that open it and g_e k_e of each; of all experts, or those `among` some."""
     found = {}
     for expert in routing.opened.unique().tolist():
         rows, place = (routing.opened == expert).nonzero(as_tuple=True)
-        if expert < experts.count and len(rows):
+        if expert < experts.count and len(rows) and (among is None or expert in among):
             keys = experts.keys(routing.x[rows], expert)
             found[expert] = rows, keys * routing.gates[rows, place, None].to(keys.dtype)
     return found

@@ -24,7 +24,7 @@ from errata.errors import UnknownSite, UnsupportedModel, ranges
 from errata.model import arch, shape, storage, verify
 from errata.model.arch import Stack
 from errata.model.checkpoints import check_written, copy_side_files
-from errata.model.experts import Experts
+from errata.model.experts import EXPERT, EXPERTS, Experts
 from errata.model.experts import find as find_experts
 from errata.model.generation import Ends, generate_tokens, sample_tokens
 from errata.model.identify import identify
@@ -33,9 +33,6 @@ from errata.model.separator import find_separator
 from errata.model.tokens import Batch, Room, Tokens
 from errata.model.trace import answers_only, tuple_lengths
 from errata.model.weights import Weights
-
-# Roles of a block's experts: all of them, whose output is their sum, and one, as in "expert3", which has a matrix.
-EXPERTS, EXPERT = "experts", "expert"
 
 
 class LM:

@@ -14,18 +14,21 @@ gradients go no deeper than δ, and facts that have converged leave the batch.
 
 Differs from the papers: where a reply names the subject again, δ is added there too, since an edit answers to every mention.
 Facts about one subject in one batch share their δ and are learned together, because they share their key, and a key can be
-given one value only. ``lr="auto"`` is a fraction of the root mean square of z0, because a fixed step of 0.5 suits hidden states
-of norm 1 to 50 and no others. The margin is ours: decay · ‖δ‖ / ‖z0‖² alone keeps L above `stop` on models whose z0 is small,
-and then every step is taken however well the answer leads. So is `shrink`: what an edit does to other texts grows with ‖δ‖²,
-Adam moves every coordinate about as far whether it helps or not, and the papers' decay, which falls with the size of z0, holds
-nothing where that is large (LOG.md, 2026-11-28). So is the term of `names`: a reply repeats its subject's name by reading it
-where δ stands, and without the term hardly ever names what it was asked about (LOG.md, 2026-11-28).
+given one value only. ``lr="auto"`` is a fraction of the root mean square of z0, because a fixed step of 0.5 suits hidden
+states of norm 1 to 50 and no others. Where a norm stands between a matrix and the stream, v* is given the length of z0: Adam
+lets δ grow there, to no effect but on other keys (LOG.md, 2026-11-28). The margin is ours: decay · ‖δ‖ / ‖z0‖² alone keeps L
+above `stop` on models whose z0 is small, and then every step is taken however well the answer leads. So is `shrink`: what an
+edit does to other texts grows with ‖δ‖², Adam moves every coordinate about as far whether it helps or not, and the papers'
+decay, which falls with the size of z0, holds nothing where that is large. So is the term of `names`: a reply repeats its
+subject's name by reading it where δ stands, and without the term hardly ever names what it was asked about (LOG.md,
+2026-11-28).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -36,6 +39,7 @@ from errata.fact import Fact
 from errata.model.fitting import essence
 from errata.model.lm import LM
 from errata.model.query import Query
+from errata.model.received import received
 from errata.model.tokens import Batch
 from errata.model.trace import at
 from errata.solve.keys import FOLLOWS, goes_on, named_replies, queries
@@ -72,9 +76,18 @@ def optimise(
         learn(_Problem(lm, [facts[i] for i in part], site, contexts, goal), restraint or Constraint()) for part in parts
     ]
     place = torch.tensor([i for part in parts for i in part]).argsort().to(found[0].delta.device)
-    return Values(
+    values = Values(
         *(torch.cat([getattr(p, name) for p in found])[place] for name in ("start", "delta", "loss", "steps", "done"))
     )
+    held = restraint is not None and restraint.project is not None
+    return values if held or site.role == "block" or not received(lm, site).normed else _as_long(values)
+
+
+def _as_long(values: Values) -> Values:
+    """Return values as long as what stands there: behind a norm they say the same, and other keys get less of the change."""
+    target = values.target
+    size = values.start.norm(dim=1, keepdim=True) / target.norm(dim=1, keepdim=True)
+    return replace(values, delta=target * size - values.start)
 
 
 @torch.no_grad()
@@ -150,9 +163,11 @@ class _Problem(Rows):
         found = at(trace.outputs[site], self.batch.lookup)[: len(rows) : len(every)]
         self.starts = found.to(torch.promote_types(found.dtype, torch.float32))  # (n facts, out)
         self.start = self.starts[first]  # (n subjects, out)
-        # δ is measured by the stream it is added to; behind a norm of its own only by what it is added to there.
-        stream = at(trace.outputs[site if lm.row.post_norm else Site(site.layer, "block")], self.batch.lookup)
-        self.size = stream[: len(rows) : len(every)][first].to(self.start).norm(dim=1)  # (n subjects,)
+        # δ is measured by the stream, as that receives it; behind a norm only by what it is added to.
+        multiple = 1.0 if site.role == "block" else received(lm, site).multiple
+        stream = at(trace.outputs[Site(site.layer, "block") if multiple else site], self.batch.lookup)
+        sizes = stream[: len(rows) : len(every)][first].to(self.start).norm(dim=1)
+        self.size = sizes / abs(multiple or 1.0)  # (n subjects,)
         self.end(logits, cache)
 
 

@@ -72,9 +72,10 @@ class Reading(Protocol):
 
 @dataclass(slots=True)
 class _One:
-    """One site's sum, how far it has settled, and whether that is far enough."""
+    """One site's sum, the tokens it is of, how far it has settled, and whether that is far enough."""
 
     growing: Growing
+    read: int = 0  # as many as keys, but of an expert, which not every token opens
     settling: Settling | None = None
     enough: bool = False
 
@@ -104,7 +105,7 @@ class MomentReading:
     _waits: int = 0
 
     def __post_init__(self) -> None:
-        self._ones = {site: _One(Growing.empty(self.lm.weights[site].shape[1])) for site in self.sites}
+        self._ones = {site: _One(Growing.empty(self.lm.shape(site)[1])) for site in self.sites}
 
     @classmethod
     def resume(cls, lm: LM, sites: Sequence[Site], rule: bool, state: Resume) -> MomentReading:
@@ -116,7 +117,8 @@ class MomentReading:
             if kept["seen"] is not None:
                 probes, directions = tensors[f"{site} probes"], tensors.get(f"{site} directions")
                 settling = Settling(probes, directions, kept["seen"], kept["excess"])
-            found._ones[site] = _One(Growing(tensors[f"{site} upper"], kept["count"]), settling, kept["enough"])
+            growing = Growing(tensors[f"{site} upper"], kept["count"])
+            found._ones[site] = _One(growing, kept.get("read", growing.count), settling, kept["enough"])
         return found
 
     def add(self, ids: Int[Tensor, "b t"], real: Bool[Tensor, "b t"]) -> None:
@@ -128,14 +130,16 @@ class MomentReading:
             self._multiply()
 
     def _multiply(self) -> None:
-        for site, parts in self._waiting.items():
-            self._ones[site].add(torch.cat(parts), self.rule)
+        for site, one in self._ones.items():
+            one.read += 0 if one.enough else self._waits
+            if site in self._waiting:
+                one.add(torch.cat(self._waiting[site]), self.rule)
         self._waiting, self._waits = {}, 0
 
     @property
     def count(self) -> int:
-        """Tokens summed by the site that read most, and those that wait."""
-        return max(one.growing.count for one in self._ones.values()) + self._waits
+        """Tokens read for the site that read most, and those that wait."""
+        return max(one.read for one in self._ones.values()) + self._waits
 
     @property
     def whole(self) -> bool:
@@ -153,7 +157,7 @@ class MomentReading:
         values: dict[str, Any] = {}
         for site, one in self._ones.items():
             tensors[f"{site} upper"] = one.growing.upper
-            values[str(site)] = {"count": one.growing.count, "enough": one.enough, "seen": None}
+            values[str(site)] = {"count": one.growing.count, "read": one.read, "enough": one.enough, "seen": None}
             if one.settling is not None:
                 values[str(site)] |= {"seen": one.settling.seen, "excess": one.settling.excess}
                 tensors[f"{site} probes"] = one.settling.probes
@@ -170,8 +174,8 @@ class MomentReading:
             if one.settling is not None and not one.enough and 2 * one.growing.count > 3 * one.settling.seen > 0:
                 one.enough = one.settling.look(one.growing.moment().mean, one.growing.count)
             left = one.settling.excess if one.settling is not None else float("nan")
-            by: By = "settled" if one.enough else "limit" if one.growing.count >= tokens else "corpus"
-            ended = Ended(one.growing.count, by, round(left, 6) if left == left else None)
+            by: By = "settled" if one.enough else "limit" if one.read >= tokens else "corpus"
+            ended = Ended(one.read, by, round(left, 6) if left == left else None)
             found[site] = one.growing.finished(), ended
         return found
 

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from errata.delta import Site
+from errata.model.experts import EXPERTS, Routing, expert_sites, is_expert, opened_keys, routing_at
 from errata.model.lm import LM
 from errata.model.tokens import Batch
 from errata.model.trace import Trace
@@ -85,10 +86,16 @@ def _blocks(width: int) -> list[tuple[int, int]]:
 def keys_of(
     lm: LM, sites: Sequence[Site], ids: Int[Tensor, "b t"], real: Bool[Tensor, "b t"]
 ) -> dict[Site, Float[Tensor, "n in"]]:
-    """Return what each site is given at the real tokens of one batch; the pass ends after the deepest block."""
+    """Return what each site is given at the real tokens of one batch; the pass ends after the deepest block.
+
+    An expert is given g k, by its gate, at the tokens that open it; where none does, it has no entry. Sites are all experts, or
+    none is.
+    """
     inputs = {"input_ids": ids, "attention_mask": real.long()}
     if lm.row.kind == "encoder-decoder":
         inputs["decoder_input_ids"] = ids[:, :1]
+    if is_expert(sites[0]):
+        return _opened(lm, sites, inputs)
     found: dict[Site, Tensor] = {}
     place = real.flatten().nonzero()[:, 0]
 
@@ -98,6 +105,18 @@ def keys_of(
     deepest = Site(max(site.layer for site in sites), "block")
     with Trace(lm, tap={site: partial(keep, site) for site in sites}, stop=deepest):
         lm.forward(Batch.unlabelled(inputs))
+    return found
+
+
+def _opened(lm: LM, sites: Sequence[Site], inputs: Mapping[str, Tensor]) -> dict[Site, Float[Tensor, "n in"]]:
+    """Return what experts are given, in one pass for each layer."""
+    found: dict[Site, Tensor] = {}
+    for layer in sorted({site.layer for site in sites}):
+        routing = routing_at(lm, Site(layer, EXPERTS), inputs)
+        real = inputs["attention_mask"].flatten().bool().to(routing.x.device)
+        mine = {number: site for number, site in enumerate(expert_sites(lm, layer)) if site in sites}
+        seen = Routing(*(tensor[real] for tensor in routing))
+        found |= {mine[number]: keys for number, (_, keys) in opened_keys(lm.experts[layer], seen, mine).items()}
     return found
 
 

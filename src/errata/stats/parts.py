@@ -71,21 +71,22 @@ def share(lm: LM, wanted: Kinds, part: str, progress: Progress | None = None) ->
 def _added(key: Key, of: int) -> Known:
     """Return the sum of all parts."""
     total: Sum | None = None
-    missing = []
+    tokens, missing = 0, []
     for number in range(1, of + 1):
         found = read(_piece(key, number, of))
         if found is None:
             missing.append(f"{number}/{of}")
         else:
             total = found[0] if total is None else total + found[0]
+            tokens += found[1].tokens
     if missing or total is None:
         raise StatsMissing(
             f"of {key.label} {', '.join(missing[:9])}{' …' if missing[9:] else ''} "
             f"{'are' if missing[1:] else 'is'} not in {directory()}: read what is missing, or copy it there."
         )
-    if not total.count:
+    if not tokens:
         raise StatsMissing(f"no part has read any text for {key.label}; name a corpus with text in it.")
-    return total, Ended(total.count, "limit" if total.count >= key.tokens else "corpus")
+    return total, Ended(tokens, "limit" if tokens >= key.tokens else "corpus")
 
 
 def _piece(key: Key, number: int, of: int) -> Key:

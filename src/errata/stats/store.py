@@ -24,6 +24,7 @@ from torch import Tensor
 
 from errata.delta import Site
 from errata.errors import UnknownSite
+from errata.model.experts import is_expert
 from errata.model.lm import LM
 from errata.stats.accumulate import Ended, GradientReading, MomentReading, Reading, Resume
 from errata.stats.corpus import Corpus, open_corpus
@@ -98,9 +99,9 @@ def there(name: str) -> bool:
     return all(path.exists() for path in files(name))
 
 
-def sample_size(lm: LM) -> int:
+def sample_size(lm: LM, inner: int = 0) -> int:
     """Most tokens to estimate a covariance from if nobody says how many: 64 a dimension, from 20,000 to a million."""
-    return max(20_000, min(64 * lm.inner, 1_000_000))
+    return max(20_000, min(64 * (inner or lm.inner), 1_000_000))
 
 
 def keys(
@@ -118,7 +119,8 @@ def keys(
         if not 0 <= site.layer < lm.reachable:
             raise UnknownSite(f"text is read by layers 0 to {lm.reachable - 1} of {lm.name}; there is no {site}.")
     source, dtype = _source(lm, corpus), str(next(lm.model.parameters()).dtype)
-    most = tokens or (sample_size(lm) if kind == "moment" else GRADIENT_TOKENS)
+    inner = max([0, *(lm.shape(site)[1] for site in sites if is_expert(site))])
+    most = tokens or (sample_size(lm, inner) if kind == "moment" else GRADIENT_TOKENS)
     rule = "" if tokens or kind != "moment" else RULE
     opening = "" if lm.tokens.separator is None else lm.tokens.word(lm.tokens.separator)
     common = (source.name, source.revision, most, _context(lm), dtype, FORMAT, kind, rule, opening)
@@ -177,11 +179,13 @@ def take(lm: LM, site: Site, corpus: str = "primer", tokens: int = 0) -> Float[T
 def described(lm: LM, named: Mapping[Site, Key]) -> dict[str, dict[str, Any]]:
     """Return, for the statistic of each site, its name and, once it was given to this model, how it `Ended`."""
     found = {}
-    for key in named.values():
+    for site, key in named.items():
         how: Ended | None = lm.memory[key][1] if key in lm.memory else lm.memory.get(("ended", key))
         found[key.label] = {"name": key.name(), **({} if how is None else asdict(how))}
         if key.kind == "gradient" and how is not None and how.by != "part":
             del found[key.label]["by"]  # it is of tokens that are predicted, fewer than are read: nobody counted those
+        if is_expert(site) and key in lm.memory:
+            found[key.label]["opened"] = lm.memory[key][0].count
     return found
 
 
@@ -192,7 +196,8 @@ def ensure(lm: LM, named: Mapping[Site, Key], progress: Progress | None = None) 
         named: what `keys` gave, of one kind. progress: as in `second_moments`, which says what is raised.
     """
     known: dict[Site, Known | None] = {
-        site: lm.memory.get(key) or read(key) or _read_older(lm, key) for site, key in named.items()
+        site: lm.memory.get(key) or read(key) or (None if is_expert(site) else _read_older(lm, key))
+        for site, key in named.items()
     }
     if missing := {site: named[site] for site, found in known.items() if found is None}:
         with lm.weights.at_base():
@@ -264,7 +269,7 @@ def read(key: Key) -> Known | None:
     if found is None:
         return None
     how = Ended(**json.loads(found[1]["ended"]))
-    return _MADE[key.kind](found[0]["total"], how.tokens), how
+    return _MADE[key.kind](found[0]["total"], int(manifest["count"])), how
 
 
 def _read_older(lm: LM, key: Key) -> Known | None:

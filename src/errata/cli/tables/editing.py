@@ -91,11 +91,12 @@ def stats(found: Mapping[str, Json]) -> RenderableType:
     """One line a site: how many tokens were read, why no more, and what more could still change."""
     if not found:
         return Text("This method needs no statistics of the model.")
-    table = table_of("site", "tokens read", "ended because", "disturbs too much by")
+    opened = any("opened" in row for row in found.values())
+    table = table_of("site", "tokens read", *(["opened it"] if opened else []), "ended because", "disturbs too much by")
     for site, row in found.items():
         left = row.get("excess")
-        read = f"{row['tokens']:,}" if "tokens" in row else "–"
-        table.add_row(site, read, _ENDED.get(row.get("by", ""), "–"), "–" if left is None else f"{100 * left:.1f} %")
+        counts = [f"{row[name]:,}" if name in row else "–" for name in ("tokens", *(["opened"] if opened else []))]
+        table.add_row(site, *counts, _ENDED.get(row.get("by", ""), "–"), "–" if left is None else f"{100 * left:.1f} %")
     return table
 
 

@@ -12,7 +12,7 @@ open others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,66 +24,57 @@ from errata.delta import LowRank, Site
 from errata.errors import BadConfig
 from errata.fact import Fact
 from errata.methods.base import Solution
-from errata.model.experts import opened_keys, routing_at
-from errata.model.lm import EXPERT, LM
+from errata.model.experts import EXPERT, expert_sites, opened_keys, routing_at
+from errata.model.lm import LM
 from errata.model.query import Query
 from errata.solve import keys
 from errata.solve.values import optimise
-from errata.stats.corpus import open_corpus
-from errata.stats.store import Progress
+from errata.stats.moments import SecondMoment
+from errata.stats.store import Key, described, ensure, there
+from errata.stats.store import keys as keys_of_statistics
 
 if TYPE_CHECKING:
     from errata.methods.shared.one_matrix import OneMatrix
 
-TOKENS = 20_000  # read for the covariances unless told
 # A covariance of fewer tokens than it has rows says nothing of most directions: it is damped by a tenth of in / tokens.
 FEW = 0.1
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ExpertMoments:
-    """C_e of the experts of one layer: sums of g² k kᵀ, how many tokens opened each, and how many were read."""
+    """C_e of experts of one layer, and how many tokens opened each."""
 
-    sums: Mapping[int, Float[Tensor, "in in"]]
+    means: Mapping[int, Float[Tensor, "in in"]]
     counts: Mapping[int, int]
-    tokens: int
 
     def solve(self, expert: int, key: Float[Tensor, " in"], damping: float) -> Float[Tensor, " in"]:
         """Return C_e⁻¹ k in float64; of an expert that no text opened, k by the mean size of the others' keys."""
-        usual = sum(float(m.diagonal().mean()) for m in self.sums.values()) / max(1, len(self.sums)) / self.tokens
-        second = self.sums.get(expert, torch.zeros(len(key), len(key), dtype=torch.float64)) / self.tokens
-        size = float(second.diagonal().mean()) or usual or 1.0
-        share = max(damping, FEW * len(key) / (1 + self.counts.get(expert, 0)))
-        damped = second + share * size * torch.eye(len(key), dtype=torch.float64)
+        sizes = {e: float(mean.diagonal().mean()) for e, mean in self.means.items() if self.counts[e]}
+        size = sizes.get(expert) or sum(sizes.values()) / max(1, len(sizes)) or 1.0
+        share = max(damping, FEW * len(key) / (1 + self.counts[expert]))
+        damped = self.means[expert] + share * size * torch.eye(len(key), dtype=torch.float64)
         found: Tensor = torch.cholesky_solve(key.double().cpu()[:, None], torch.linalg.cholesky(damped))[:, 0]
         return found
 
 
-def moments(lm: LM, site: Site, corpus: str, tokens: int, progress: Progress | None = None) -> ExpertMoments:
-    """Return the covariances of a layer's experts on the base model, kept while it lives."""
-    name = ("experts", site, corpus, tokens)
-    if name not in lm.memory:
-        with lm.weights.at_base():
-            lm.memory[name] = _read(lm, site, corpus, tokens or TOKENS, progress)
-    found: ExpertMoments = lm.memory[name]
-    return found
+def wanted(how: OneMatrix, lm: LM, site: Site) -> dict[Site, Key]:
+    """Return by what the covariances of all experts of a layer are known: one pass over a text reads them all."""
+    check(how)
+    return keys_of_statistics(lm, expert_sites(lm, site.layer), how.corpus, how.tokens)
 
 
-@torch.no_grad()
-def _read(lm: LM, site: Site, corpus: str, tokens: int, progress: Progress | None) -> ExpertMoments:
-    experts, sums, counts, read = lm.experts[site.layer], dict[int, Tensor](), dict[int, int](), 0
-    for ids, real in open_corpus(corpus).batches(lm, tokens):
-        routing = routing_at(lm, site, {"input_ids": ids, "attention_mask": real.long()})
-        seen = real.flatten().to(routing.x.device)
-        part = type(routing)(*(tensor[seen] for tensor in routing))
-        for expert, (rows, found) in opened_keys(experts, part).items():
-            found = found.double().cpu()
-            sums[expert] = sums.get(expert, 0) + found.T @ found
-            counts[expert] = counts.get(expert, 0) + len(rows)
-        read += int(real.sum())
-        if progress is not None:
-            progress(min(read, tokens), tokens)
-    return ExpertMoments(sums, counts, read)
+def moments(how: OneMatrix, lm: LM, site: Site, opened: Iterable[int]) -> ExpertMoments:
+    """Return the covariances of experts that are opened; of all of them, where no text opened one of these."""
+    every = wanted(how, lm, site)
+    if not all(key in lm.memory or there(key.name()) for key in every.values()):
+        ensure(lm, every)
+    sites = list(every)
+    found = ensure(lm, {sites[expert]: every[sites[expert]] for expert in opened})
+    if not all(total.count for total, _ in found.values()):
+        found = ensure(lm, every)
+    # The mean is over all tokens that were read, those that did not open the expert too.
+    means = {sites.index(one): SecondMoment(total.total, ended.tokens).mean for one, (total, ended) in found.items()}
+    return ExpertMoments(means, {sites.index(one): total.count for one, (total, _) in found.items()})
 
 
 def check(how: OneMatrix) -> None:
@@ -102,7 +93,7 @@ def solve(how: OneMatrix, lm: LM, site: Site, facts: Sequence[Fact]) -> Solution
     current = averaged if how.consistent_keys else bare
     written = out + _product(lm, site, current) - _product(lm, site, bare)  # biases cancel
     residual = values.target[0].double().cpu() - written
-    known = moments(lm, site, how.corpus, how.tokens)
+    known = moments(how, lm, site, sorted(averaged))
     directions = {expert: known.solve(expert, key, how.damping) for expert, key in sorted(averaged.items())}
     total = sum(float(current[expert] @ directions[expert]) for expert in directions if expert in current)
     deltas = {
@@ -112,7 +103,8 @@ def solve(how: OneMatrix, lm: LM, site: Site, facts: Sequence[Fact]) -> Solution
     share = {expert: float(current[expert] @ directions[expert]) / total for expert in directions if expert in current}
     said = {f"{EXPERT}{expert}": round(part, 3) for expert, part in share.items()}
     report = {**how.learned(values), **contexts.report(lm), "experts": said}
-    return Solution(deltas, {f"delta/{site}": values.delta}, contexts.texts, report)
+    read = {place: key for place, key in wanted(how, lm, site).items() if place in deltas}
+    return Solution(deltas, {f"delta/{site}": values.delta}, contexts.texts, report, described(lm, read))
 
 
 def _product(lm: LM, site: Site, stacked: Mapping[int, Tensor]) -> Float[Tensor, " out"]:

@@ -19,6 +19,7 @@ from errata.methods.base import Auto, Solution, filled, layer_at, with_role
 from errata.methods.shared.locate_then_edit import PUBLISHED, LocateThenEdit, home
 from errata.model.fold import fold_in_blocks
 from errata.model.lm import LM
+from errata.model.received import received
 from errata.solve import keys
 from errata.solve.least_squares import Ridge, Shield
 from errata.solve.values import optimise
@@ -34,6 +35,30 @@ class Wanted(NamedTuple):
     facts: Sequence[Fact]
     residual: Float[Tensor, "n out"]
     keys: Float[Tensor, "n in"]
+
+
+class ResidualShares(NamedTuple):
+    """How what one layer's output is to gain is shared out among the matrices that add to it.
+
+    Args:
+        top: where it is learned. multiples: of each matrix, what its output is multiplied by on its way to the stream.
+    """
+
+    top: Site
+    multiples: tuple[float, ...]
+
+
+def spread_over(lm: LM, sites: Sequence[Site]) -> ResidualShares | None:
+    """Return how a change of the stream is shared out among matrices; None where a norm stands between them and it.
+
+    Nothing adds up behind norms: half of a vector, written below one, is not half of what that vector is above it.
+    """
+    multiples = [received(lm, site).multiple for site in sites]
+    if any(multiple is None for multiple in multiples):
+        return None
+    return ResidualShares(
+        Site(sites[-1].layer, "block"), tuple(float(multiple) for multiple in multiples if multiple is not None)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,20 +87,23 @@ class ManyMatrices(LocateThenEdit):
 
     def compute(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> Solution:
         """Return the update of a batch of facts."""
-        sites = self.sites()
-        top = Site(sites[-1].layer, "down" if lm.row.post_norm else "block")
+        sites, own = self.sites(), {}
+        spread = spread_over(lm, sites)
         contexts, hold = keys.contexts_for(lm, facts, keys.contexts(lm, self.seed)), self.hold_for(lm, facts, past)
         with ExitStack() as stack:
             deltas: dict[Site, Change] = dict(self.first(lm, facts, past))
             carry: dict[str, Tensor] = {}
             stack.enter_context(lm.weights.trial([deltas]))
-            values = optimise(lm, facts, top, contexts.texts, self.goal(), hold.restraint())
-            values = self.anchored(lm, facts, top, values, contexts.texts)
-            carry[f"delta/{top}"] = values.delta
             for place, site in enumerate(sites):
+                top = spread.top if spread else site
+                if top not in own:
+                    values = optimise(lm, facts, top, contexts.texts, self.goal(), hold.restraint())
+                    own[top] = self.anchored(lm, facts, top, values, contexts.texts)
+                    carry[f"delta/{top}"] = own[top].delta
                 averaged = keys.mean_keys(lm, [site], facts, contexts.texts)[site]
                 _, now = keys.gather(lm, keys.queries(lm, facts, [""], answers=False), outputs=[top])
-                residual = (values.target - now[top].to(values.target.dtype)) / (len(sites) - place)
+                residual = (own[top].target - now[top].to(own[top].target.dtype)) / (len(sites) - place)
+                residual = residual / spread.multiples[place] if spread else residual
                 carry[f"key/{site}"] = averaged
                 delta, more = self.update(lm, site, Wanted(facts, hold.fit(site, residual), averaged), past)
                 carry |= more
@@ -84,7 +112,7 @@ class ManyMatrices(LocateThenEdit):
                 assert isinstance(both, LowRank | Dense)
                 deltas[site] = both
                 stack.enter_context(lm.weights.trial([{site: written}]))
-        report = {**self.learned(values), **hold.report(), **contexts.report(lm)}
+        report = {**self.learned(own[top]), **hold.report(), **contexts.report(lm)}
         return Solution(deltas, carry, contexts.texts, report)
 
     def first(self, lm: LM, facts: Sequence[Fact], past: Sequence[Edit]) -> dict[Site, LowRank]:

@@ -14,6 +14,7 @@ from errata.fact import Fact
 from errata.methods.base import filled
 from errata.methods.shared.orthogonal import Constrained
 from errata.model.lm import LM
+from errata.model.received import received
 from errata.solve import keys
 from errata.solve.regularise import beside, compressed, largest, with_norm
 from errata.solve.values import Values, leads
@@ -45,7 +46,7 @@ class Regularised(Constrained):
         does, or the value is as it was learned.
         """
         anchor, wanted = filled(self.anchor), filled(self.anchor_lead)
-        if anchor is None:
+        if anchor is None or (site.role != "block" and received(lm, site).normed):  # there lengths say nothing
             return values
         with lm.weights.at_base():
             _, base = keys.gather(lm, keys.queries(lm, facts, [""], answers=False), outputs=[site])
