@@ -101,7 +101,8 @@ def sampled(lm: LM) -> str:
 
     What it was trained on, nobody knows as well as the model; but its own text alone holds few sentences that tell facts, and
     neighbours are such sentences. Other text beside its own: chosen on SmolLM2, confirmed on the GPT-2-type CounterFact
-    reference; how much and which (`BROAD` for `MIXED`): on SmolLM2 alone so far: LOG.md, 2026-11-28.
+    reference; how much and which (`BROAD` for `MIXED`): on SmolLM2, not confirmed on that reference, which knows little else
+    than facts and keeps .04 more of them with `MIXED`: LOG.md, 2026-11-28.
     """
     says = lm.row.kind == "decoder" and lm.row.cache != "none"  # without a cache it would take too long
     return BROAD if says and lm.published != PRIMER else suited(lm)

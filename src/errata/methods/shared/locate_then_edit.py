@@ -61,8 +61,8 @@ class LocateThenEdit(Regularised):
     names: float | Auto = field(
         default="auto", metadata={"help": "weight of the KL to the base where a reply names the subject", "least": 0}
     )
-    # shrink: chosen on SmolLM2 (memit, 100 CounterFact records), confirmed on the primer (memit, ledger and rome, 150 in a row)
-    # and 75 other records of SmolLM2: LOG.md, 2026-11-28.
+    # shrink: chosen on SmolLM2 (memit, 100 CounterFact records), confirmed on the primer, the CounterFact reference of GPT-2's
+    # kind (memit, ledger, rome in a row) and 75 other records of SmolLM2: LOG.md, 2026-11-28.
     shrink: float | Auto = field(
         default="auto", metadata={"help": "weight of ‖δ‖ as a share of the stream it is added to", "least": 0}
     )
