@@ -40,6 +40,7 @@ RECIPES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "locft": ("locft", {}),
     "rlsedit": ("rlsedit", {}),
     "crispedit": ("crispedit", {}),
+    "mend": ("mend", {}),
     "ike": ("ike", {}),
     "ike bare": ("ike", {"demonstrations": 0}),
     "scr": ("scr", {}),
