@@ -34,7 +34,7 @@ from errata.stats.corpus import open_corpus, suited
 from errata.stats.store import put
 
 PAPER = {"rank": 1920, "lr": 1e-6, "rate": 1e-4, "edit": 0.1, "size": 10, "together": [1]}  # and days of it, on a GPU
-NEIGHBOURS, SENTENCES = 2, 1  # texts a lesson leaves alone
+NEIGHBOURS, SENTENCES = 3, 1  # texts a lesson leaves alone
 EVERY = 50  # steps between lines and files
 GIVEN, HELD = 6, 6  # words of a sentence that are read, and after them words whose prediction is held
 
@@ -125,7 +125,13 @@ def main(args: argparse.Namespace) -> None:
     told = lessons(lm, cases)
     print(f"{len(told)} facts to learn from, {left} held out or about the same; {lm.name}", flush=True)
     how = Schedule(
-        steps=args.steps, size=args.size, lr=args.lr, edit=args.edit, together=tuple(args.together), seed=args.seed
+        steps=args.steps,
+        size=args.size,
+        lr=args.lr,
+        rate_lr=args.rate_lr,
+        edit=args.edit,
+        together=tuple(args.together),
+        seed=args.seed,
     )
     about = {"model": lm.name, "fingerprint": lm.fingerprint, "facts": len(told), "seed": how.seed, "edit": how.edit}
     clock = Clock(args.out, about)
@@ -134,20 +140,26 @@ def main(args: argparse.Namespace) -> None:
     print(json.dumps({"file": str(args.out), "sha256": digest, "minutes": round(clock.minutes, 1)}))
 
 
-if __name__ == "__main__":
+def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--dtype", default=None, help="bfloat16 is fastest where the processor has it")
     parser.add_argument("--cases", required=True, help="as errata bench takes them; several with commas between")
     parser.add_argument("--hold", type=int, default=800, help="first cases of each set, which are not learned")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--size", type=int, default=10, help="facts of a step")
     parser.add_argument("--together", type=int, nargs="+", default=[1, 1, 5], help="how many of them stand at once")
     parser.add_argument("--rank", type=int, default=256, help="of the networks; the paper's is 1920")
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--rate-lr", type=float, default=1e-2, help="of log α")
     parser.add_argument("--rate", type=float, default=1e-4, help="α to begin with")
     parser.add_argument("--edit", type=float, default=0.1, help="c_edit")
     parser.add_argument("--paper", action="store_true", help="rank, steps and weights as the released code has them")
     parser.add_argument("--seed", type=int, default=0)
-    main(parser.parse_args())
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main(parsed())

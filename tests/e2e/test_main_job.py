@@ -58,7 +58,11 @@ QUICK: dict[str, dict[str, Any]] = {"kn": {"m": 5}}  # points of a path; twenty 
 SLOW = ("crispedit", "grace", "kne", "melo", "oedit", "wise")  # seconds a fact: these are asked for half as many
 
 
-@pytest.mark.parametrize("name", [name for name in methods.names() if not methods.get(name).in_context])
+# What has to be trained for a model first is looked at where it is: tests/e2e/test_mend.py.
+WRITING = [name for name in methods.names() if not methods.get(name).in_context and name != "mend"]
+
+
+@pytest.mark.parametrize("name", WRITING)
 def test_every_method_makes_the_primer_say_the_fact_and_its_paraphrases(name: str, editor: Editor) -> None:
     facts = edits(3 if name in SLOW else 6, seed=11)
     said, paraphrased, kept = [], [], []

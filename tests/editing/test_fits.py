@@ -32,7 +32,7 @@ from errata.model.generation import context
 from errata.model.lm import LM
 from errata.model.query import Query
 from errata.solve.keys import contexts_for, prefixes
-from tests import tiny
+from tests import networks, tiny
 
 MOST = 64
 SMALL = {"steps": 2, "m": 2, "tokens": 300, "weight": 1.0, "directions": 2, "rank": 4, "contexts": 3, "kl": 0.1}
@@ -40,7 +40,7 @@ SMALL = {"steps": 2, "m": 2, "tokens": 300, "weight": 1.0, "directions": 2, "ran
 
 @pytest.fixture(scope="module")
 def short() -> LM:
-    return tiny.build("gpt2", n_positions=MOST)
+    return networks.give(tiny.build("gpt2", n_positions=MOST), tiny.FACTS)
 
 
 @pytest.fixture
