@@ -53,7 +53,7 @@ def test_the_primer_says_compositions_it_was_never_told(primer: LM) -> None:
 
 
 # Knowledge neurons are the ancestor, kept for comparison: two to five neurons say about seven facts in ten.
-WEAK = {"kn": 0.5}
+WEAK = {"kn": 0.5, "anyedit": 0.6}  # anyedit looks up at the last token, which prompts of a relation share
 QUICK: dict[str, dict[str, Any]] = {"kn": {"m": 5}}  # points of a path; twenty take four times as long
 SLOW = ("crispedit", "grace", "kne", "melo", "oedit", "wise")  # seconds a fact: these are asked for half as many
 

@@ -17,7 +17,7 @@ from errata.methods.mend import default_sites
 from errata.model.lm import LM
 from errata.model.query import Query
 from errata.solve.descent.losses import row_losses
-from errata.solve.mend import Factors, Network, factors
+from errata.solve.mend import GradientFactors, Network, factors
 from errata.solve.ultraedit import Spread
 from tests import networks, tiny
 
@@ -100,7 +100,7 @@ def test_a_fresh_network_hands_on_what_is_normalised() -> None:
     u, delta = network.pseudo(site, rows[:, :5], rows[:, 5:])
     normal = spread(8).normed(rows)
     torch.testing.assert_close(torch.cat([u, delta], 1), normal, atol=1e-5, rtol=1e-5)
-    change = network.change(site, Factors(torch.zeros(7, dtype=torch.long), rows[:, :5], rows[:, 5:]))
+    change = network.change(site, GradientFactors(torch.zeros(7, dtype=torch.long), rows[:, :5], rows[:, 5:]))
     torch.testing.assert_close(change.dense(), -0.5 * normal[:, 5:].T @ normal[:, :5], atol=1e-4, rtol=1e-4)
 
 
@@ -127,7 +127,7 @@ def test_other_matrices_are_our_error() -> None:
     network = Network.fresh({site: (3, 5)}, {site: spread(8)}, rank=2)
     none = torch.zeros(1, 5, dtype=torch.float64)
     with pytest.raises(UnknownSite, match=r"the network changes 0\.down, not 1\.down"):
-        network.change(Site(1, "down"), Factors(torch.zeros(1, dtype=torch.long), none, none[:, :3]))
+        network.change(Site(1, "down"), GradientFactors(torch.zeros(1, dtype=torch.long), none, none[:, :3]))
 
 
 # ------------------------------------------------------------------ the file

@@ -119,15 +119,23 @@ def test_rome_on_a_model_that_has_been_edited() -> None:
 def memit(raw: Raw, lm: LM, edit: Edit, layers: tuple[int, ...], weight: float, past: list[Edit]) -> dict[int, Tensor]:
     """Return the updates by layer, written into `raw` one after another as the paper does."""
     last, facts, damping = layers[-1], edit.facts, float(edit.config["damping"])
-    where = "down" if raw.name == "gemma2" else "block"
-    stream = lambda fact: getattr(raw.see(last, fact.prompt, fact.span[1]), where)  # noqa: E731
-    delta = edit.carry[f"delta/{last}.{where}"]
-    goals = torch.stack([stream(fact) for fact in facts]) + delta  # z
+    normed = (
+        raw.name == "gemma2"
+    )  # each matrix is given its own part of what it gave when it was its turn, and one of its own
+    where, top = ("down" if normed else "block"), last
+
+    def streams() -> Tensor:
+        return torch.stack([getattr(raw.see(top, fact.prompt, fact.span[1]), where) for fact in facts])
+
+    goals = streams() + edit.carry[f"delta/{last}.{where}"]  # z
     moments = {layer: covariance(raw, lm, layer, damping) for layer in layers}  # of the model before it is written to
     updates = {}
     for layer in layers:
         k = torch.stack([key_of(raw, layer, fact, edit.prefixes) for fact in facts], 1)  # (in, n)
-        r = (goals - torch.stack([stream(fact) for fact in facts])).T / (last - layer + 1)  # (out, n)
+        if normed:
+            top = layer
+            goals = streams() + edit.carry[f"delta/{layer}.down"]
+        r = (goals - streams()).T / (last - layer + 1)  # (out, n)
         inside = weight * moments[layer] + k @ k.T
         for earlier in past:
             p = earlier.carry[f"key/{layer}.down"].T

@@ -234,7 +234,9 @@ class _Search:
             now = methods.make(name, best).resolve(self.lm).margin  # type: ignore[attr-defined]
             best = self._halved(name, [best, *({**best, "margin": m} for m in MARGINS if m != now)], chooses, MOST)
         plain, tuned = (self._tried(name, how, measures, True) for how in ({}, best))
-        keeps = best if tuned.score > plain.score else {}
+        keeps = (
+            best if round(tuned.score, 4) > round(plain.score, 4) else {}
+        )  # as its figures say: a tie keeps the default
         self._settings[name], self._measured[name] = dict(keeps), tuned if keeps else plain
 
     def _places(self, name: str) -> Iterator[tuple[str, Any]]:

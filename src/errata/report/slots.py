@@ -16,7 +16,7 @@ from errata.report.read import RunReport
 _ORDER: Final = (
     "rome", "memit", "ledger", "alphaedit", "ft", "lora", "melo", "none",
     "kn", "locft", "wise", "grace", "emmet", "oedit", "ultraedit", "kne",
-    "scr", "crispedit", "rlsedit", "ike", "mend",
+    "scr", "crispedit", "rlsedit", "ike", "mend", "anyedit",
 )  # fmt: skip
 OWN: Final = {method: slot for slot, method in enumerate(_ORDER)}
 

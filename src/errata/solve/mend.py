@@ -39,7 +39,7 @@ Shape = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Factors:
+class GradientFactors:
     """The gradient of a matrix, token by token: ``gradients.T @ inputs`` is ∇W of the summed losses of all rows.
 
     Args:
@@ -52,7 +52,7 @@ class Factors:
     gradients: Float[Tensor, "n out"]
 
 
-def factors(lm: LM, sites: tuple[Site, ...], batch: Batch) -> dict[Site, Factors]:
+def factors(lm: LM, sites: tuple[Site, ...], batch: Batch) -> dict[Site, GradientFactors]:
     """Return each site's gradient of Σ_rows (mean −log P of the row's answer) as factors, in float64 on the CPU.
 
     Tokens at which the gradient is zero, padding among them, are left out.
@@ -66,7 +66,7 @@ def factors(lm: LM, sites: tuple[Site, ...], batch: Batch) -> dict[Site, Factors
     for site, signal in seen.items():
         moved = (signal.gradients != 0).any(1)
         rows = torch.arange(len(batch)).repeat_interleave(len(signal.inputs) // len(batch))
-        found[site] = Factors(rows[moved], signal.inputs[moved], signal.gradients[moved])
+        found[site] = GradientFactors(rows[moved], signal.inputs[moved], signal.gradients[moved])
     return found
 
 
@@ -151,7 +151,7 @@ class Network:
             x = x + (own[f"s{layer}"] * inner + own[f"o{layer}"]).clamp(min=0)
         return x[:, : inputs.shape[1]], x[:, inputs.shape[1] :]
 
-    def change(self, site: Site, seen: Factors) -> LowRank:
+    def change(self, site: Site, seen: GradientFactors) -> LowRank:
         """Return ΔW, whose rank is the number of tokens.
 
         Raises:

@@ -29,10 +29,10 @@ from errata.model.query import Query
 from errata.model.tokens import Batch
 from errata.model.trace import Trace, beside, no_grads_kept, plain_attention, resume
 from errata.solve.descent.losses import mean_loss
-from errata.solve.mend import Factors, Network, factors
+from errata.solve.mend import GradientFactors, Network, factors
 from errata.solve.ultraedit import Spread
 
-Asked = tuple[Query, int]  # with the group of edits that stand where it is asked
+AskedIn = tuple[Query, int]  # with the group of edits that stand where it is asked
 Pair = tuple[Float[Tensor, "g k in"], Float[Tensor, "g k out"]]  # of each group of edits: right and left of its ΔW
 _ROWS = 32  # lessons whose scale is taken at once
 
@@ -191,12 +191,12 @@ def objective(
     return sum(nll, none) / len(said), sum(moved, none) / max(1, len(held))
 
 
-def _nll(lm: LM, asked: Sequence[Asked], pairs: Mapping[Site, Pair], below: Below) -> Float[Tensor, ""]:
+def _nll(lm: LM, asked: Sequence[AskedIn], pairs: Mapping[Site, Pair], below: Below) -> Float[Tensor, ""]:
     batch, logits = _passed(lm, asked, pairs, below)
     return mean_loss(batch, logits) * len(asked)
 
 
-def _moved(lm: LM, asked: Sequence[Asked], pairs: Mapping[Site, Pair], below: Below) -> Float[Tensor, ""]:
+def _moved(lm: LM, asked: Sequence[AskedIn], pairs: Mapping[Site, Pair], below: Below) -> Float[Tensor, ""]:
     """Return the sum over rows of the mean over a row's places of KL(before ‖ after)."""
     with torch.no_grad():
         batch, before = _passed(lm, asked, {}, below)
@@ -205,11 +205,11 @@ def _moved(lm: LM, asked: Sequence[Asked], pairs: Mapping[Site, Pair], below: Be
     return (found.sum(1) / torch.bincount(batch.rows, minlength=len(batch))[batch.rows]).sum()
 
 
-def _alike(lm: LM, asked: Sequence[Asked]) -> list[list[Asked]]:
+def _alike(lm: LM, asked: Sequence[AskedIn]) -> list[list[AskedIn]]:
     """Return rows in groups of like length, so that little is padded; on an accelerator padding costs less than a pass."""
     spread = 1.5 if lm.device.type == "cpu" else float("inf")
     sized = sorted((len(lm.tokens.join(query)), place) for place, (query, _) in enumerate(asked))  # characters
-    groups: list[list[Asked]] = []
+    groups: list[list[AskedIn]] = []
     least = 0
     for size, place in sized:
         if not groups or size > spread * least:
@@ -219,7 +219,7 @@ def _alike(lm: LM, asked: Sequence[Asked]) -> list[list[Asked]]:
     return groups
 
 
-def _seen(lm: LM, sites: tuple[Site, ...], asked: Sequence[Query], below: Below) -> dict[Site, Factors]:
+def _seen(lm: LM, sites: tuple[Site, ...], asked: Sequence[Query], below: Below) -> dict[Site, GradientFactors]:
     batch = lm.tokens.batch(asked).to(lm.device)
     with ExitStack() as stack:
         if below.used:
@@ -227,7 +227,7 @@ def _seen(lm: LM, sites: tuple[Site, ...], asked: Sequence[Query], below: Below)
         return factors(lm, sites, batch)
 
 
-def _grouped(network: Network, site: Site, seen: Factors, together: int, count: int) -> Pair:
+def _grouped(network: Network, site: Site, seen: GradientFactors, together: int, count: int) -> Pair:
     """Return the factors of the ΔW of each group of `together` edits, filled up with zeros to one number of tokens."""
     change = network.change(site, seen)
     group = seen.rows // together
@@ -243,7 +243,7 @@ def _grouped(network: Network, site: Site, seen: Factors, together: int, count: 
 
 
 def _passed(
-    lm: LM, asked: Sequence[Asked], pairs: Mapping[Site, Pair], below: Below
+    lm: LM, asked: Sequence[AskedIn], pairs: Mapping[Site, Pair], below: Below
 ) -> tuple[Batch, Float[Tensor, "a v"]]:
     """Return the batch of some queries, and its logits where each stands under the edits of its group."""
     queries, owner = [query for query, _ in asked], torch.tensor([group for _, group in asked])
