@@ -83,7 +83,9 @@ def one(family: str, name: str) -> bool:
         taught(family, name, directory)
         with errata.open(str(directory), book=Path(room) / "book") as editor:
             dense = any(editor.lm.has(Site(layer, "down")) for layer in range(editor.lm.depth))
-            written = {"rome": {"tokens": 1000}} if dense or editor.lm.experts else {}
+            # Experts this small have keys in few directions: undamped, a change along the others is refused for its size.
+            rome = {"tokens": 1000, **({} if dense else {"damping": 0.1})}
+            written = {"rome": rome} if dense or editor.lm.experts else {}
             written |= {"memit": {"tokens": 1000}} if dense else {}
             rows = [edited(editor, method, how) for method, how in {**written, "lora": {}}.items()]
     for method, words, others, same in rows:
@@ -112,6 +114,11 @@ def edited(editor: Any, method: str, how: dict[str, Any]) -> Row:
     state = editor.lm.model.state_dict()
     words = [text.strip().split("\n")[0][:16] for text in said]
     return Row(method, words, others, all(torch.equal(kept[name], state[name]) for name in kept))
+
+
+def sentences() -> list[str]:
+    """Return the page."""
+    return [f"{wording.format(country)} {city}." for wording in WORDINGS for country, city in CAPITALS.items()]
 
 
 def taught(family: str, name: str, directory: Path, seed: int = 0) -> None:
@@ -150,9 +157,8 @@ def spelled(name: str) -> Any:
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder, made.post_processor = decoders.ByteLevel(), processors.ByteLevel(trim_offsets=True)
-    page = [f"{wording.format(country)} {city}." for country, city in CAPITALS.items() for wording in WORDINGS]
     how = {"special_tokens": ["<pad>", "<s>", "</s>"], "initial_alphabet": list(string.ascii_letters + ".,?'Ġ")}
-    made.train_from_iterator(page, trainers.BpeTrainer(vocab_size=tiny.VOCABULARY, show_progress=False, **how))
+    made.train_from_iterator(sentences(), trainers.BpeTrainer(vocab_size=tiny.VOCABULARY, show_progress=False, **how))
     return tiny.wrap(made, *tiny.AROUND.get(name, ("", "")))
 
 
