@@ -61,7 +61,7 @@ QUICK: dict[str, dict[str, Any]] = {"kn": {"m": 5}}  # points of a path; twenty 
 SLOW = ("crispedit", "grace", "kne", "melo", "oedit", "wise")  # seconds a fact: these are asked for half as many
 
 
-# What has to be trained for a model first is looked at where it is: tests/e2e/test_mend.py.
+# What has to be trained for a model first is looked at where it is: tests/methods/test_mend.py.
 WRITING = [name for name in methods.names() if not methods.get(name).in_context and name != "mend"]
 
 
