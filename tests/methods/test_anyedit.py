@@ -162,7 +162,9 @@ def test_windows_are_the_same_words_in_every_form(size: int) -> None:
     asked, count = asked_in(lm, (*FACTS, other), ["", *forms(lm)])
     windows = Windows(lm, asked, count, size, 0)
     lengths = torch.bincount(windows.batch.rows).reshape(-1, count)
-    assert (lengths != lengths[:, :1]).any()  # " Paris" is one token, and "Paris" at the beginning of a reply is several
+    assert (
+        lengths != lengths[:, :1]
+    ).any()  # " Paris" is one token, and "Paris" at the beginning of a reply is several
     for number in range(windows.most):
         rows, batch = windows.part(number)
         texts = [lm.tokens.decode(batch.labels[batch.rows == i].tolist()).strip() for i in range(len(rows))]
