@@ -143,20 +143,24 @@ def test_delta_is_kept_small_as_a_share_of_the_stream_and_that_ends_nothing(name
     assert float(found.delta.norm()) < float(large.delta.norm())
 
 
-def test_what_does_not_lead_while_it_is_kept_small_is_learned_again_at_any_size() -> None:
+def test_what_does_not_lead_while_it_is_kept_small_is_learned_on_at_any_size() -> None:
     lm, site = doubled("llama"), Site(1, "block")
     raw, first = (
         raw_of("llama", lm),
         Fact(prompt="The home town of Anna Lindgren", subject="Anna Lindgren", target="is"),
     )
-    goal = replace(GOAL, steps=40, lr=0.5, decay=0.0, kl=0.0, clamp=50.0, margin=1.0)
-    free = optimise(lm, [first, *FACTS[1:]], site, CONTEXTS, goal)
-    hard = optimise(lm, [first, *FACTS[1:]], site, CONTEXTS, replace(goal, shrink=1e3))
-    for i, fact in enumerate([first, *FACTS[1:]]):  # none leads with that
-        assert torch.equal(hard.delta[i], free.delta[i]), fact
+    goal = replace(GOAL, steps=40, lr=0.5, decay=0.0, kl=0.0, clamp=50.0, margin=6.0)
+    free, hard = (optimise(lm, [first], site, CONTEXTS, replace(goal, shrink=weight)) for weight in (0.0, 1e3))
+    assert min(leads(raw, first, site, hard.delta[0])) >= 1
+    assert bool(hard.done[0])
+    assert 39 < int(hard.steps[0]) <= 39 + 20
+    assert float(hard.delta[0].norm()) < float(free.delta[0].norm())  # which went on to a lead of six
+    beside = optimise(lm, [first, FACTS[-1]], site, CONTEXTS, replace(goal, shrink=1e3))  # which cannot lead
+    torch.testing.assert_close(beside.delta[0], hard.delta[0])
+    assert int(beside.steps[1]) == 39 + 20
     soft = optimise(lm, [first], site, CONTEXTS, replace(goal, shrink=1e-3))
     assert min(leads(raw, first, site, soft.delta[0])) >= 0
-    assert not torch.equal(soft.delta[0], free.delta[0])  # leads, and is what was learned while it was kept small
+    assert int(soft.steps[0]) < 40  # leads, and is what was learned while it was kept small
 
 
 def test_the_clamp_holds_after_every_step() -> None:

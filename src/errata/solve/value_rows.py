@@ -183,11 +183,11 @@ class Rows:
         loss: Tensor = total + self.goal.decay * decay
         return loss, self._lead(taken, logp.detach(), len(active))
 
-    def excess(self, delta: Float[Tensor, "s out"], active: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
-        """Return what the size of the δ of the subjects `active` costs, (s,)."""
-        if not self.goal.shrink:
+    def excess(self, delta: Float[Tensor, "s out"], active: Int[Tensor, " s"], shrink: float) -> Float[Tensor, " s"]:
+        """Return what the size of the δ of the subjects `active` costs, (s,), at that weight."""
+        if not shrink:
             return delta.new_zeros(len(delta))
-        found: Tensor = self.goal.shrink * delta.norm(dim=1) / self.size[active]
+        found: Tensor = shrink * delta.norm(dim=1) / self.size[active]
         return found
 
     def _lead(self, taken: _Taken, logp: Float[Tensor, "a v"], count: int) -> Float[Tensor, " s"]:
@@ -261,17 +261,46 @@ def step_size(start: Float[Tensor, "n out"], goal: ValueTraining) -> Float[Tenso
 
 def learn(problem: Rows, restraint: Constraint) -> Values:
     """Minimise L of every row's vector by Adam until it is good enough; raises what `optimise` raises."""
-    goal, start, penalty, project = problem.goal, problem.start, restraint.penalty, restraint.project
-    delta, lr = torch.zeros_like(start), step_size(start, goal)
-    first, second = torch.zeros_like(start), torch.zeros_like(start)
+    return _descend(problem, restraint, torch.zeros_like(problem.start), torch.arange(problem.n), problem.goal)
+
+
+def go_on(problem: Rows, restraint: Constraint, found: Values, active: Int[Tensor, " s"]) -> Values:
+    """Return what was found, with the vectors `active` learned on at any size until they lead by a nat in every context.
+
+    At most half as many steps are taken again.
+    """
+    goal, delta = problem.goal, torch.zeros_like(problem.start)
+    delta[problem.subject] = found.delta
+    until = replace(goal, shrink=0.0, stop=0.0, margin=1.0, steps=1 + goal.steps // 2)
+    more = _descend(problem, restraint, delta, active, until)
+    again = torch.isin(problem.subject, active)
+    return Values(
+        found.start,
+        torch.where(again[:, None], more.delta, found.delta),
+        torch.where(again, more.loss, found.loss),
+        found.steps + more.steps,
+        torch.where(again, more.done, found.done),
+    )
+
+
+def _descend(
+    problem: Rows,
+    restraint: Constraint,
+    delta: Float[Tensor, "n out"],
+    active: Int[Tensor, " s"],
+    until: ValueTraining,
+) -> Values:
+    """Take Adam's steps from `delta`, as `until` says how many, how far and whether small; the step's size is the problem's."""
+    start, penalty, project = problem.start, restraint.penalty, restraint.project
+    lr, first, second = step_size(start, problem.goal), torch.zeros_like(start), torch.zeros_like(start)
     loss = start.new_full((problem.n,), float("inf"))
     steps = torch.zeros(problem.n, dtype=torch.long, device=start.device)
-    active, done = torch.arange(problem.n, device=start.device), torch.zeros_like(steps, dtype=torch.bool)
-    for step in range(1, goal.steps + 1):
+    active, done = active.to(start.device), torch.zeros_like(steps, dtype=torch.bool)
+    for step in range(1, until.steps + 1):
         leaf = delta[active].requires_grad_()
         with torch.enable_grad():
             value, lead = problem.loss(leaf, active)
-            whole = value + problem.excess(leaf, active)
+            whole = value + problem.excess(leaf, active, until.shrink)
             whole = whole if penalty is None else whole + penalty(leaf)
             (gradient,) = torch.autograd.grad(whole.sum(), leaf)
         if not bool(gradient.isfinite().all()):
@@ -279,10 +308,10 @@ def learn(problem: Rows, restraint: Constraint) -> Values:
                 "the loss of an edit is not finite: the model overflows on this prompt; load it in float32 or bfloat16."
             )
         loss[active] = value.detach()
-        keep = (value.detach() >= goal.stop) & (lead < (torch.inf if goal.margin is None else goal.margin))
+        keep = (value.detach() >= until.stop) & (lead < (torch.inf if until.margin is None else until.margin))
         done[active[~keep]] = True
         active, gradient = active[keep], gradient[keep]
-        if step == goal.steps or not len(active):
+        if step == until.steps or not len(active):
             break
         gradient = gradient if project is None else project(gradient)
         first[active] = _BETAS[0] * first[active] + (1 - _BETAS[0]) * gradient
@@ -290,7 +319,7 @@ def learn(problem: Rows, restraint: Constraint) -> Values:
         mean, spread = first[active] / (1 - _BETAS[0] ** step), second[active] / (1 - _BETAS[1] ** step)
         moved = delta[active] - lr[active] * mean / (spread.sqrt() + _EPS)
         moved = moved if project is None else project(moved)
-        limit = goal.clamp * start[active].norm(dim=1, keepdim=True)
+        limit = until.clamp * start[active].norm(dim=1, keepdim=True)
         delta[active] = moved * (limit / moved.norm(dim=1, keepdim=True)).clamp(max=1)
         steps[active] += 1
     return Values(problem.starts, *(found[problem.subject] for found in (delta, loss, steps, done)))

@@ -19,7 +19,7 @@ states of norm 1 to 50 and no others. Where a norm stands between a matrix and t
 lets δ grow there, to no effect but on other keys (LOG.md, 2026-11-28). The margin is ours: decay · ‖δ‖ / ‖z0‖² alone keeps L
 above `stop` on models whose z0 is small, and then every step is taken however well the answer leads. So is `shrink`: what an
 edit does to other texts grows with ‖δ‖², Adam moves every coordinate about as far whether it helps or not, and the papers'
-decay, which falls with the size of z0, holds nothing where that is large. A fact that does not lead with it is learned again
+decay, which falls with the size of z0, holds nothing where that is large. A fact that does not lead with it is learned on
 without. So is the term of `names`: a reply repeats its subject's name by reading it where δ stands, and without the term
 hardly ever names what it was asked about (LOG.md, 2026-11-28).
 """
@@ -43,7 +43,7 @@ from errata.model.received import received
 from errata.model.tokens import Batch
 from errata.model.trace import at
 from errata.solve.keys import FOLLOWS, goes_on, named_replies, queries
-from errata.solve.value_rows import Constraint, Penalty, Project, Rows, Values, ValueTraining, learn, step_size
+from errata.solve.value_rows import Constraint, Penalty, Project, Rows, Values, ValueTraining, go_on, learn, step_size
 
 __all__ = ["Constraint", "Penalty", "Project", "ValueTraining", "Values", "leads", "optimise", "step_size"]
 
@@ -84,22 +84,15 @@ def optimise(
 def _learned(
     lm: LM, facts: Sequence[Fact], site: Site, contexts: Sequence[str], goal: ValueTraining, restraint: Constraint
 ) -> Values:
-    """Return what is learned of facts that are run together; anew and at any size what does not lead while kept small."""
+    """Return what is learned of facts that are run together; learned on at any size what does not lead while kept small."""
     problem = _Problem(lm, facts, site, contexts, goal)
     found = learn(problem, restraint)
     if not goal.shrink or goal.margin is None:
         return found
     with torch.no_grad():
         _, lead = problem.loss(found.delta[problem.told_first], torch.arange(problem.n, device=found.delta.device))
-    short = torch.nonzero(lead[problem.subject] < 0)[:, 0]
-    if not len(short):
-        return found
-    free = replace(goal, shrink=0.0)
-    again = learn(_Problem(lm, [facts[int(i)] for i in short], site, contexts, free), restraint)
-    told = {name: getattr(found, name).clone() for name in ("delta", "loss", "steps", "done")}
-    for name, kept in told.items():
-        kept[short] = getattr(again, name)
-    return replace(found, **told)
+    short = torch.nonzero(lead < 0)[:, 0]
+    return go_on(problem, restraint, found, short) if len(short) else found
 
 
 def _as_long(values: Values) -> Values:
