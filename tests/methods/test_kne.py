@@ -58,9 +58,14 @@ def masks(lm: LM, seed: int = 0, share: float = 0.1, ndim: int = 1) -> dict[Site
 
 
 def by_hand(
-    lm: LM, chosen: Mapping[Site, Tensor], course: NeuronTraining, units: Mapping[Site, Tensor] | None = None
-) -> tuple[dict[Site, Tensor], float]:
-    """Train dense copies of whole matrices through the model's own forward, with every step masked and in units."""
+    lm: LM, chosen: Mapping[Site, Tensor], course: NeuronTraining, units: Mapping[Site, Tensor] | None = None, *,
+    cut: bool = False,
+) -> tuple[dict[Site, Tensor], float]:  # fmt: skip
+    """Train dense copies of whole matrices through the model's own forward, with every step masked and in units.
+
+    Args:
+        cut: while they are trained, they change what is put out from each row's lookup token on only.
+    """
     size = {site: units[site][None] if units else torch.ones(1, lm.inner, dtype=torch.float64) for site in chosen}
     batch = lm.tokens.batch(ASKED)
     masked = {s: (m if m.ndim == 2 else m[None].expand(lm.width, -1)).double() for s, m in chosen.items()}
@@ -79,8 +84,20 @@ def by_hand(
         nll = -out.logits.log_softmax(-1)[batch.rows, batch.cols, batch.labels]
         return sum(nll[batch.rows == row].mean() for row in range(len(batch))) / len(batch)  # type: ignore[return-value]
 
+    def of_tails() -> Tensor:
+        later = (torch.arange(batch.inputs["input_ids"].shape[1]) >= batch.lookup[:, None])[..., None]
+        handles = [
+            lm.module(site).register_forward_hook(lambda _, x, y, s=site: y + x[0] @ (dense[s] * size[s]).T * later)
+            for site in chosen
+        ]
+        logits = lm.model(**batch.inputs, use_cache=False).logits
+        for handle in handles:
+            handle.remove()
+        nll = -logits.log_softmax(-1)[batch.rows, batch.cols, batch.labels]
+        return sum(nll[batch.rows == row].mean() for row in range(len(batch))) / len(batch)  # type: ignore[return-value]
+
     for _ in range(course.steps):
-        gradients = torch.autograd.grad(loss(), list(dense.values()))
+        gradients = torch.autograd.grad(of_tails() if cut else loss(), list(dense.values()))
         for (site, change), gradient in zip(dense.items(), gradients, strict=True):
             change.grad = gradient * masked[site]
         if adam:
@@ -109,6 +126,51 @@ def test_the_ensemble_learns_what_dense_masked_descent_learns(
     assert learned.loss == pytest.approx(loss, rel=1e-6)
     for site, delta in learned.deltas.items():
         torch.testing.assert_close(delta.dense((lm.width, lm.inner)), wanted[site], rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_tails_learn_what_moves_nothing_before_the_lookup_tokens(name: str, exact: Callable[[str], LM]) -> None:
+    lm, course = exact(name), NeuronTraining(4, 0.3, True, "sgd", 0.0)
+    chosen = masks(lm, share=0.3)
+    wanted, loss = by_hand(lm, chosen, course, cut=True)
+    learned = train(lm, ASKED, chosen, course, tails=True)
+    assert learned.loss == pytest.approx(loss, rel=1e-6)  # of whole rows
+    for site, delta in learned.deltas.items():
+        torch.testing.assert_close(delta.dense((lm.width, lm.inner)), wanted[site], rtol=1e-6, atol=1e-10)
+    whole = train(lm, ASKED, chosen, course)
+    assert any(not torch.allclose(d.values, whole.deltas[site].values, rtol=1e-3) for site, d in learned.deltas.items())
+
+
+def test_tails_go_on_with_whole_rows_until_these_are_good_enough(
+    exact: Callable[[str], LM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, stop, cut = exact("gpt2"), 2.0, list[bool]()
+    backward = neurons._Problem.backward
+    monkeypatch.setattr(neurons._Problem, "backward", lambda self: cut.append(self.cut) or backward(self))
+    monkeypatch.setattr(neurons._Problem, "measured", lambda _: (9.0, False))  # as if whole rows were not
+    learned = train(lm, ASKED[:1], masks(lm, share=0.3), NeuronTraining(200, stop=stop), tails=True)
+    assert learned.converged
+    assert cut == [True] * (len(cut) - 1) + [False]
+    with lm.weights.trial([learned.deltas]):
+        (said,) = lm.logprobs(ASKED[:1])
+    assert -float(said.mean()) == pytest.approx(learned.loss, rel=1e-6)
+    assert learned.loss < stop
+
+
+def test_tails_of_many_batches_are_run_as_one(exact: Callable[[str], LM], monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, course, runs = exact("llama"), NeuronTraining(3, 0.3), []
+    chosen = masks(lm)
+    held = [Held([Query("France is a"), Query("Anna Lindgren is a"), Query("It was", "a cold day")], 0.5)]
+    seen = lm.module(Site(2, "down")).register_forward_hook(lambda *_: runs.append(1))
+    one = train(lm, ASKED, chosen, course, Bounds(held), tails=True)
+    few = len(runs)
+    monkeypatch.setattr(neurons, "ROWS", 1)
+    each = train(lm, ASKED, chosen, course, Bounds(held), tails=True)
+    seen.remove()
+    assert few < len(runs) / 3
+    assert each.loss == pytest.approx(one.loss, rel=1e-6)
+    for site, delta in each.deltas.items():
+        torch.testing.assert_close(delta.values, one.deltas[site].values, rtol=1e-5, atol=1e-10)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

@@ -157,7 +157,8 @@ class Kne(Neuronal, Constrained):
         about = about_others(lm, facts, self.others, self.seed)
         held += [Held(about, self.others_kl)] if about and self.others_kl else []
         hold = self.hold(lm, past)
-        learned = train(lm, asked, chosen, self.course(), Bounds(held, self.scales(lm), hold.free()))
+        bounds = Bounds(held, self.scales(lm), hold.free())
+        learned = train(lm, asked, chosen, self.course(), bounds, tails=self.where == "subject")
         deltas = {s: Columns(d.index, hold.fit(s, d.values.T).T.to(d.values)) for s, d in learned.deltas.items()}
         report = {"loss": [learned.loss], "steps": [learned.steps], "converged": [learned.converged], **shares(chosen)}
         return Solution(deltas, prefixes=contexts.texts, report={**report, **hold.report(), **contexts.report(lm)})

@@ -102,6 +102,29 @@ class Suffix:
         return Tail(run, hidden, kept, row, place, real)
 
 
+def joined(made: Sequence[Suffix]) -> Suffix:
+    """Return the rows of several batches, which no edit is opened in, as those of one; answers stay in their order."""
+    batches, starts = [of.batch for of in made], [0]
+    for batch in batches:
+        starts.append(starts[-1] + len(batch))
+    inputs = {name: _together([b.inputs[name] for b in batches]) for name in ("input_ids", "attention_mask")}
+    rows = torch.cat([b.rows + start for b, start in zip(batches, starts, strict=False)])
+    lookup, cols, labels = (torch.cat([getattr(b, name) for b in batches]) for name in ("lookup", "cols", "labels"))
+    kept = {
+        layer: (_together([of.kept[layer][0] for of in made], 2), _together([of.kept[layer][1] for of in made], 2))
+        for layer in made[0].kept
+    }
+    whole = Batch(inputs, lookup, rows, cols, labels)
+    return Suffix(whole, _together([of.hidden for of in made]), kept, beside=all(of.beside for of in made))
+
+
+def _together(parts: Sequence[Tensor], axis: int = 1) -> Tensor:
+    """Return what stands in rows, one after another, each filled up with zeros along `axis` to the longest."""
+    most = max(part.shape[axis] for part in parts)
+    behind = [0, 0] * (parts[0].ndim - 1 - axis)
+    return torch.cat([torch.nn.functional.pad(part, [*behind, 0, most - part.shape[axis]]) for part in parts])
+
+
 def _back(step: Int[Tensor, "n w"]) -> Bool[Tensor, "n w w"]:
     """Return which positions of one row are not behind which, by their steps from its lookup token."""
     return step[:, :, None] >= step[:, None]

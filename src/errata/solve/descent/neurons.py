@@ -7,6 +7,10 @@ hundred megabytes, and nothing outside it can move: neither the weights nor the 
     loss = mean over rows of mean_j -log P(y_j | x, y_<j)  +  Σ weight · mean over what is held of KL(p_0 ‖ p)
     step = lr / √n · (the gradient, or Adam's direction),  n = neurons (or entries) of the ensemble in all layers
 
+With `tails`, steps run only the positions from each row's lookup token on, behind keys and values of before the change, while
+the columns move: a change that is found by what neurons write at that token hardly says anything before it. The last steps, if
+any are left to take, and what is reported are of whole rows, as the change will stand in the matrix.
+
 ``lr="auto"`` is set at the first step, which would take off the whole loss were the loss linear, but moves the entries, on
 the root mean square, by at most a tenth of the matrices' own (Adam: 0.3 of both). The first makes it independent of how a
 model is scaled and how deep it is, the second keeps it sane where the gradient is nearly zero.
@@ -17,9 +21,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,6 +33,7 @@ from errata.delta import Columns, Site
 from errata.errors import NotFinite
 from errata.model.lm import LM
 from errata.model.query import Query
+from errata.model.suffix import Suffix, joined, reused_cache, suffix_of
 from errata.model.tokens import Batch
 from errata.model.trace import Trace, beside, plain_attention, resume
 from errata.solve.descent.losses import divergence, mean_loss
@@ -107,6 +112,8 @@ def train(
     chosen: Mapping[Site, Bool[Tensor, ...]],
     course: NeuronTraining,
     bounds: Bounds | None = None,
+    *,
+    tails: bool = False,
 ) -> Learned:
     """Learn the chosen entries together.
 
@@ -114,18 +121,25 @@ def train(
         asked: rows with answers.
         chosen: by site, which columns (in,) or which entries (out, in) may move. Sites with none are left out.
         bounds: what holds the change back; None for nothing.
+        tails: run rows from their lookup tokens on until that is good enough, where the architecture allows it.
 
     Raises:
         NotFinite: the loss is not finite.
     """
     bounds = bounds or Bounds()
-    problem = _Problem(lm, asked, chosen, bounds)
+    problem = _Problem(lm, asked, chosen, bounds, tails=tails)
     optimizer: torch.optim.Optimizer | None = None
     streak = step = 0
     while True:
         loss, right = problem.backward()
         streak = streak + 1 if right else 0
         done = loss < course.stop or 0 < course.hits <= streak
+        if (done or step == course.steps) and problem.cut:
+            problem.cut = False  # whole rows from here on: the loss again, and steps by that if it is not small yet
+            loss, right = problem.measured()
+            done = loss < course.stop or (0 < course.hits <= streak and right)
+            if not done and step < course.steps:
+                continue
         if done or step == course.steps:
             break
         problem.project(bounds.free)
@@ -159,25 +173,40 @@ def _first_step(problem: _Problem, loss: float, adam: bool) -> float:
     return min(loss / fall, bound) * (0.3 if adam else 1.0)
 
 
-class _Part(NamedTuple):
-    """Rows of one pass.
+@dataclass(frozen=True, eq=False, slots=True)
+class _Part:
+    """Rows whose answers are counted together.
 
     Args:
         hidden: what enters the first block that may change; None where that is the model's first. share: of all rows of its
             kind, or times the weight what one of its places counts. before: what was said, where that is to stay.
+        suffix: how the rows are run from their lookup tokens on; None where they are not.
     """
 
     batch: Batch
     hidden: _Hidden | None
     share: float
     before: Float[Tensor, "a v"] | None
+    suffix: Suffix | None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Pass:
+    """What is run at once: parts, the answers' places of one after those of another, as whole rows or cut."""
+
+    parts: Sequence[_Part]
+    batch: Batch
+    hidden: _Hidden | None
+    cache: Any = None
 
 
 class _Problem:
     """The rows, what does not change while the columns are learned, and what does."""
 
-    def __init__(self, lm: LM, asked: Sequence[Query], chosen: Mapping[Site, Tensor], bounds: Bounds) -> None:
-        self.lm = lm
+    def __init__(
+        self, lm: LM, asked: Sequence[Query], chosen: Mapping[Site, Tensor], bounds: Bounds, *, tails: bool
+    ) -> None:
+        self.lm, self.cut = lm, tails and lm.row.kind == "decoder"
         self.size = sum(int(mask.sum()) for mask in chosen.values())  # n
         self.masks: dict[Site, Bool[Tensor, "out n"]] = {}
         self.index: dict[Site, Int[Tensor, " n"]] = {}
@@ -186,20 +215,26 @@ class _Problem:
             self._add(site, mask)
         self.units = _units(bounds.units, self.index)
         self.first = min(site.layer for site in self.changes)
-        self.parts = [_Part(batch, hidden, len(batch) / len(asked), None) for batch, hidden, _ in self._read(asked)]
+        self.parts = [replace(part, share=len(part.batch) / len(asked), before=None) for part in self._read(asked)]
         for one in bounds.held:
             read = list(self._read(one.asked))
-            places = sum(len(logits) for _, _, logits in read)
-            self.parts += [_Part(b, h, one.weight / places, logits.log_softmax(-1)) for b, h, logits in read]
+            places = sum(len(part.batch.rows) for part in read)
+            self.parts += [replace(part, share=one.weight / places) for part in read]
+        self.whole = [_Pass([part], part.batch, part.hidden) for part in self.parts]
+        self.tails = _cut(lm, self.parts)
+        self.cut = bool(self.tails)
 
-    def _read(self, asked: Sequence[Query]) -> Iterator[tuple[Batch, _Hidden | None, Tensor]]:
+    def _read(self, asked: Sequence[Query]) -> Iterator[_Part]:
         """Yield rows as they are run, with what enters the first block and what is said."""
         block = Site(self.first, "block")
         for part in by_length(self.lm, asked, ROWS):
             batch = self.lm.routed(self.lm.tokens.batch(part).to(self.lm.device))
+            cache = self.lm.cache() if self.cut else None
             with torch.no_grad(), Trace(self.lm, inputs=[block]) as trace:
-                logits = self.lm.answer_logits(batch)
-            yield batch, trace.inputs[block] if self.first else None, logits
+                logits = self.lm.answer_logits(batch, cache)
+            hidden, whole = trace.inputs[block], (logits, cache)
+            suffix = None if cache is None else suffix_of(self.lm, batch, hidden, self.first, whole)
+            yield _Part(batch, hidden if self.first else None, 1.0, logits.log_softmax(-1), suffix)
 
     def _add(self, site: Site, mask: Tensor) -> None:
         weight = self.lm.weights[site]
@@ -228,33 +263,46 @@ class _Problem:
         return [change.grad for change in self.changes.values() if change.grad is not None]
 
     def backward(self) -> tuple[float, bool]:
-        """Leave the gradient in the changes; return the answers' loss and whether each of their tokens is the likeliest."""
-        total, right = 0.0, True
-        leaves = list(self.changes.values())
+        """Leave the gradient in the changes; return what `measured` does."""
+        leaves, found = list(self.changes.values()), []
         sums = [torch.zeros_like(change) for change in leaves]
-        for part in self.parts:
+        for one in self._passes():
             with torch.enable_grad():
-                logits = self._logits(part.batch, part.hidden)
-                loss = part.share * _loss(part, logits)
-            if part.before is None:
-                right &= bool((logits.argmax(-1) == part.batch.labels).all())
-                total += loss.item()
+                loss, *measured = self._loss(one)
+            found.append(measured)
             for to, gradient in zip(sums, torch.autograd.grad(loss, leaves), strict=True):
                 to += gradient
-        if not math.isfinite(total):
-            raise NotFinite("training the ensemble diverged; lower lr with --set lr=….")
         for (site, change), gradient in zip(self.changes.items(), sums, strict=True):
             # A gradient masked from the first step on: outside the mask Adam's moments stay zero.
             change.grad = gradient * self.masks[site] if site in self.masks else gradient
-        return total, right
+        return _summed(found)
 
-    def _logits(self, batch: Batch, hidden: _Hidden | None) -> Float[Tensor, "a v"]:
+    @torch.no_grad()
+    def measured(self) -> tuple[float, bool]:
+        """Return the answers' loss and whether each of their tokens is the likeliest."""
+        return _summed([self._loss(one)[1:] for one in self._passes()])
+
+    def _passes(self) -> Sequence[_Pass]:
+        return self.tails if self.cut else self.whole
+
+    def _loss(self, one: _Pass) -> tuple[Tensor, float, bool]:
+        """Return what is minimised of a pass, the answers' loss in it, and whether each of their tokens is the likeliest."""
+        total, answers, right = [], 0.0, True
+        said = self._logits(one).split([len(part.batch.rows) for part in one.parts])
+        for part, logits in zip(one.parts, said, strict=True):
+            total.append(part.share * _loss(part, logits))
+            if part.before is None:
+                right &= bool((logits.argmax(-1) == part.batch.labels).all())
+                answers += total[-1].item()
+        return torch.stack(total).sum(), answers, right
+
+    def _logits(self, one: _Pass) -> Float[Tensor, "a v"]:
         with ExitStack() as stack:
             stack.enter_context(plain_attention(self.lm.device))
             stack.enter_context(beside(self.lm, {site: partial(self._added, site) for site in self.changes}))
-            if hidden is not None:
-                stack.enter_context(resume(self.lm, self.first, hidden))
-            return self.lm.answer_logits(batch)
+            if one.hidden is not None:
+                stack.enter_context(resume(self.lm, self.first, one.hidden))
+            return self.lm.answer_logits(one.batch, None if one.cache is None else reused_cache(one.cache))
 
     def moved(self, site: Site) -> Float[Tensor, "out n"]:
         """Return the change of a site's columns, in the matrix's own units."""
@@ -264,6 +312,34 @@ class _Problem:
     def _added(self, site: Site, x: Float[Tensor, "b t in"]) -> Float[Tensor, "b t out"]:
         change = self.moved(site)
         return x[..., self.index[site]].to(change.dtype) @ change.T
+
+
+def _summed(found: Sequence[Sequence[Any]]) -> tuple[float, bool]:
+    total = sum(answers for answers, _ in found)
+    if not math.isfinite(total):
+        raise NotFinite("training the ensemble diverged; lower lr with --set lr=….")
+    return total, all(right for _, right in found)
+
+
+def _cut(lm: LM, parts: Sequence[_Part]) -> list[_Pass]:
+    """Return the passes that run rows from their lookup tokens on, many at once; none where some cannot be cut."""
+    suffixes = [part.suffix for part in parts if part.suffix is not None]
+    if len(suffixes) < len(parts):
+        return []
+    groups: list[list[int]] = []
+    for i in range(len(suffixes)):
+        mates = [suffixes[j] for j in (i, *groups[-1])] if groups else []
+        # What a prompt opens is open in its whole row, so such rows are not joined.
+        if mates and all(of.beside for of in mates) and sum(len(of.batch) for of in mates) <= ROWS:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    found = []
+    for group in groups:
+        made = suffixes[group[0]] if len(group) == 1 else joined([suffixes[j] for j in group])
+        tail = made.take(torch.arange(len(made.batch), device=made.hidden.device))
+        found.append(_Pass([parts[j] for j in group], tail.batch, tail.hidden, tail.cache(lm)))
+    return found
 
 
 def _loss(part: _Part, logits: Float[Tensor, "a v"]) -> Float[Tensor, ""]:
