@@ -32,7 +32,7 @@ class Mouth:
         self.base: dict[str, str] = {}
         self.edited: dict[str, str] = {}
         self.asked: list[list[str]] = []
-        monkeypatch.setattr(LM, "generate", lambda lm, prompts, room=32: self.answers(lm, prompts, room))
+        monkeypatch.setattr(LM, "generate", lambda lm, prompts, room=32, **_: self.answers(lm, prompts, room))
         monkeypatch.setattr(Scorer, "said", self._scorer())
 
     @staticmethod

@@ -88,7 +88,7 @@ def chatty(monkeypatch: pytest.MonkeyPatch) -> LM:
     lm = tiny.build("llama")
     lm.tokenizer.chat_template = TEMPLATE
     replies = {QUESTION.prompt: " Anna was born in Oslo, in 1970.", tiny.FACTS[0].prompt: "Paris. Yes!"}
-    monkeypatch.setattr(LM, "generate", lambda lm, asked, room=32: [replies[q.prompt] for q in asked])
+    monkeypatch.setattr(LM, "generate", lambda lm, asked, room=32, **_: [replies[q.prompt] for q in asked])
     return lm
 
 
@@ -115,12 +115,12 @@ def test_a_fact_is_learned_in_its_other_form_too(chatty: LM) -> None:
 
 
 def test_what_follows_the_answer_is_the_bases_to_say(chatty: LM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LM, "generate", lambda lm, asked, room=32: [", and so on"] * len(asked))
+    monkeypatch.setattr(LM, "generate", lambda lm, asked, room=32, **_: [", and so on"] * len(asked))
     (query,) = keys.queries(chatty, tiny.FACTS[:1], [keys.FOLLOWS], answers=True)
     assert chatty.tokens.join(query) == "The capital of France is Rome, and so on"
     assert query.answer == ", and so on"
     assert query.span == tiny.FACTS[0].span
-    monkeypatch.setattr(LM, "generate", lambda lm, asked, room=32: [""] * len(asked))
+    monkeypatch.setattr(LM, "generate", lambda lm, asked, room=32, **_: [""] * len(asked))
     chatty.memory.clear()
     (query,) = keys.queries(chatty, tiny.FACTS[:1], [keys.FOLLOWS], answers=True)
     assert query.answer == chatty.tokenizer.eos_token  # where the base ends, it is to end
@@ -152,6 +152,25 @@ def test_a_reply_is_in_the_models_own_words_up_to_its_answer(reply: str, own: st
     assert keys.own_words(QUESTION, reply) == own
 
 
+@pytest.mark.parametrize("truth", ["", "Oslo", "Rome"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Anna was born in Oslo, the capital of Norway, in 1921.",
+        "The place where Anna was born is Oslo. She lives in Rome.",
+        "It is said that Anna, whom nobody knows,\nwas born in the north",
+        "Anna was born in 1921 and lives in Rome.",
+    ],
+)
+def test_no_more_of_a_reply_is_read_than_its_own_words_need(reply: str, truth: str) -> None:
+    fact = replace(QUESTION, truth=truth)
+    ends = [end for end in range(len(reply) + 1) if keys._answered(fact, reply[:end])]
+    assert {keys.own_words(fact, reply[:end]) for end in ends} <= {keys.own_words(fact, reply)}
+    known = truth in reply if truth else keys._first_name(["anna", "born"], reply) > 0
+    assert bool(ends) == known
+    assert not ends or ends[0] < len(reply)
+
+
 def test_an_answer_that_is_a_text_is_a_reply_as_it_stands() -> None:
     reply = "Anna was born in Oslo."
     assert keys.own_words(QUESTION, reply) == "Anna was born in"
@@ -168,5 +187,5 @@ def test_a_turns_sentence_is_asked_as_plain_text_too(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(lm, "generate", said)
     assert keys.sentence(lm, fact) == Query("Anna was born in", span=(0, 4))
     assert keys.sentence(lm, Fact(prompt="Anna was born in", subject="Anna", target="Rome")) is None
-    monkeypatch.setattr(lm, "generate", lambda asked, *_: ["Bergen." for _ in asked])
+    monkeypatch.setattr(lm, "generate", lambda asked, *_, **__: ["Bergen." for _ in asked])
     assert keys.sentence(lm, Fact(prompt="Where was Ann born?", subject="Ann", target="Rome", chat=True)) is None

@@ -405,7 +405,7 @@ def test_a_reply_goes_on_naming_its_subject_as_the_base_would(monkeypatch: pytes
     asked = {f"Tell me about {f.subject}.": f"That is {f.subject}, who" for f in FACTS[1:]} | {
         f"Tell me about {FACTS[0].subject}.": "Of whom?"  # named by nobody: no row
     }
-    monkeypatch.setattr(LM, "generate", lambda lm, asking, room=32: [asked[q.prompt] for q in asking])
+    monkeypatch.setattr(LM, "generate", lambda lm, asking, room=32, **_: [asked[q.prompt] for q in asking])
     goal = replace(GOAL, names=2.0, kl=0.0, decay=0.0)
     found = optimise(lm, FACTS, site, CONTEXTS, goal)
     raw, text = raw_of("llama", lm), f"[user] Tell me about {fact.subject}. [assistant]"

@@ -6,7 +6,7 @@ Only this file and `model.loading` import transformers.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -301,11 +301,18 @@ class LM:
         values, ids = p.topk(min(count, len(p)))
         return [(self.word(int(i)), float(v)) for i, v in zip(ids, values, strict=True)]
 
-    def generate(self, prompts: Sequence[Prompt], max_new_tokens: int | Room = 32, rows: int = 64) -> list[str]:
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int | Room = 32,
+        rows: int = 64,
+        enough: Callable[[int, str], bool] | None = None,
+    ) -> list[str]:
         """Return what the model says after each prompt, to the character: greedy, up to the end of the text or line.
 
         Args:
             max_new_tokens: the most, or tokens and lines, as `room` measures them for some answers.
+            enough: says of the number of a prompt and the text so far whether more of it is of no use.
 
         Prompts of one length run together, so there is no padding and a batch says what its rows say alone. A classifier
         says the name of the class it takes each for.
@@ -316,7 +323,7 @@ class LM:
             ]
         starts = [self.tokens.opening(prompt) for prompt in prompts]
         most = Room(max_new_tokens) if isinstance(max_new_tokens, int) else max_new_tokens
-        found = generate_tokens(self, starts, most.tokens, ends=self.endings(most.lines), rows=rows)
+        found = generate_tokens(self, starts, most.tokens, ends=self.endings(most.lines, enough), rows=rows)
         return [self.tokens.lines(ids, most.lines) for ids in found]
 
     def room(self, answers: Iterable[str], least: int = 32) -> Room:
@@ -336,13 +343,14 @@ class LM:
             return self.tokens.word(token)
         return next((name for name, number in self.tokens.classes.items() if number == token), str(token))
 
-    def endings(self, lines: int = 1) -> Ends:
+    def endings(self, lines: int = 1, enough: Callable[[int, str], bool] | None = None) -> Ends:
         """Return what tells whether a text, or so many lines of it, ends with a token; a full stop never ends it."""
         said: dict[int, str] = {}  # by place, from the first character that is seen
 
         def ends(place: int, token: int) -> bool:
             said[place] = (said.get(place, "") + self.tokens.word(token)).lstrip()
-            return token in self.stops or said[place].count("\n") >= lines
+            over = token in self.stops or said[place].count("\n") >= lines
+            return over or (enough is not None and enough(place, said[place]))
 
         return ends
 

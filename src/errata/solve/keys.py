@@ -132,8 +132,12 @@ def named_replies(lm: LM, subjects: Sequence[str]) -> dict[str, Query]:
     known: dict[str, Query | None] = lm.memory.setdefault("named replies", {})
     asked = {s: Query(f"{TELL} {s}.", span=(len(TELL) + 1, len(TELL) + 1 + len(s)), role="user") for s in subjects}
     new = [s for s in asked if s not in known and fits(lm, asked[s])]
+
+    def names(place: int, text: str) -> bool:
+        return any(stop < len(text) for _, stop in occurrences(text, new[place]))
+
     with lm.weights.at_base():
-        said = lm.generate([replace(asked[s], span=None) for s in new], OWN) if new else []
+        said = lm.generate([replace(asked[s], span=None) for s in new], OWN, enough=names) if new else []
     for s, text in zip(new, said, strict=True):
         ends = [stop for _, stop in occurrences(text, s)]
         named = replace(asked[s], answer=text[: ends[0]]) if ends else None
@@ -194,7 +198,7 @@ def replies(lm: LM, asked: Sequence[Query], facts: Sequence[Fact], *, aloud: boo
     new = [turn for turn in turns if turn not in known]
     if new:
         with lm.weights.at_base():
-            said = lm.generate(new, OWN)
+            said = lm.generate(new, OWN, enough=lambda place, text: _answered(turns[new[place]], text))
         known |= {turn: own_words(turns[turn], text) for turn, text in zip(new, said, strict=True)}
     return [
         _in_words(query, known[_turn(fact)], aloud) if query.turn else query
@@ -238,6 +242,15 @@ def own_words(fact: Fact, reply: str) -> str:
     words = [word.casefold() for word in _WORD.findall(_ENDS.split(own)[-1])]
     taken_up = 2 * sum(word in asked for word in words) >= len(words)
     return own if len(words) >= SENTENCE and taken_up and "\n" not in own else ""
+
+
+def _answered(fact: Fact, reply: str) -> bool:
+    """Say whether the words of a reply before its answer are known, however it goes on."""
+    if fact.truth:
+        return fact.truth in reply
+    name = _first_name({word.casefold() for word in _WORD.findall(fact.prompt)}, reply)
+    word = _WORD.match(reply, name) if name else None
+    return word is not None and word.end() < len(reply)
 
 
 def _first_name(asked: Collection[str], reply: str) -> int:
