@@ -112,7 +112,7 @@ def resolved(lm: LM, pair: Pair, cases: Sequence[Case], options: argparse.Namesp
     given = parse_flags(methods.get(options.method), options.set)
     if options.statistics == "none":
         given["damping"] = 1e6
-    both = {"shrink": 0.0}  # what the other has no setting for, and would learn again for, is off
+    both = {"shrink": 0.0, "follows": False, "names": 0.0, "margin": None}  # what the other has no setting for is off
     how: Any = methods.make(options.method, {**both, **given, "stop": STOP}).resolve(lm)
     if how.lr == "auto":  # a step for each fact; there it is one for all
         site = Site(how.sites()[-1].layer, pair.role)

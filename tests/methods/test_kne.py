@@ -22,6 +22,7 @@ from errata.methods.kne import LEAST, Kne, shares
 from errata.model.lm import LM
 from errata.model.query import Query
 from errata.model.trace import Trace
+from errata.solve import keys
 from errata.solve.attribution import LENGTH, TEXTS, Measure, attribute
 from errata.solve.descent import neurons
 from errata.solve.descent.neurons import Bounds, Held, NeuronTraining, train
@@ -270,6 +271,18 @@ def test_divergence_is_our_error(models: Callable[[str], LM]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ KNE
+
+
+def test_a_reply_goes_on_naming_its_subject(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny.build("llama")
+    lm.tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}[assistant]"
+    monkeypatch.setattr(LM, "generate", lambda lm, asked, room=32, **_: [f"That is {FACT.subject}, who"] * len(asked))
+    (named,) = keys.named_replies(lm, [FACT.subject]).values()
+    before, moved = lm.logprobs([named])[0], {}
+    for weight in (0.0, 30.0):
+        with lm.weights.trial([solve(lm, [FACT], names=weight, others=0, steps=10)]):
+            moved[weight] = float((lm.logprobs([named])[0] - before).abs().sum())
+    assert moved[30.0] < 0.8 * moved[0.0]
 
 
 @pytest.mark.parametrize("p", [0.04, 0.1, 0.5, 1.0])
