@@ -23,7 +23,9 @@ the target is likeliest (``hits=2``) costs paraphrases. Neurons are measured by 
 scores are divided by it, and columns move in inverse proportion to it, since a neuron that fires in every text, or at its first
 token, where all later ones look, changes them all (the formula is ``units=own``). ``lr=auto`` fits the first step to the loss
 and thereby contains √n; give a number for the literal formula. ``select`` gives the ablations: the lowest scores (neurons that
-oppose the answer most), the faintest and the strongest in size, or as many neurons at random.
+oppose the answer most), the faintest and the strongest in size, or as many neurons at random. Unless ``where=everywhere``,
+texts are run from the subject on while neurons are learned, and judged whole (`solve.descent.neurons`). What the model says
+of ``others``, and where a reply names the subject (``names``), is held.
 """
 
 from __future__ import annotations

@@ -215,13 +215,13 @@ class _Problem:
             self._add(site, mask)
         self.units = _units(bounds.units, self.index)
         self.first = min(site.layer for site in self.changes)
-        self.parts = [replace(part, share=len(part.batch) / len(asked), before=None) for part in self._read(asked)]
+        parts = [replace(part, share=len(part.batch) / len(asked), before=None) for part in self._read(asked)]
         for one in bounds.held:
             read = list(self._read(one.asked))
             places = sum(len(part.batch.rows) for part in read)
-            self.parts += [replace(part, share=one.weight / places) for part in read]
-        self.whole = [_Pass([part], part.batch, part.hidden) for part in self.parts]
-        self.tails = _cut(lm, self.parts)
+            parts += [replace(part, share=one.weight / places) for part in read]
+        self.whole = [_Pass([replace(part, suffix=None)], part.batch, part.hidden) for part in parts]
+        self.tails = _cut(lm, parts)
         self.cut = bool(self.tails)
 
     def _read(self, asked: Sequence[Query]) -> Iterator[_Part]:
@@ -268,7 +268,7 @@ class _Problem:
         sums = [torch.zeros_like(change) for change in leaves]
         for one in self._passes():
             with torch.enable_grad():
-                loss, *measured = self._loss(one)
+                loss, *measured = self._minimised(one)
             found.append(measured)
             for to, gradient in zip(sums, torch.autograd.grad(loss, leaves), strict=True):
                 to += gradient
@@ -280,12 +280,12 @@ class _Problem:
     @torch.no_grad()
     def measured(self) -> tuple[float, bool]:
         """Return the answers' loss and whether each of their tokens is the likeliest."""
-        return _summed([self._loss(one)[1:] for one in self._passes()])
+        return _summed([self._minimised(one)[1:] for one in self._passes()])
 
     def _passes(self) -> Sequence[_Pass]:
         return self.tails if self.cut else self.whole
 
-    def _loss(self, one: _Pass) -> tuple[Tensor, float, bool]:
+    def _minimised(self, one: _Pass) -> tuple[Tensor, float, bool]:
         """Return what is minimised of a pass, the answers' loss in it, and whether each of their tokens is the likeliest."""
         total, answers, right = [], 0.0, True
         said = self._logits(one).split([len(part.batch.rows) for part in one.parts])
@@ -338,7 +338,8 @@ def _cut(lm: LM, parts: Sequence[_Part]) -> list[_Pass]:
     for group in groups:
         made = suffixes[group[0]] if len(group) == 1 else joined([suffixes[j] for j in group])
         tail = made.take(torch.arange(len(made.batch), device=made.hidden.device))
-        found.append(_Pass([parts[j] for j in group], tail.batch, tail.hidden, tail.cache(lm)))
+        counted = [replace(parts[j], suffix=None, hidden=None) for j in group]
+        found.append(_Pass(counted, tail.batch, tail.hidden, tail.cache(lm)))
     return found
 
 
