@@ -18,8 +18,8 @@ FILE_LINES, METHOD_FILE_LINES = 400, 220
 # What each room may grow to. A room that needs more says why in the commit that raises its number.
 ROOMS = {
     "the nouns": 2_650,  # the files beside the rooms: fact, answers, delta, edit, identity, errors, config, wire, plugins, sdk
-    "data": 1_780, "primer": 780, "index": 740, "model": 5_605, "stats": 1_620,
-    "solve": 3_480,
+    "data": 1_780, "primer": 780, "index": 740, "model": 5_680, "stats": 1_620,
+    "solve": 3_590,
     "methods": 4_720, "evaluate": 2_900, "book": 3_240, "export": 1_350,
     "editing": 4_610,
     "bench": 600, "report": 2_180,

@@ -148,7 +148,10 @@ def test_tails_go_on_with_whole_rows_until_these_are_good_enough(
     lm, stop, cut = exact("gpt2"), 2.0, list[bool]()
     backward = neurons._Problem.backward
     monkeypatch.setattr(neurons._Problem, "backward", lambda self: cut.append(self.cut) or backward(self))
-    monkeypatch.setattr(neurons._Problem, "measured", lambda _: (9.0, False))  # as if whole rows were not
+    uncut = neurons._Problem.uncut
+    monkeypatch.setattr(
+        neurons._Problem, "uncut", lambda self: (uncut(self)[0] + 9.0, False)
+    )  # as if whole rows were not
     learned = train(lm, ASKED[:1], masks(lm, share=0.3), NeuronTraining(200, stop=stop), tails=True)
     assert learned.converged
     assert cut == [True] * (len(cut) - 1) + [False]

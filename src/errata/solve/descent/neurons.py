@@ -128,24 +128,19 @@ def train(
     """
     bounds = bounds or Bounds()
     problem = _Problem(lm, asked, chosen, bounds, tails=tails)
-    optimizer: torch.optim.Optimizer | None = None
     streak = step = 0
     while True:
         loss, right = problem.backward()
         streak = streak + 1 if right else 0
         done = loss < course.stop or 0 < course.hits <= streak
         if (done or step == course.steps) and problem.cut:
-            problem.cut = False  # whole rows from here on: the loss again, and steps by that if it is not small yet
-            loss, right = problem.measured()
+            loss, right = problem.uncut()
             done = loss < course.stop or (0 < course.hits <= streak and right)
             if not done and step < course.steps:
                 continue
         if done or step == course.steps:
             break
-        problem.project(bounds.free)
-        optimizer = optimizer or _optimizer(problem, course, loss)
-        optimizer.step()
-        problem.project(bounds.free)
+        problem.take(course, loss, bounds.free)
         step += 1
     deltas = {site: Columns(problem.index[site], problem.moved(site).detach()) for site in problem.changes}
     return Learned(deltas, loss, step, done)
@@ -207,6 +202,7 @@ class _Problem:
         self, lm: LM, asked: Sequence[Query], chosen: Mapping[Site, Tensor], bounds: Bounds, *, tails: bool
     ) -> None:
         self.lm, self.cut = lm, tails and lm.row.kind == "decoder"
+        self._optimizer: torch.optim.Optimizer | None = None
         self.size = sum(int(mask.sum()) for mask in chosen.values())  # n
         self.masks: dict[Site, Bool[Tensor, "out n"]] = {}
         self.index: dict[Site, Int[Tensor, " n"]] = {}
@@ -249,8 +245,15 @@ class _Problem:
         self.changes[site] = torch.zeros(weight.shape[0], len(index), dtype=dtype, device=weight.device)
         self.changes[site].requires_grad_()
 
+    def take(self, course: NeuronTraining, loss: float, free: Mapping[Site, Project]) -> None:
+        """Take a step inside the free directions; the first one, from that loss, settles how large steps are."""
+        self._project(free)
+        self._optimizer = self._optimizer or _optimizer(self, course, loss)
+        self._optimizer.step()
+        self._project(free)
+
     @torch.no_grad()
-    def project(self, free: Mapping[Site, Project]) -> None:
+    def _project(self, free: Mapping[Site, Project]) -> None:
         """Bring changes and gradients into the free directions: Adam's steps leave them though its gradients do not."""
         for site, onto in free.items():
             if site in self.changes:
@@ -263,7 +266,7 @@ class _Problem:
         return [change.grad for change in self.changes.values() if change.grad is not None]
 
     def backward(self) -> tuple[float, bool]:
-        """Leave the gradient in the changes; return what `measured` does."""
+        """Leave the gradient in the changes; return what `uncut` does, of rows as they are run."""
         leaves, found = list(self.changes.values()), []
         sums = [torch.zeros_like(change) for change in leaves]
         for one in self._passes():
@@ -278,8 +281,9 @@ class _Problem:
         return _summed(found)
 
     @torch.no_grad()
-    def measured(self) -> tuple[float, bool]:
-        """Return the answers' loss and whether each of their tokens is the likeliest."""
+    def uncut(self) -> tuple[float, bool]:
+        """Run whole rows from here on; return the answers' loss and whether each of their tokens is the likeliest."""
+        self.cut = False
         return _summed([self._minimised(one)[1:] for one in self._passes()])
 
     def _passes(self) -> Sequence[_Pass]:
