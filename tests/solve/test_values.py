@@ -349,7 +349,7 @@ def test_an_overflowing_model_is_an_error() -> None:
 
 def test_values_are_plain() -> None:
     ones, one = torch.ones(1, 2), torch.ones(1)
-    assert torch.equal(Values(ones, ones, one, one.long(), one.bool()).target, 2 * ones)
+    assert torch.equal(Values(ones, ones, one, one.long(), one.bool(), one).target, 2 * ones)
 
 
 # ------------------------------------------------------------------ what is good enough, and what follows

@@ -11,9 +11,8 @@ from tests import tiny
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ERRATA_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+def _alone(cache: Path) -> None:
+    pass
 
 
 @pytest.fixture

@@ -18,12 +18,6 @@ from tests import tiny
 DATA = b"what was learned"
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ERRATA_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.fixture
 def lm() -> LM:
     return tiny.build("gpt2")

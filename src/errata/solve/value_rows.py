@@ -72,6 +72,7 @@ class Values:
         start: (n, out) z0, the site's output on the bare prompt.
         delta: (n, out) δ.
         loss: (n,) the last loss of each fact. steps: (n,) updates taken. done: (n,) good enough by then.
+        lead: (n,) by how many nats the answer led where it led least, with δ as it was learned; not known without a margin.
     """
 
     start: Float[Tensor, "n out"]
@@ -79,6 +80,7 @@ class Values:
     loss: Float[Tensor, " n"]
     steps: Int[Tensor, " n"]
     done: Bool[Tensor, " n"]
+    lead: Float[Tensor, " n"]
 
     @property
     def target(self) -> Float[Tensor, "n out"]:
@@ -280,6 +282,7 @@ def go_on(problem: Rows, restraint: Constraint, found: Values, active: Int[Tenso
         torch.where(again, more.loss, found.loss),
         found.steps + more.steps,
         torch.where(again, more.done, found.done),
+        torch.where(again, more.lead, found.lead),
     )
 
 
@@ -293,7 +296,7 @@ def _descend(
     """Take Adam's steps from `delta`, as `until` says how many, how far and whether small; the step's size is the problem's."""
     start, penalty, project = problem.start, restraint.penalty, restraint.project
     lr, first, second = step_size(start, problem.goal), torch.zeros_like(start), torch.zeros_like(start)
-    loss = start.new_full((problem.n,), float("inf"))
+    loss, ahead = start.new_full((problem.n,), float("inf")), start.new_full((problem.n,), -float("inf"))
     steps = torch.zeros(problem.n, dtype=torch.long, device=start.device)
     active, done = active.to(start.device), torch.zeros_like(steps, dtype=torch.bool)
     for step in range(1, until.steps + 1):
@@ -307,7 +310,7 @@ def _descend(
             raise NotFinite(
                 "the loss of an edit is not finite: the model overflows on this prompt; load it in float32 or bfloat16."
             )
-        loss[active] = value.detach()
+        loss[active], ahead[active] = value.detach(), lead.to(ahead)
         keep = (value.detach() >= until.stop) & (lead < (torch.inf if until.margin is None else until.margin))
         done[active[~keep]] = True
         active, gradient = active[keep], gradient[keep]
@@ -322,4 +325,4 @@ def _descend(
         limit = until.clamp * start[active].norm(dim=1, keepdim=True)
         delta[active] = moved * (limit / moved.norm(dim=1, keepdim=True)).clamp(max=1)
         steps[active] += 1
-    return Values(problem.starts, *(found[problem.subject] for found in (delta, loss, steps, done)))
+    return Values(problem.starts, *(found[problem.subject] for found in (delta, loss, steps, done, ahead)))

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -74,9 +74,7 @@ def optimise(
     parts = _parts(lm, facts, contexts)
     found = [_learned(lm, [facts[i] for i in part], site, contexts, goal, restraint or Constraint()) for part in parts]
     place = torch.tensor([i for part in parts for i in part]).argsort().to(found[0].delta.device)
-    values = Values(
-        *(torch.cat([getattr(p, name) for p in found])[place] for name in ("start", "delta", "loss", "steps", "done"))
-    )
+    values = Values(*(torch.cat([getattr(p, f.name) for p in found])[place] for f in fields(Values)))
     held = restraint is not None and restraint.project is not None
     return values if held or site.role == "block" or not received(lm, site).normed else _as_long(values)
 
@@ -89,9 +87,7 @@ def _learned(
     found = learn(problem, restraint)
     if not goal.shrink or goal.margin is None:
         return found
-    with torch.no_grad():
-        _, lead = problem.loss(found.delta[problem.told_first], torch.arange(problem.n, device=found.delta.device))
-    short = torch.nonzero(lead < 0)[:, 0]
+    short = problem.subject[found.lead < 0].unique()
     return go_on(problem, restraint, found, short) if len(short) else found
 
 
